@@ -1,0 +1,20 @@
+"""onnxcompress: make an ONNX model smaller and faster, and prove what it cost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnxcompress.api import Result, compress
+
+__version__ = "0.1.0"
+__all__ = ["Result", "__version__", "compress"]
+
+
+def __getattr__(name: str) -> Any:
+    # `onnxcompress --help` must start at once: the stages are imported when they are asked for.
+    if name in {"compress", "Result"}:
+        from onnxcompress import api  # noqa: PLC0415
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'onnxcompress' has no attribute {name!r}")

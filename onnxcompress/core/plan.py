@@ -1,0 +1,29 @@
+"""Plan: what a method decided, as data. Surgery and the exporter carry it out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from onnxcompress.core.encoding import Encoding
+from onnxcompress.core.run import Refusal, Training
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The decision of one method.
+
+    Attributes:
+        weights: weight name -> encoding it is to be stored as.
+        values: further tensors that training changed and that stay dense (biases, normalisation), as
+            :class:`~onnxcompress.core.encoding.Encoding` of the dense kind.
+        refusals: weights and nodes left alone, with the reason.
+        warnings: sentences the user must see.
+        training: how the values were found, None where nothing was trained.
+    """
+
+    weights: Mapping[str, Encoding]
+    values: Mapping[str, Encoding] = field(default_factory=dict)
+    refusals: tuple[Refusal, ...] = ()
+    warnings: tuple[str, ...] = ()
+    training: Training | None = None

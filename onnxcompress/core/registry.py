@@ -1,0 +1,58 @@
+"""Plug-in folders: every module in a folder registers what it defines; nothing is listed by hand."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class Registry(Mapping[K, V], Generic[K, V]):
+    """Entries by key, filled on first use by importing every module of one package.
+
+    Args:
+        package: dotted name of the plug-in folder; modules whose name starts with ``_`` hold no plug-ins.
+        noun: what an entry is, for messages ("method", "encoding").
+    """
+
+    def __init__(self, package: str, noun: str) -> None:
+        self._package = package
+        self._noun = noun
+        self._entries: dict[K, V] = {}
+        self._complete = False
+
+    def add(self, key: K, entry: V) -> V:
+        """Register ``entry``; registering a key twice is a programming error."""
+        if key in self._entries:
+            raise RuntimeError(f"{self._noun} {key!r} is registered twice")
+        self._entries[key] = entry
+        return entry
+
+    def register(self, key: K) -> Callable[[V], V]:
+        """Return a decorator that registers what it decorates under ``key``."""
+        return lambda entry: self.add(key, entry)
+
+    def _discover(self) -> None:
+        if self._complete:
+            return
+        self._complete = True
+        package = importlib.import_module(self._package)
+        for module in sorted(m.name for m in pkgutil.iter_modules(package.__path__)):
+            if not module.startswith("_"):
+                importlib.import_module(f"{self._package}.{module}")
+
+    def __getitem__(self, key: K) -> V:
+        self._discover()
+        return self._entries[key]
+
+    def __iter__(self) -> Iterator[K]:
+        self._discover()
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        self._discover()
+        return len(self._entries)

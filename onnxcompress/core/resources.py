@@ -1,0 +1,30 @@
+"""Resources: what a method may use while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnxcompress.core.run import TrainingPoint
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a method may use: device, time, a folder for checkpoints, someone to tell of progress.
+
+    Attributes:
+        device: torch device, ``"cpu"`` or ``"cuda"``.
+        max_time_s: stop training after this many seconds and return the best so far; None: no limit.
+        checkpoint_dir: where state is kept so that a killed run can be resumed; None: nowhere.
+        resume: continue from the state found in ``checkpoint_dir``.
+        progress: called with (fraction done 0 to 1, what is being done, the newest point or None).
+        threads: CPU threads for torch; None: torch's default.
+    """
+
+    device: str = "cpu"
+    max_time_s: float | None = None
+    checkpoint_dir: Path | None = None
+    resume: bool = False
+    progress: Callable[[float, str, TrainingPoint | None], None] = lambda fraction, what, point: None
+    threads: int | None = None

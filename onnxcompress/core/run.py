@@ -1,0 +1,297 @@
+"""Run: everything one run measured and decided. Reports render it, gates read it, JSON keeps it.
+
+All types are frozen dataclasses of plain values. "Not applicable" and "not measured" are ``None``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any
+
+SCHEMA = "onnxcompress.run/1"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Something left alone: where (weight, node or group) and why, in words."""
+
+    where: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The machine and the versions the numbers were measured with."""
+
+    python: str
+    platform: str
+    cpu: str
+    cores: int
+    packages: dict[str, str]
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Static facts of one file.
+
+    ``bits_per_weight`` counts the bits that the tensors of all weights take in the file, divided by their
+    number of elements; ``macs`` are multiply-accumulates of one inference at ``input_shapes``.
+    """
+
+    name: str
+    sha256: str
+    size_bytes: int
+    gzip_bytes: int
+    nodes: int
+    parameters: int
+    bits_per_weight: float | None
+    macs: int | None
+    macs_unknown_ops: tuple[str, ...]
+    opset: int
+    ir_version: int
+    input_shapes: dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Counts between consecutive ``edges`` (``len(edges) == len(counts) + 1``)."""
+
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class WeightFacts:
+    """One compressed weight: how it is stored, how far it moved, what it looked like before."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    consumers: tuple[str, ...]
+    encoding: str
+    entries: int | None
+    bits_before: int
+    bits_after: int
+    relative_error: float
+    codebook: tuple[float, ...] | None
+    histogram: Histogram | None
+
+
+@dataclass(frozen=True)
+class TrainingPoint:
+    """State after one step of a method's outer loop (for LC: one L step and one C step).
+
+    ``mu`` is the penalty parameter; ``loss`` the task loss of the uncompressed iterate w on the training
+    batches; ``compressed_loss`` and ``compressed_metric`` belong to Δ(Θ) on the validation split;
+    ``gap`` is ‖w − Δ(Θ)‖ / ‖w‖.
+    """
+
+    step: int
+    mu: float | None
+    loss: float | None
+    compressed_loss: float | None
+    compressed_metric: float | None
+    gap: float | None
+    elapsed_s: float
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a method trained: on what, towards what, and the path it took."""
+
+    data: str
+    random_data: bool
+    labelled: bool
+    loss: str
+    metric: str | None
+    train_examples: int
+    validation_examples: int
+    epochs: float
+    device: str
+    stopped: str
+    points: tuple[TrainingPoint, ...]
+    without_gradient: tuple[Refusal, ...]
+
+
+@dataclass(frozen=True)
+class MethodFacts:
+    """One method that ran: its name, its resolved options, its source, and what it did in one sentence."""
+
+    name: str
+    options: dict[str, Any]
+    source: str
+    summary: str
+    duration_s: float
+    training: Training | None
+
+
+@dataclass(frozen=True)
+class OutputDifference:
+    """How one output differs between two models over all compared examples.
+
+    ``relative_l2`` is ‖a − b‖₂ / ‖a‖₂; ``top1_agreement`` the fraction of examples whose largest score is at
+    the same place, None where the output does not look like class scores.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    max_abs: float | None
+    relative_l2: float | None
+    cosine: float | None
+    top1_agreement: float | None
+    equal: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Outputs of the written file against a reference on the same inputs.
+
+    ``reference`` is ``"original"`` (the input file in onnxruntime: how much the compression cost) or
+    ``"torch"`` (the model the method believed in: must agree to ``tolerance``, relative ℓ2).
+    """
+
+    reference: str
+    inputs: str
+    random_inputs: bool
+    examples: int
+    outputs: tuple[OutputDifference, ...]
+    tolerance: float | None
+    passed: bool | None
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A metric on labelled examples before and after; ``split`` names the examples used."""
+
+    metric: str
+    higher_is_better: bool
+    before: float
+    after: float
+    split: str
+    examples: int
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Latency of one model in the interleaved comparison; ``samples_ms`` are per-call times of each round."""
+
+    name: str
+    median_ms: float
+    p90_ms: float
+    p99_ms: float
+    min_ms: float
+    load_ms: float | None
+    resident_bytes: int | None
+    peak_bytes: int | None
+    samples_ms: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class LatencyRatio:
+    """Latency of a model divided by that of the first, with its 95 % bootstrap interval and the verdict."""
+
+    name: str
+    ratio: float
+    low: float
+    high: float
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Interleaved latency of two or more models; the first is the reference."""
+
+    latencies: tuple[Latency, ...]
+    ratios: tuple[LatencyRatio, ...]
+    threads: int
+    provider: str
+    clock: str
+    rounds: int
+    sessions: int
+    inputs: str
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A limit the user set, what was measured, and whether it holds (None: could not be decided)."""
+
+    name: str
+    limit: float
+    measured: float | None
+    passed: bool | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the tool, complete; ``command`` is None for a call from Python."""
+
+    schema: str
+    version: str
+    kind: str
+    command: tuple[str, ...] | None
+    recipe: dict[str, Any]
+    seed: int
+    started: str
+    duration_s: float
+    environment: Environment
+    models: tuple[ModelFacts, ...]
+    methods: tuple[MethodFacts, ...] = ()
+    weights: tuple[WeightFacts, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+    warnings: tuple[str, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+    accuracy: Accuracy | None = None
+    benchmark: Benchmark | None = None
+    gates: tuple[Gate, ...] = ()
+
+    def to_json(self) -> str:
+        """Return the run as JSON; NaN and infinities are written as null."""
+        return json.dumps(_plain(dataclasses.asdict(self)), indent=2, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Run:
+        """Read a run that ``to_json`` wrote; raises ValueError for another schema."""
+        data = json.loads(text)
+        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+            raise ValueError(f"not a run of schema {SCHEMA}")
+        run = _typed(cls, data)
+        assert isinstance(run, Run)
+        return run
+
+
+def _plain(value: Any) -> Any:
+    """Turn tuples into lists, keys into strings, and numbers JSON has no word for into None."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    return value
+
+
+def _typed(kind: Any, value: Any) -> Any:
+    """Rebuild a dataclass, tuple, dict or optional from plain JSON values by its annotation."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if value is None or kind is Any:
+        return value
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        hints = typing.get_type_hints(kind)
+        return kind(
+            **{
+                f.name: _typed(hints[f.name], value[f.name])
+                for f in dataclasses.fields(kind)
+                if f.name in value
+            }
+        )
+    if origin in (typing.Union, types.UnionType):
+        return _typed(next(a for a in arguments if a is not type(None)), value)
+    if origin is tuple:
+        return tuple(_typed(arguments[0], v) for v in value)
+    if origin is dict:
+        return {k: _typed(arguments[1], v) for k, v in value.items()}
+    return value

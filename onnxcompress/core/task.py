@@ -1,0 +1,59 @@
+"""Task: the data a method may use, how it is split, and what counts as loss and as success."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from onnxcompress.core.encoding import Array
+
+Feeds = Mapping[str, Array]
+"""Input name -> array; the first axis counts examples where the input has a batch axis."""
+
+
+class Samples(Protocol):
+    """Examples read from disk on demand; memory does not grow with their number."""
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        ...
+
+    def inputs(self, indices: Array) -> Feeds:
+        """Return the inputs of these examples, in the model's own types, stacked along the first axis."""
+        ...
+
+    def labels(self, indices: Array) -> Array | None:
+        """Return the labels of these examples, None where the data has none."""
+        ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a method trains or calibrates on.
+
+    Attributes:
+        samples: the examples.
+        train: indices that gradients may come from.
+        validation: indices that choose the best state; never trained on.
+        test: indices for the before/after accuracy in the report; neither trained on nor chosen by.
+            None where the data has no test split: the report then uses ``validation`` and says so.
+        labelled: whether labels are there and used.
+        loss: ``"ce"``, ``"mse"``, ``"kl"``, ``"l2"`` (distance to the original's outputs) or a callable
+            ``(outputs, labels, teacher_outputs) -> scalar``.
+        metric: ``"top1"``, ``"mse"``, ``"agreement"`` … or a callable; None: chosen from the loss.
+        random: the examples are random numbers (``--random-data``).
+        origin: where the data came from, for the report.
+        seed: of every random choice made with this task.
+    """
+
+    samples: Samples
+    train: Array
+    validation: Array
+    test: Array | None
+    labelled: bool
+    loss: str | Callable[..., Any]
+    metric: str | Callable[..., Any] | None
+    random: bool
+    origin: str
+    seed: int

@@ -1,0 +1,1 @@
+"""Encodings: how a weight is stored; one file each holds Θ, Δ, Π and the ONNX form."""

@@ -1,0 +1,1 @@
+"""Methods: they decide, and return a Plan; one file each."""

@@ -1,0 +1,44 @@
+"""What a method is: a frozen dataclass of options with one decision, ``plan``."""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from onnxcompress.core.model import Model
+from onnxcompress.core.plan import Plan
+from onnxcompress.core.registry import Registry
+from onnxcompress.core.resources import Resources
+from onnxcompress.core.task import Task
+
+
+class Needs(enum.Enum):
+    """The least data a method can work with."""
+
+    NOTHING = "nothing"
+    INPUTS = "inputs"
+    LABELS = "labels"
+
+
+class Method(ABC):
+    """A way to compress. Subclasses are frozen dataclasses; their fields are the method's options.
+
+    Attributes:
+        name: as given to ``--method``.
+        source: paper and equations.
+        needs: the least data it can work with.
+        summary: one line for ``onnxcompress list methods``.
+    """
+
+    name: ClassVar[str]
+    source: ClassVar[str]
+    needs: ClassVar[Needs]
+    summary: ClassVar[str]
+
+    @abstractmethod
+    def plan(self, model: Model, task: Task | None, resources: Resources) -> Plan:
+        """Decide; the model is not changed. ``task`` is None where no data was given."""
+
+
+METHODS: Registry[str, type[Method]] = Registry("onnxcompress.methods", "method")

@@ -1,0 +1,1 @@
+"""Operators: what is known of each ONNX operator; one file a family."""

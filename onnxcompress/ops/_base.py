@@ -1,0 +1,109 @@
+"""What is known of an operator: how torch computes it, what it costs, examples to test it with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from onnxcompress.core.encoding import Array
+from onnxcompress.core.registry import Registry
+
+TensorLike: TypeAlias = Any
+"""A torch tensor; a list of them (ONNX sequence); or a NumPy array of a type torch does not have
+(strings, 4-bit and 8-bit floats), which only operators run by onnxruntime touch. None: left out."""
+
+
+class NotCoveredError(Exception):
+    """Raised by a forward for a case it does not compute (an attribute, a type): the next way is tried."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node as an operator sees it.
+
+    Attributes:
+        op_type: operator name.
+        version: the ``since_version`` of the operator's definition that the model's opset selects.
+        attributes: name -> int, float, str, list of those, NumPy array (tensor) or graph runner.
+        outputs: for each output slot, whether something reads it.
+        training: whether the graph is run in training mode (BatchNormalization, Dropout).
+        name: for messages.
+        domain: operator set; ``""`` is ai.onnx.
+    """
+
+    op_type: str
+    version: int
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    outputs: tuple[bool, ...] = (True,)
+    training: bool = False
+    name: str = ""
+    domain: str = ""
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return an attribute, or ``default`` where the node does not set it."""
+        return self.attributes.get(name, default)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One case for the contract test: attributes, inputs (None: left out) and number of outputs."""
+
+    inputs: tuple[Array | None, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    outputs: int = 1
+
+
+Forward: TypeAlias = Callable[..., Any]
+"""``forward(node, *inputs) -> tensor | tuple``; inputs left out at the end are not passed, inner are None."""
+
+Shape: TypeAlias = tuple[int, ...]
+Macs: TypeAlias = Callable[[Node, Sequence[Shape | None], Sequence[Shape]], int]
+"""``macs(node, input_shapes, output_shapes)``: multiply-accumulates of one execution."""
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operator of one domain.
+
+    Attributes:
+        type: operator name in the specification.
+        domain: ``""`` for ai.onnx.
+        forward: computes it in torch, differentiable where the mathematics is.
+        versions: every ``since_version`` this forward covers, as (first, last).
+        macs: cost rule; None where the operator has no multiply-accumulates worth counting.
+        examples: cases that the contract test compares with onnxruntime.
+        differentiable: False where gradients stop by nature (shape, comparison, index operators).
+    """
+
+    type: str
+    forward: Forward
+    versions: tuple[int, int]
+    examples: Callable[[int], Iterable[Example]]
+    macs: Macs | None = None
+    differentiable: bool = True
+    domain: str = ""
+
+
+OPS: Registry[tuple[str, str], Op] = Registry("onnxcompress.ops", "operator")
+
+
+def operator(
+    *types: str,
+    examples: Callable[[int], Iterable[Example]],
+    versions: tuple[int, int] = (1, 99),
+    macs: Macs | None = None,
+    differentiable: bool = True,
+    domain: str = "",
+) -> Callable[[Forward], Forward]:
+    """Register the decorated forward for one operator, or for several that it computes alike.
+
+    ``examples(version)`` yields cases valid for that ``since_version``.
+    """
+
+    def register(forward: Forward) -> Forward:
+        for type_ in types:
+            OPS.add((domain, type_), Op(type_, forward, versions, examples, macs, differentiable, domain))
+        return forward
+
+    return register

@@ -1,0 +1,16 @@
+"""torch, imported when first used: costs and channel rules of operators are needed without it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    import torch.nn.functional as F
+else:
+    from onnxcompress.core.lazy import LazyModule
+
+    torch = LazyModule("torch")
+    F = LazyModule("torch.nn.functional")
+
+__all__ = ["F", "torch"]

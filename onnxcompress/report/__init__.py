@@ -1,0 +1,1 @@
+"""Reports: a Run as terminal text, Markdown, JSON or HTML."""
