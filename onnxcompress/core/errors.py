@@ -30,8 +30,8 @@ class OnnxCompressError(Exception):
         why: the cause.
         fix: what the user can do.
 
-    >>> str(OnnxCompressError("cannot read model", where="a.onnx", why="the file is empty", fix="export it again"))
-    'cannot read model (a.onnx): the file is empty; export it again'
+    >>> str(OnnxCompressError("cannot read model", where="a.onnx", why="empty file", fix="export it again"))
+    'cannot read model (a.onnx): empty file; export it again'
     """
 
     exit_code: ClassVar[int] = 1
