@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from onnxcompress.core.model import Model
-from onnxcompress.core.plan import Plan
 from onnxcompress.core.registry import Registry
-from onnxcompress.core.resources import Resources
-from onnxcompress.core.task import Task
+
+# The command line lists every method's options: a method's file must import quickly, so the machinery it
+# decides with (torch, onnx_ir) is imported inside `plan`.
+if TYPE_CHECKING:
+    from onnxcompress.core.model import Model
+    from onnxcompress.core.plan import Plan
+    from onnxcompress.core.resources import Resources
+    from onnxcompress.core.task import Task
 
 
 class Needs(enum.Enum):

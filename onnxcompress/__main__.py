@@ -1,0 +1,5 @@
+"""``python -m onnxcompress`` is ``onnxcompress``."""
+
+from onnxcompress.cli import main
+
+main()
