@@ -1,0 +1,164 @@
+"""Options that several commands share, and options made from the methods' own fields."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from onnxcompress.core.errors import UsageError
+from onnxcompress.gates import LIMITS
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+MODEL = click.Path(path_type=Path)
+
+
+def apply(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Return a decorator that adds these options, in the order they are written."""
+
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+common = apply(
+    click.option("-v", "--verbose", is_flag=True, help="Say more."),
+    click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
+    click.option("--debug", is_flag=True, help="Show tracebacks."),
+)
+
+measuring = apply(
+    click.option(
+        "--input-shape",
+        "input_shapes",
+        multiple=True,
+        metavar="NAME:1,3,224,224",
+        help="Concrete shape of an input with symbolic dimensions; repeatable.",
+    ),
+    click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads."),
+    click.option("--seed", type=int, default=None, help="Seed of every random choice. [default: 0]"),
+)
+
+reporting = click.option(
+    "--report",
+    "reports",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE.{html,md,json}",
+    help="Write a report; the suffix decides the format; repeatable.",
+)
+
+data = apply(
+    click.option(
+        "--data",
+        metavar="PATH",
+        help=".npz keyed by input name, .npy, folder of those, folder of images, or module.py:function.",
+    ),
+    click.option("--labels", metavar="KEY", help="Key of the labels in --data; 'none' ignores labels."),
+    click.option(
+        "--limit", type=click.IntRange(1), help="Use only this many training examples, drawn with --seed."
+    ),
+    click.option("--val", type=float, help="Validation share (below 1) or number of examples."),
+    click.option(
+        "--loss", metavar="ce|mse|l2|kl|MODULE:FUNCTION", help="Training loss. [default: by the data]"
+    ),
+    click.option("--metric", metavar="NAME|MODULE:FUNCTION", help="Metric that chooses the best state."),
+    click.option("--scale", metavar="X", help="Multiply inputs by this (1/255 is understood)."),
+    click.option("--mean", metavar="A,B,C", help="Subtract after scaling, per channel."),
+    click.option("--std", metavar="A,B,C", help="Divide by after subtracting, per channel."),
+    click.option("--image-size", metavar="H,W", help="Resize images of a folder."),
+    click.option("--layout", type=click.Choice(["auto", "nchw", "nhwc"]), help="Layout of image inputs."),
+    click.option("--color", type=click.Choice(["rgb", "bgr", "gray"]), help="Colour order of images."),
+    click.option(
+        "--random-data",
+        is_flag=True,
+        help="Train or calibrate on random numbers; only to try things out, marked in the report.",
+    ),
+)
+
+DATA_KEYS = (
+    "data", "labels", "limit", "val", "loss", "metric",
+    "scale", "mean", "std", "image_size", "layout", "color",
+)  # fmt: skip
+
+gates = apply(
+    *(
+        click.option(
+            "--" + name.replace("_", "-"), type=float, metavar="X", help=f"Fail (exit 3) on {limit.help}."
+        )
+        for name, limit in LIMITS.items()
+    )
+)
+
+
+def method_options(function: F) -> F:
+    """Add one option for every field of every method; those several methods have are added once."""
+    from onnxcompress.methods._base import METHODS  # noqa: PLC0415
+    from onnxcompress.recipe import option_fields, option_type  # noqa: PLC0415
+
+    users: dict[str, list[str]] = {}
+    options: dict[str, tuple[Any, Mapping[str, Any], Any]] = {}
+    for name in sorted(METHODS):
+        for option, field in option_fields(METHODS[name]).items():
+            users.setdefault(option, []).append(name)
+            options.setdefault(option, (option_type(METHODS[name], option), field.metadata, _default(field)))
+    for option in reversed(options):
+        kind, metadata, default = options[option]
+        text = metadata.get("help", "")
+        if default not in (None, ()) and not isinstance(default, bool):
+            text = f"{text} [default: {default}]"
+        function = _option(option, kind, metadata, f"{text} ({', '.join(users[option])})".strip())(function)
+    return function
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return None if field.default is dataclasses.MISSING else field.default
+
+
+def _option(name: str, kind: Any, metadata: Mapping[str, Any], text: str) -> Callable[[F], F]:
+    flag = "--" + name.replace("_", "-")
+    base = _plain_type(kind)
+    if "choices" in metadata:
+        return click.option(flag, name, type=click.Choice(list(metadata["choices"])), default=None, help=text)
+    if base is bool:
+        return click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=text)
+    if base is tuple:
+        metavar = metadata.get("metavar", "GLOB")
+        return click.option(
+            flag, name, multiple=True, metavar=metavar, default=None, help=text + " Repeatable."
+        )
+    return click.option(flag, name, type=base, default=None, help=text)
+
+
+def _plain_type(kind: Any) -> type:
+    origin = typing.get_origin(kind)
+    if origin in (typing.Union, types.UnionType):
+        return _plain_type(next(a for a in typing.get_args(kind) if a is not type(None)))
+    if origin is typing.Literal:
+        return str
+    return typing.cast(type, origin or kind)
+
+
+def parse_shapes(specs: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """Parse ``name:1,3,224,224`` (names may hold colons; ``x`` works as separator too)."""
+    shapes = {}
+    for spec in specs:
+        name, _, dims = spec.rpartition(":")
+        try:
+            shape = tuple(int(d) for d in dims.replace("x", ",").split(",") if d != "")
+        except ValueError:
+            name = ""
+            shape = ()
+        if not name or any(d < 0 for d in shape):
+            raise UsageError(f"cannot read --input-shape {spec!r}", fix="write NAME:1,3,224,224")
+        shapes[name] = shape
+    return shapes
