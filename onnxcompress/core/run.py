@@ -135,7 +135,8 @@ class OutputDifference:
     """How one output differs between two models over all compared examples.
 
     ``relative_l2`` is ‖a − b‖₂ / ‖a‖₂; ``top1_agreement`` the fraction of examples whose largest score is at
-    the same place, None where the output does not look like class scores.
+    the same place, None where the output does not look like class scores. ``problem`` says what went wrong
+    where the outputs cannot be called different but broken ("is NaN where the reference is a number").
     """
 
     name: str
@@ -145,6 +146,7 @@ class OutputDifference:
     cosine: float | None
     top1_agreement: float | None
     equal: bool
+    problem: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,182 @@
+"""How one output differs between two models, gathered call by call in memory that does not grow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from onnxcompress.core.encoding import Array
+from onnxcompress.core.errors import VerificationError
+from onnxcompress.core.run import OutputDifference
+
+_CHUNK = 1 << 20
+"""Elements turned into float64 at a time."""
+
+
+class Difference:
+    """Accumulates the difference of one output over calls.
+
+    Floating-point outputs get numbers. Sequences of tensors count as one long output. Sequences of maps from
+    class to float (what scikit-learn exporters write) count as the matrix of their values, one class a
+    column. Everything else (integers, strings, booleans, other maps) is equal or is not.
+
+    A NaN or an infinity that the reference has at the same place is equal to it and left out of the numbers;
+    one that it does not have there makes the output ``broken``.
+
+    Args:
+        name: of the output.
+        same_types: floating-point types must be the same; False where one side computes in a wider one.
+    """
+
+    def __init__(self, name: str, *, same_types: bool) -> None:
+        self.name = name
+        self._same_types = same_types
+        self.broken = False
+        self._problem: str | None = None
+        self._shape: tuple[int, ...] = ()
+        self._equal = True
+        self._numeric = False
+        self._max_abs = 0.0
+        self._expected_sq = self._actual_sq = self._difference_sq = self._dot = 0.0
+        self._rows = self._agreeing = 0
+
+    def add(self, expected: Any, actual: Any) -> None:
+        """Take in the output of one call; raises VerificationError where type or shape differ."""
+        expected, actual = _matrix(expected), _matrix(actual)
+        if isinstance(expected, np.ndarray) and isinstance(actual, np.ndarray):
+            self._shape = expected.shape
+            self._add_array(expected, actual)
+        elif _is_sequence(expected) and _is_sequence(actual):
+            self._shape = (len(expected),)
+            if len(expected) != len(actual):
+                self._fail(f"a sequence of {len(actual)}", f"a sequence of {len(expected)}")
+            for one, other in zip(expected, actual, strict=True):
+                if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+                    self._add_array(one, other)
+                else:
+                    self._equal &= bool(one == other)
+        elif type(expected) is type(actual):
+            self._equal &= bool(expected == actual)
+        else:
+            self._fail(type(actual).__name__, type(expected).__name__)
+
+    def within(self, tolerance: float) -> bool:
+        """Tell whether the output agrees: relative ℓ2, or max |a − b| where the reference is all zeros."""
+        if self.broken:
+            return False
+        if not self._numeric:
+            return self._equal
+        relative = self._relative_l2()
+        return (self._max_abs if relative is None else relative) <= tolerance
+
+    def result(self) -> OutputDifference:
+        """Return what was gathered."""
+        top1 = self._agreeing / self._rows if self._rows else None
+        return OutputDifference(
+            name=self.name,
+            shape=self._shape,
+            max_abs=self._max_abs if self._numeric else None,
+            relative_l2=self._relative_l2() if self._numeric else None,
+            cosine=self._cosine() if self._numeric else None,
+            top1_agreement=top1,
+            equal=self._equal,
+            problem=self._problem,
+        )
+
+    def _relative_l2(self) -> float | None:
+        if self._difference_sq == 0:
+            return 0.0
+        if self._expected_sq == 0:
+            return None
+        return math.sqrt(self._difference_sq) / math.sqrt(self._expected_sq)
+
+    def _cosine(self) -> float | None:
+        norms = math.sqrt(self._expected_sq) * math.sqrt(self._actual_sq)
+        return None if norms == 0 else max(-1.0, min(1.0, self._dot / norms))
+
+    def _add_array(self, expected: Array, actual: Array) -> None:
+        if expected.shape != actual.shape or not self._comparable(expected, actual):
+            self._fail(_kind(actual), _kind(expected))
+        if not _is_float(expected):
+            self._equal &= bool(np.array_equal(expected, actual))
+            return
+        self._numeric = True
+        flat, other = expected.reshape(-1), actual.reshape(-1)
+        for start in range(0, flat.size, _CHUNK):
+            self._add_chunk(
+                flat[start : start + _CHUNK].astype(np.float64),
+                other[start : start + _CHUNK].astype(np.float64),
+            )
+        if looks_like_scores(expected):
+            rows = expected.reshape(expected.shape[0], -1), actual.reshape(actual.shape[0], -1)
+            self._rows += len(rows[0])
+            self._agreeing += int(np.sum(rows[0].argmax(1) == rows[1].argmax(1)))
+
+    def _add_chunk(self, expected: Array, actual: Array) -> None:
+        finite = np.isfinite(expected) & np.isfinite(actual)
+        if not finite.all():
+            lost = np.isfinite(expected) & ~np.isfinite(actual)
+            if lost.any():
+                self.broken = True
+                where = "NaN" if np.isnan(actual[lost]).any() else "infinite"
+                self._problem = f"is {where} where the reference is a number"
+            odd = ~finite
+            self._equal &= bool(np.array_equal(expected[odd], actual[odd], equal_nan=True))
+            expected, actual = expected[finite], actual[finite]
+        difference = expected - actual
+        largest = float(np.abs(difference).max(initial=0.0))
+        self._equal &= largest == 0
+        self._max_abs = max(self._max_abs, largest)
+        self._expected_sq += float(expected @ expected)
+        self._actual_sq += float(actual @ actual)
+        self._difference_sq += float(difference @ difference)
+        self._dot += float(expected @ actual)
+
+    def _comparable(self, expected: Array, actual: Array) -> bool:
+        if expected.dtype == actual.dtype:
+            return True
+        if expected.dtype.kind in "OSU" and actual.dtype.kind in "OSU":
+            return True
+        return not self._same_types and _is_float(expected) and _is_float(actual)
+
+    def _fail(self, found: str, wanted: str) -> None:
+        raise VerificationError(f"output {self.name!r} is {found}", why=f"the reference gives {wanted}")
+
+
+def looks_like_scores(output: Array) -> bool:
+    """Tell whether an output looks like class scores: float, N C or N C 1 1, with C at least 2.
+
+    >>> looks_like_scores(np.zeros((8, 10), np.float32)), looks_like_scores(np.zeros((8, 10, 4), np.float32))
+    (True, False)
+    """
+    shape = output.shape
+    flat = len(shape) == 2 or (len(shape) == 4 and shape[2:] == (1, 1))
+    return flat and shape[0] > 0 and shape[1] >= 2 and _is_float(output)
+
+
+def _is_float(array: Array) -> bool:
+    # ml_dtypes' bfloat16 and 8-bit floats are of kind "V" for NumPy, and convert to float64.
+    return array.dtype.kind == "f" or (array.dtype.kind == "V" and "float" in array.dtype.name)
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _matrix(value: Any) -> Any:
+    """Return the values of maps with the same keys as a matrix, a row a map; anything else as it is."""
+    if not _is_sequence(value) or not value or not all(isinstance(v, Mapping) for v in value):
+        return value
+    keys = list(value[0])
+    if any(list(v) != keys for v in value) or not all(
+        isinstance(x, float) for v in value for x in v.values()
+    ):
+        return value
+    return np.array([[v[k] for k in keys] for v in value], np.float32)
+
+
+def _kind(array: Array) -> str:
+    return f"{array.dtype} of shape {'×'.join(map(str, array.shape)) or 'scalar'}"

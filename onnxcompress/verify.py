@@ -1,0 +1,165 @@
+"""Does the written file compute what it should: against the original, against torch, and on labelled data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from onnxcompress.core.errors import VerificationError
+from onnxcompress.core.run import Comparison
+from onnxcompress.core.task import Feeds
+from onnxcompress.engine import runtime
+from onnxcompress.engine.differences import Difference
+
+Outputs = Mapping[str, Any]
+"""Output name -> array, list (ONNX sequence) or dict (ONNX map)."""
+
+Computes = Callable[[Feeds], Outputs]
+"""Computes a model's outputs; the first axis of inputs and outputs counts examples where there is one."""
+
+
+def compare(
+    reference: Path | bytes | Computes,
+    candidate: Path | bytes | Computes,
+    feeds: Iterable[Feeds],
+    *,
+    inputs: str,
+    random_inputs: bool,
+    examples: int | None = None,
+    tolerance: float | None = None,
+    threads: int = 1,
+    same_types: bool = True,
+) -> Comparison:
+    """Compare outputs with those of the original on the same inputs; memory does not grow with their number.
+
+    Args:
+        reference: the original: a file, a serialised model, or what computes its outputs.
+        candidate: the same of the model in question.
+        feeds: inputs, one dict a call; read once.
+        inputs: where they come from, for the report.
+        random_inputs: they are random numbers, which the report says loudly.
+        examples: number of examples in ``feeds``; None: one a call.
+        tolerance: largest relative ℓ2 difference of an output that passes; None: nothing is promised, only
+            a number that turned into NaN or infinity fails.
+        threads: onnxruntime's threads inside an operator.
+        same_types: outputs must have the same floating-point type.
+
+    Raises:
+        VerificationError: outputs missing, or of another type or shape than the original's.
+        UnsupportedError: onnxruntime does not run one of the models.
+    """
+    expected_of, actual_of = _computes(reference, threads), _computes(candidate, threads)
+    differences: dict[str, Difference] = {}
+    calls = 0
+    for feed in feeds:
+        expected, actual = expected_of(feed), actual_of(feed)
+        if set(expected) != set(actual):
+            raise VerificationError(
+                "the outputs have other names than the original's",
+                why=f"{_names(actual)} instead of {_names(expected)}",
+            )
+        for name, value in expected.items():
+            differences.setdefault(name, Difference(name, same_types=same_types)).add(value, actual[name])
+        calls += 1
+    outputs = tuple(d.result() for d in differences.values())
+    passed: bool | None = None
+    if any(d.broken for d in differences.values()):
+        passed = False
+    elif tolerance is not None and outputs:
+        passed = all(d.within(tolerance) for d in differences.values())
+    return Comparison(
+        reference="original",
+        inputs=inputs,
+        random_inputs=random_inputs,
+        examples=calls if examples is None else examples,
+        outputs=outputs,
+        tolerance=tolerance,
+        passed=passed,
+    )
+
+
+def against_torch(
+    believed: Computes,
+    written: Path | bytes,
+    feeds: Iterable[Feeds],
+    *,
+    inputs: str,
+    random_inputs: bool,
+    tolerance: float,
+    examples: int | None = None,
+    threads: int = 1,
+) -> Comparison:
+    """Compare the written file with the model the method worked on, which must agree to ``tolerance``.
+
+    Two implementations of the same float32 network differ by rounding alone, about 1e-6 relative ℓ2; how much
+    more depends on depth, on float16, and on operators that round inside (quantised models). The floor can
+    be measured: ``compare`` the *original* file with the same torch model before it was changed, and allow
+    ``max(1e-4, 4 * worst(that))``.
+
+    Args:
+        believed: the torch model's outputs, as NumPy arrays.
+        written: the file.
+        feeds: as for ``compare``, with ``inputs``, ``random_inputs``, ``examples`` and ``threads``.
+        inputs: where they come from.
+        random_inputs: they are random numbers.
+        tolerance: largest relative ℓ2 difference that passes.
+        examples: number of examples in ``feeds``.
+        threads: onnxruntime's threads inside an operator.
+
+    Raises:
+        VerificationError: outputs missing, or of another type or shape. A difference beyond the tolerance
+            does not raise: see ``require``.
+    """
+    comparison = compare(
+        believed,
+        written,
+        feeds,
+        inputs=inputs,
+        random_inputs=random_inputs,
+        examples=examples,
+        tolerance=tolerance,
+        threads=threads,
+        same_types=False,
+    )
+    return replace(comparison, reference="torch")
+
+
+def worst(comparison: Comparison) -> float:
+    """Return the largest relative ℓ2 difference of all outputs, absolute where the reference is zero."""
+    sizes = [o.max_abs if o.relative_l2 is None else o.relative_l2 for o in comparison.outputs]
+    return max((s for s in sizes if s is not None), default=0.0)
+
+
+def require(comparison: Comparison) -> None:
+    """Raise VerificationError, naming the outputs, where a comparison did not pass."""
+    if comparison.passed is not False:
+        return
+    told = []
+    for o in comparison.outputs:
+        if o.problem is not None:
+            told.append(f"output {o.name!r} {o.problem}")
+        elif o.relative_l2 is not None:
+            told.append(f"output {o.name!r} differs by {o.relative_l2:.2g} relative l2")
+        elif not o.equal:
+            told.append(f"output {o.name!r} is not equal")
+    limit = "" if comparison.tolerance is None else f" (allowed {comparison.tolerance:.2g})"
+    against = {"torch": "what the method decided"}.get(comparison.reference, f"the {comparison.reference}")
+    raise VerificationError(
+        f"the written model does not compute {against}",
+        why="; ".join(told) + limit,
+        fix="nothing was written; please report this model",
+    )
+
+
+def _computes(model: Path | bytes | Computes, threads: int) -> Computes:
+    if callable(model):
+        return model
+    session = runtime.open_session(model, threads=threads)
+    names = [info.name for info in session.inputs]
+    return lambda feeds: session.run({name: feeds[name] for name in names})
+
+
+def _names(outputs: Outputs) -> str:
+    return ", ".join(repr(name) for name in outputs) or "none"
