@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
+
+import numpy as np
 
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.registry import Registry
@@ -30,6 +33,8 @@ class Node:
         training: whether the graph is run in training mode (BatchNormalization, Dropout).
         name: for messages.
         domain: operator set; ``""`` is ai.onnx.
+        wide: whether the graph is executed in float64: then every float type an attribute names
+            (``Cast`` to FLOAT, ``dtype`` of a generator) means float64.
     """
 
     op_type: str
@@ -39,6 +44,7 @@ class Node:
     training: bool = False
     name: str = ""
     domain: str = ""
+    wide: bool = False
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return an attribute, or ``default`` where the node does not set it."""
@@ -95,15 +101,35 @@ def operator(
     macs: Macs | None = None,
     differentiable: bool = True,
     domain: str = "",
+    arrays: bool = False,
 ) -> Callable[[Forward], Forward]:
     """Register the decorated forward for one operator, or for several that it computes alike.
 
-    ``examples(version)`` yields cases valid for that ``since_version``.
+    ``examples(version)`` yields cases valid for that ``since_version``. A forward that takes NumPy arrays
+    of types torch does not have says so with ``arrays``; others never see one.
     """
 
     def register(forward: Forward) -> Forward:
+        guarded = _guarded(forward, arrays)
         for type_ in types:
-            OPS.add((domain, type_), Op(type_, forward, versions, examples, macs, differentiable, domain))
+            OPS.add((domain, type_), Op(type_, guarded, versions, examples, macs, differentiable, domain))
         return forward
 
     return register
+
+
+def _guarded(forward: Forward, arrays: bool) -> Forward:
+    """Turn types that the forward or torch itself has no code for into NotCoveredError."""
+
+    @functools.wraps(forward)
+    def call(node: Node, *inputs: TensorLike) -> Any:
+        if not arrays and any(isinstance(x, np.ndarray) for x in inputs):
+            raise NotCoveredError(f"{node.op_type} of a type torch does not have")
+        try:
+            return forward(node, *inputs)
+        except RuntimeError as error:
+            if "not implemented for" in str(error) or "Promotion for" in str(error):
+                raise NotCoveredError(str(error)) from error
+            raise
+
+    return call

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
     import torch.nn.functional as F
+    from torch import Tensor
 else:
+    Tensor = object  # for annotations, which are never evaluated
+
     from onnxcompress.core.lazy import LazyModule
 
     torch = LazyModule("torch")
     F = LazyModule("torch.nn.functional")
 
-__all__ = ["F", "torch"]
+__all__ = ["F", "Tensor", "torch"]
