@@ -46,7 +46,7 @@ def student_t975(degrees: int) -> float:
     return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
 
 
-def ratio_interval(times_ms: Array, model: int, rng: np.random.Generator, *, draws: int = 2000) -> Interval:
+def ratio_interval(times_ms: Array, model: int, rng: np.random.Generator, *, draws: int = 1000) -> Interval:
     """Return the latency of ``model`` divided by that of model 0, with its 95 % interval.
 
     The estimate is the pooled median of the paired log-ratios. The interval is a cluster bootstrap over
@@ -64,12 +64,11 @@ def ratio_interval(times_ms: Array, model: int, rng: np.random.Generator, *, dra
     assert sessions >= 2, "one session says nothing of how much sessions differ"
     logs = np.log(times_ms[:, :, model] / times_ms[:, :, 0])
     estimate = float(np.median(logs))
-    means = np.empty(draws)
-    for i in range(draws):
-        clusters = rng.integers(0, sessions, sessions)[:, None]
-        means[i] = np.median(logs[clusters, rng.integers(0, rounds, (sessions, rounds))])
+    clusters = rng.integers(0, sessions, (draws, sessions, 1))
+    resampled = logs[clusters, rng.integers(0, rounds, (draws, sessions, rounds))]
+    medians = np.median(resampled.reshape(draws, -1), axis=1)
     widen = math.sqrt(sessions / (sessions - 1)) * student_t975(sessions - 1) / _Z975
-    low, high = estimate + widen * (np.quantile(means, (0.025, 0.975)) - estimate)
+    low, high = estimate + widen * (np.quantile(medians, (0.025, 0.975)) - estimate)
     # The median of few rounds can sit at an end of what resampling reaches; the estimate is always inside.
     low, high = min(float(low), estimate), max(float(high), estimate)
     return Interval(math.exp(estimate), math.exp(low), math.exp(high))

@@ -1,0 +1,231 @@
+"""Verification: numbers against closed forms, and models that are wrong must fail."""
+
+import numpy as np
+import onnx
+import onnx.helper
+import onnx.numpy_helper
+import onnx.parser
+import pytest
+
+from onnxcompress import verify
+from onnxcompress.core.errors import VerificationError
+from onnxcompress.core.run import OutputDifference
+
+RNG = np.random.default_rng(0)
+
+
+def linear(weight: np.ndarray) -> bytes:
+    """The model ``y = x @ weight``."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        linear (float[N, 6] x) => (float[N, K] y) { y = MatMul(x, w) }"""
+    )
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weight.astype(np.float32), "w"))
+    return model.SerializeToString()
+
+
+WEIGHT = RNG.standard_normal((6, 5)).astype(np.float32)
+FEEDS = [{"x": RNG.standard_normal((4, 6)).astype(np.float32)} for _ in range(7)]
+
+
+def constant(**outputs: object) -> verify.Computes:
+    return lambda feeds: outputs
+
+
+def compared(expected: object, actual: object, tolerance: float | None = None) -> OutputDifference:
+    result = verify.compare(
+        constant(y=expected),
+        constant(y=actual),
+        [{}],
+        inputs="none",
+        random_inputs=False,
+        tolerance=tolerance,
+    )
+    return result.outputs[0]
+
+
+def test_a_model_equals_itself() -> None:
+    result = verify.compare(linear(WEIGHT), linear(WEIGHT), FEEDS, inputs="random", random_inputs=True)
+    assert result.outputs == (OutputDifference("y", (4, 5), 0.0, 0.0, pytest.approx(1.0), 1.0, True),)
+    assert (result.reference, result.examples, result.passed) == ("original", 7, None)
+    assert result.random_inputs
+
+
+def test_numbers_are_those_of_all_outputs_put_together() -> None:
+    other = WEIGHT + 0.3 * RNG.standard_normal(WEIGHT.shape).astype(np.float32)
+    result = verify.compare(linear(WEIGHT), linear(other), iter(FEEDS), inputs="x", random_inputs=False)
+    x = np.concatenate([f["x"] for f in FEEDS]).astype(np.float64)
+    a, b = x @ WEIGHT.astype(np.float64), x @ other.astype(np.float64)
+    found = result.outputs[0]
+    np.testing.assert_allclose(found.max_abs, np.abs(a - b).max(), rtol=1e-5)
+    np.testing.assert_allclose(found.relative_l2, np.linalg.norm(a - b) / np.linalg.norm(a), rtol=1e-5)
+    np.testing.assert_allclose(found.cosine, np.sum(a * b) / np.linalg.norm(a) / np.linalg.norm(b), rtol=1e-6)
+    assert found.top1_agreement == np.mean(a.argmax(1) == b.argmax(1))
+    assert 0 < found.top1_agreement < 1
+    assert not found.equal
+
+
+def test_one_changed_weight_fails() -> None:
+    # Negative control: the check must notice a single weight of thirty that is off by a hundredth.
+    wrong = WEIGHT.copy()
+    wrong[3, 2] += 0.01
+    believed = verify.against_torch(
+        lambda feeds: {"y": feeds["x"] @ WEIGHT},
+        linear(WEIGHT),
+        FEEDS,
+        inputs="x",
+        random_inputs=False,
+        tolerance=1e-5,
+    )
+    assert (believed.reference, believed.passed, believed.tolerance) == ("torch", True, 1e-5)
+    verify.require(believed)
+    broken = verify.against_torch(
+        lambda feeds: {"y": feeds["x"] @ WEIGHT},
+        linear(wrong),
+        FEEDS,
+        inputs="x",
+        random_inputs=False,
+        tolerance=1e-5,
+    )
+    assert broken.passed is False
+    with pytest.raises(VerificationError, match="output 'y' differs by") as caught:
+        verify.require(broken)
+    assert "allowed 1e-05" in str(caught.value)
+    assert caught.value.exit_code == 5
+    assert verify.worst(broken) == broken.outputs[0].relative_l2 > verify.worst(believed)
+
+
+def test_torch_may_compute_in_a_wider_type_but_a_file_may_not_change_its_own() -> None:
+    wide, narrow = np.ones((2, 3)), np.ones((2, 3), np.float16)
+    options = {"inputs": "none", "random_inputs": False}
+    result = verify.against_torch(constant(y=wide), constant(y=narrow), [{}], tolerance=0.0, **options)  # type: ignore[arg-type]
+    assert result.passed
+    with pytest.raises(VerificationError, match="float16 of shape 2×3"):
+        verify.compare(constant(y=wide), constant(y=narrow), [{}], **options)  # type: ignore[arg-type]
+
+
+def test_equal_nan_and_infinity_are_equal() -> None:
+    value = np.array([1.0, np.nan, np.inf, -np.inf], np.float32)
+    found = compared(value, value.copy())
+    assert found.equal
+    assert (found.max_abs, found.relative_l2, found.problem) == (0.0, 0.0, None)
+
+
+@pytest.mark.parametrize(("bad", "word"), [(np.nan, "NaN"), (np.inf, "infinite"), (-np.inf, "infinite")])
+def test_a_new_nan_or_infinity_fails_without_any_tolerance(bad: float, word: str) -> None:
+    result = verify.compare(
+        constant(y=np.array([1.0, 2.0], np.float32)),
+        constant(y=np.array([1.0, bad], np.float32)),
+        [{}],
+        inputs="none",
+        random_inputs=False,
+    )
+    assert result.passed is False
+    assert not result.outputs[0].equal
+    with pytest.raises(VerificationError, match=f"is {word} where the reference is a number"):
+        verify.require(result)
+
+
+@pytest.mark.parametrize(
+    ("reference", "candidate"), [(np.nan, 1.0), (np.inf, -np.inf), (np.inf, np.nan), (np.inf, 1.0)]
+)
+def test_where_the_reference_is_no_number_another_value_is_a_difference_but_no_failure(
+    reference: float, candidate: float
+) -> None:
+    found = compared(np.array([1.0, reference], np.float32), np.array([1.0, candidate], np.float32))
+    assert not found.equal
+    assert found.problem is None
+    assert found.max_abs == 0.0
+
+
+def test_zero_outputs_have_no_cosine_and_no_relative_difference() -> None:
+    zero, small = np.zeros((2, 3), np.float32), np.full((2, 3), 1e-3, np.float32)
+    same = compared(zero, zero)
+    assert (same.equal, same.relative_l2, same.cosine) == (True, 0.0, None)
+    other = compared(zero, small)
+    assert (other.equal, other.relative_l2, other.cosine) == (False, None, None)
+    np.testing.assert_allclose(other.max_abs, 1e-3, rtol=1e-6)
+    for tolerance, passed in ((1e-2, True), (1e-4, False)):
+        result = verify.compare(
+            constant(y=zero),
+            constant(y=small),
+            [{}],
+            inputs="none",
+            random_inputs=False,
+            tolerance=tolerance,
+        )
+        assert result.passed is passed
+
+
+def test_large_and_small_values_do_not_overflow() -> None:
+    huge = np.full((2, 4), 3e38, np.float32)
+    assert compared(huge, huge * np.float32(0.5)).relative_l2 == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("expected", "actual"),
+    [
+        (np.zeros((2, 3), np.float32), np.zeros((3, 2), np.float32)),
+        (np.zeros(3, np.float32), np.zeros(3, np.int64)),
+        (np.zeros(3, np.int32), np.zeros(3, np.int64)),
+        ([np.zeros(3)], [np.zeros(3)] * 2),
+        ([np.zeros(3)], np.zeros((1, 3))),
+        (None, np.zeros(3)),
+    ],
+)
+def test_other_shapes_and_types_are_errors(expected: object, actual: object) -> None:
+    with pytest.raises(VerificationError, match="output 'y' is"):
+        compared(expected, actual)
+
+
+def test_missing_outputs_are_errors() -> None:
+    with pytest.raises(VerificationError, match="'z' instead of 'y'"):
+        verify.compare(constant(y=1), constant(z=1), [{}], inputs="none", random_inputs=False)
+
+
+@pytest.mark.parametrize(
+    ("expected", "actual", "equal"),
+    [
+        (np.array([1, 2]), np.array([1, 2]), True),
+        (np.array([1, 2]), np.array([1, 3]), False),
+        (np.array(["a", "b"], object), np.array(["a", "b"], object), True),
+        (np.array(["a", "b"], object), np.array(["a", "c"], object), False),
+        (np.array([True]), np.array([False]), False),
+        ([{1: "a"}], [{1: "a"}], True),
+        ([{1: "a"}], [{2: "a"}], False),
+        (None, None, True),
+    ],
+)
+def test_everything_but_floats_is_equal_or_not(expected: object, actual: object, equal: bool) -> None:
+    found = compared(expected, actual)
+    assert found.equal is equal
+    assert found.max_abs is found.relative_l2 is found.cosine is found.top1_agreement is None
+
+
+def test_sequences_of_tensors_are_one_long_output() -> None:
+    expected = [np.array([3.0, 0.0], np.float32), np.array([0.0, 4.0, 0.0], np.float32)]
+    actual = [np.array([3.0, 0.0], np.float32), np.array([0.0, 4.0, 1.0], np.float32)]
+    found = compared(expected, actual)
+    assert (found.max_abs, found.relative_l2, found.equal) == (1.0, pytest.approx(0.2), False)
+
+
+def test_maps_from_class_to_score_are_compared_as_scores() -> None:
+    found = compared([{0: 0.9, 1: 0.1}, {0: 0.3, 1: 0.7}], [{0: 0.8, 1: 0.2}, {0: 0.6, 1: 0.4}])
+    assert found.top1_agreement == 0.5
+    assert found.max_abs == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize(
+    ("shape", "scores"),
+    [
+        ((4, 2), True),
+        ((4, 10, 1, 1), True),
+        ((4, 1), False),
+        ((10,), False),
+        ((4, 10, 2, 2), False),
+        ((0, 5), False),
+    ],
+)
+def test_what_looks_like_class_scores(shape: tuple[int, ...], scores: bool) -> None:
+    value = np.ones(shape, np.float32)
+    assert (compared(value, value).top1_agreement is not None) is scores
