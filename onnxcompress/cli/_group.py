@@ -37,7 +37,9 @@ class Commands(click.Group):
         """Import a command's file and return the command."""
         if cmd_name not in COMMANDS:
             return None
-        command = getattr(importlib.import_module(f"onnxcompress.cli.{cmd_name}"), cmd_name)
+        module = importlib.import_module(f"onnxcompress.cli.{cmd_name}")
+        # A trailing underscore keeps `list` from hiding the built-in one in its own file.
+        command = getattr(module, cmd_name, None) or getattr(module, f"{cmd_name}_")
         assert isinstance(command, click.Command)
         return command
 

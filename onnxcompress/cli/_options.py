@@ -162,3 +162,33 @@ def parse_shapes(specs: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
             raise UsageError(f"cannot read --input-shape {spec!r}", fix="write NAME:1,3,224,224")
         shapes[name] = shape
     return shapes
+
+
+def data_options(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn the data flags into data options of a recipe; flags that were not given are left out."""
+    readers: dict[str, Callable[[str], Any]] = {
+        "scale": _number,
+        "mean": _numbers,
+        "std": _numbers,
+        "image_size": lambda text: tuple(int(n) for n in _numbers(text.replace("x", ","))),
+    }
+    options = {}
+    for key in DATA_KEYS:
+        value = values[key]
+        if value is None:
+            continue
+        name = "path" if key == "data" else key
+        try:
+            options[name] = readers[key](value) if key in readers else value
+        except ValueError as error:
+            raise UsageError(f"cannot read --{key.replace('_', '-')} {value!r}", why=str(error)) from error
+    return options
+
+
+def _number(text: str) -> float:
+    numerator, _, denominator = text.partition("/")
+    return float(numerator) / (float(denominator) if denominator else 1.0)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(_number(part) for part in text.split(","))

@@ -1,0 +1,115 @@
+"""``onnxcompress IN.onnx --method M``: the default command."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnxcompress.cli import _options as shared
+from onnxcompress.core.errors import GateError, UsageError
+
+
+@click.command()
+@click.argument("source", metavar="IN.onnx", type=shared.MODEL)
+@click.argument("target", metavar="[OUT.onnx]", required=False, type=shared.MODEL)
+@click.option(
+    "-o", "--output", type=shared.MODEL, help="Output file. [default: IN.<method>.onnx beside the input]"
+)
+@click.option(
+    "--method", "methods", multiple=True, metavar="M", help="Method; several run one after the other."
+)
+@shared.method_options
+@click.option("--recipe", type=shared.MODEL, help="TOML file with methods and options; flags win over it.")
+@click.option("--save-recipe", type=shared.MODEL, help="Write the resolved recipe here.")
+@shared.data
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda, for training.")
+@click.option(
+    "--max-time", type=click.FloatRange(min=0, min_open=True), help="Stop training after so many seconds."
+)
+@click.option(
+    "--checkpoint", type=click.Path(path_type=Path), metavar="DIR", help="Keep the training state here."
+)
+@click.option(
+    "--resume", type=click.Path(path_type=Path), metavar="DIR", help="Go on from the state kept there."
+)
+@shared.measuring
+@shared.reporting
+@shared.gates
+@click.option("--no-bench", is_flag=True, help="Do not measure latency and memory.")
+@click.option("--dry-run", is_flag=True, help="Do everything except writing the output.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing output (never the input).")
+@shared.common
+def compress(
+    source: Path,
+    target: Path | None,
+    output: Path | None,
+    methods: tuple[str, ...],
+    recipe: Path | None,
+    save_recipe: Path | None,
+    device: str,
+    max_time: float | None,
+    checkpoint: Path | None,
+    resume: Path | None,
+    reports: tuple[Path, ...],
+    no_bench: bool,
+    dry_run: bool,
+    overwrite: bool,
+    verbose: bool,
+    quiet: bool,
+    debug: bool,
+    **options: Any,
+) -> None:
+    """Compress a model, prove the result in onnxruntime, and say what it cost."""
+    from onnxcompress import pipeline  # noqa: PLC0415
+    from onnxcompress import recipe as recipes  # noqa: PLC0415
+    from onnxcompress.cli._progress import Progress  # noqa: PLC0415
+    from onnxcompress.cli._reports import check_reports, tell, write_reports  # noqa: PLC0415
+    from onnxcompress.core.resources import Resources  # noqa: PLC0415
+
+    if target is not None and output is not None:
+        raise UsageError("the output is given twice", fix="use either OUT.onnx or --output")
+    check_reports((*reports, *([save_recipe] if save_recipe else [])))
+    common = {
+        key: options.pop(key) for key in ("input_shapes", "threads", "seed", "random_data", *shared.DATA_KEYS)
+    }
+    limits = {key: value for key in shared.LIMITS if (value := options.pop(key)) is not None}
+    given = {key: value for key, value in options.items() if value not in (None, ())}
+    resolved = recipes.build(
+        methods, given, data=shared.data_options(common), seed=common["seed"], file=recipe
+    )
+    result = output or target or pipeline.default_output(source, resolved)
+    with Progress(quiet=quiet) as progress:
+        run = pipeline.compress(
+            pipeline.Request(
+                source=source,
+                recipe=resolved,
+                output=None if dry_run else result,
+                overwrite=overwrite,
+                random_data=common["random_data"],
+                input_shapes=shared.parse_shapes(common["input_shapes"]),
+                threads=common["threads"],
+                resources=Resources(
+                    device=device,
+                    max_time_s=max_time,
+                    checkpoint_dir=resume or checkpoint,
+                    resume=resume is not None,
+                    progress=progress.update,
+                    threads=common["threads"],
+                ),
+                limits=limits,
+                benchmark=not no_bench,
+                command=("onnxcompress", *sys.argv[1:]),
+            )
+        )
+    if save_recipe:
+        resolved.save(save_recipe)
+    write_reports(run, reports)
+    if not quiet:
+        tell(run, written=None if dry_run else result, verbose=verbose)
+    failed = [gate for gate in run.gates if gate.passed is False]
+    if failed:
+        told = "; ".join(f"{g.name} is {g.measured:.6g}, the limit is {g.limit:.6g}" for g in failed)
+        raise GateError("a gate failed", why=told)
