@@ -8,7 +8,6 @@ tensor of the k-th output's declared type, for a loop that never runs.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from onnxcompress.ops._base import Example, Node, NotCoveredError, TensorLike, operator
 from onnxcompress.ops._torch import torch
@@ -33,7 +32,7 @@ def If(node: Node, condition: TensorLike) -> tuple[TensorLike, ...]:
 def Loop(
     node: Node, trips: TensorLike = None, condition: TensorLike = None, *carried: TensorLike
 ) -> tuple[TensorLike, ...]:
-    """Run the body at most ``trips`` times, while its condition holds; scan outputs are stacked along axis 0."""
+    """Run the body at most ``trips`` times, while its condition holds; scan outputs are stacked."""
     body = node.attributes["body"]
     limit = None if trips is None else int(trips.reshape(-1)[0])
     go_on = condition is None or _true(condition)
@@ -54,9 +53,10 @@ def Loop(
 
 
 def _scan(
-    body: Any, states: list[TensorLike], sequences: list[TensorLike], node: Node, axes: list[int], length: int
+    node: Node, states: list[TensorLike], sequences: list[TensorLike], axes: list[int], length: int
 ) -> tuple[list[TensorLike], list[list[TensorLike]]]:
     """Run a scan body over ``length`` slices; return final states and the slices of each output, in order."""
+    body = node.attributes["body"]
     backward = node.get("scan_input_directions", node.get("directions")) or [0] * len(sequences)
     collected: list[list[TensorLike]] = []
     for step in range(length):
@@ -75,13 +75,13 @@ def Scan(node: Node, *inputs: TensorLike) -> tuple[TensorLike, ...]:
     """Run the body over slices of the scan inputs, carrying states."""
     if node.version < 9:
         return _scan_batched(node, *inputs)
-    body, count = node.attributes["body"], int(node.attributes["num_scan_inputs"])
+    count = int(node.attributes["num_scan_inputs"])
     states, sequences = list(inputs[: len(inputs) - count]), list(inputs[len(inputs) - count :])
     axes = [int(a) for a in node.get("scan_input_axes") or [0] * count]
     length = int(sequences[0].shape[axes[0]])
     if length == 0:
         raise NotCoveredError("Scan over nothing")
-    states, outputs = _scan(body, states, sequences, node, axes, length)
+    states, outputs = _scan(node, states, sequences, axes, length)
     out_axes = node.get("scan_output_axes") or [0] * len(outputs)
     reverse = node.get("scan_output_directions") or [0] * len(outputs)
     stacked = [
@@ -93,17 +93,16 @@ def Scan(node: Node, *inputs: TensorLike) -> tuple[TensorLike, ...]:
 
 def _scan_batched(node: Node, lengths: TensorLike, *inputs: TensorLike) -> tuple[TensorLike, ...]:
     """Scan of opset 8: axis 0 counts examples, axis 1 slices; each example may have its own length."""
-    body, count = node.attributes["body"], int(node.attributes["num_scan_inputs"])
+    count = int(node.attributes["num_scan_inputs"])
     split = len(inputs) - count
     longest = int(inputs[split].shape[1])
     finals, stacked = [], []
     for example in range(int(inputs[split].shape[0])):
         length = longest if lengths is None else int(lengths[example])
         states, outputs = _scan(
-            body,
+            node,
             [x[example] for x in inputs[:split]],
             [x[example][:length] for x in inputs[split:]],
-            node,
             [0] * count,
             length,
         )

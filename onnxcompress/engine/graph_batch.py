@@ -1,0 +1,117 @@
+"""Running a model whose file fixes the batch with more examples at once.
+
+Where a graph was written for a batch of one, constants repeat that one: the target of a Reshape, the
+initial state of an LSTM, a class token that is concatenated. On steps that depend on what is fed, these are
+widened to the batch that is fed. Whether the result is right is not argued but measured, against the
+examples run one by one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from onnxcompress.engine.graph_program import Step
+from onnxcompress.engine.graph_values import Value
+
+if TYPE_CHECKING:
+    from onnxcompress.engine.torchgraph import TorchGraph
+
+_STATES = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}
+
+
+def widen(step: Step, inputs: list[Value], batch: int, factor: int) -> list[Value]:
+    """Return the inputs of a step with the file's batch replaced by ``factor`` times as many.
+
+    Args:
+        step: a step that depends on what is fed.
+        inputs: its values.
+        batch: the batch the file fixes.
+        factor: how many times that batch is fed.
+    """
+    kind = step.node.op_type if not step.node.domain else ""
+    if kind == "Reshape" and len(inputs) > 1 and isinstance(inputs[1], torch.Tensor):
+        return [inputs[0], _target(inputs[0], inputs[1], batch, factor), *inputs[2:]]
+    if kind in _STATES:
+        result = list(inputs)
+        for index in _STATES[kind]:
+            state = result[index] if index < len(result) else None
+            if isinstance(state, torch.Tensor) and state.dim() == 3 and state.shape[1] == batch:
+                result[index] = state.repeat(1, factor, 1)
+        return result
+    if kind == "Concat" and step.node.get("axis", 1) != 0:
+        return [_repeated(value, inputs, batch, factor) for value in inputs]
+    return inputs
+
+
+def _target(x: Value, target: torch.Tensor, batch: int, factor: int) -> torch.Tensor:
+    sizes = [int(v) for v in target.tolist()]
+    if not sizes or sizes[0] != batch or not isinstance(x, torch.Tensor):
+        return target
+    known = math.prod(x.shape[k] if v == 0 and k < x.dim() else v for k, v in enumerate(sizes) if v != -1)
+    if -1 not in sizes and known == x.numel():
+        return target
+    wide = target.clone()
+    wide[0] = batch * factor
+    return wide
+
+
+def _repeated(value: Value, others: list[Value], batch: int, factor: int) -> Value:
+    wide = any(isinstance(o, torch.Tensor) and o.dim() > 0 and o.shape[0] == batch * factor for o in others)
+    if wide and isinstance(value, torch.Tensor) and value.dim() > 0 and value.shape[0] == batch:
+        return value.repeat(factor, *([1] * (value.dim() - 1)))
+    return value
+
+
+def measured(graph: TorchGraph, feeds: Sequence[Mapping[str, Any]] | None) -> bool:
+    """Return whether examples run together give what they give one by one.
+
+    Args:
+        graph: the graph.
+        feeds: single examples; None: three seeded random ones of the declared types and shapes.
+    """
+    examples = list(feeds) if feeds is not None else _random_examples(graph)
+    if len(examples) < 2 or not graph.inputs:
+        return False
+    try:
+        together = graph.run({n: np.concatenate([np.asarray(e[n]) for e in examples]) for n in graph.inputs})
+        alone = [graph.run(example) for example in examples]
+    # A graph that cannot take a batch fails in whichever operator first minds the shape.
+    except Exception:
+        return False
+    return all(_equal(together[name], [outputs[name] for outputs in alone]) for name in graph.outputs)
+
+
+def _equal(together: Any, alone: list[Any]) -> bool:
+    if not isinstance(together, np.ndarray) or any(np.ndim(a) == 0 for a in alone):
+        return False
+    parts = np.concatenate(alone)
+    if together.shape != parts.shape:
+        return False
+    if parts.dtype.kind != "f":
+        return bool(np.array_equal(together, parts))
+    # Other summation orders of a larger batch move float32 results by some units in the last place.
+    scale = float(np.abs(parts[np.isfinite(parts)]).max(initial=0.0))
+    return bool(np.allclose(together, parts, rtol=1e-3, atol=1e-5 * scale, equal_nan=True))
+
+
+def _random_examples(graph: TorchGraph, count: int = 3) -> list[dict[str, Any]]:
+    generator = np.random.default_rng(0)
+    examples = []
+    for _ in range(count):
+        example = {}
+        for name in graph.inputs:
+            shape, dtype = graph.declared(name)
+            if shape is None or dtype is None or dtype.kind not in "fiub":
+                return []
+            sizes = [1 if d is None else d for d in shape]
+            if dtype.kind == "f":
+                example[name] = generator.standard_normal(sizes).astype(dtype)
+            else:
+                example[name] = generator.integers(0, 2, sizes).astype(dtype)
+        examples.append(example)
+    return examples
