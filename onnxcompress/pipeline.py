@@ -10,7 +10,7 @@ import contextlib
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,6 +36,15 @@ COMPARED_EXAMPLES = 256
 
 COMPARED_RANDOM = 4
 """Random feeds whose outputs are compared where there is none."""
+
+RANDOM_EXAMPLES = 512
+"""Random examples that --random-data makes, unless --limit says otherwise."""
+
+TASK_OPTIONS = ("limit", "val", "loss", "metric")
+"""Data options that say what to do with the data, not how to read it."""
+
+LATENCY_BUDGET_S = 10.0
+"""Seconds for the latency comparison."""
 
 TORCH_TOLERANCE = 1e-4
 """Relative ℓ2 to which the file must agree with the torch model, or 4 times what the original file does."""
@@ -119,7 +128,7 @@ def compress(request: Request) -> Run:
         warnings += staged.warnings
         comparisons = _verify(original, model, staged.path, compared, request.threads)
         accuracy = _accuracy(original, staged.path, task, request.threads)
-        benchmark = _benchmark(request, original, staged.path, name, compared)
+        benchmark = _benchmark(request, original, staged.path, name)
         run = Run(
             schema=SCHEMA,
             version=__version__,
@@ -148,6 +157,91 @@ def compress(request: Request) -> Run:
     return run
 
 
+def compare(
+    sources: Sequence[Path],
+    *,
+    data: Mapping[str, Any] | None = None,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    seed: int = 0,
+    threads: int = 1,
+    outputs: bool = True,
+    benchmark: bool = True,
+    budget_s: float = LATENCY_BUDGET_S,
+    limits: Mapping[str, float] | None = None,
+    command: tuple[str, ...] | None = None,
+) -> Run:
+    """Compare models with the first one: outputs, size, latency.
+
+    Args:
+        sources: files; the first is the reference.
+        data: data options (``path`` …); the outputs are compared on held-out examples of it, on seeded random
+            inputs where it is None.
+        input_shapes: concrete shapes of inputs with symbolic dimensions.
+        seed: of random inputs and of the order of measurements.
+        threads: onnxruntime's threads.
+        outputs: compare outputs.
+        benchmark: measure latency.
+        budget_s: time for measuring latency.
+        limits: gates.
+        command: the command line, for the report.
+    """
+    began, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
+    opened = [open_original(source, input_shapes or {}, threads) for source in sources]
+    first = opened[0]
+    names = _distinct_names(sources)
+    compared = None
+    if outputs:
+        task = _data_task(first, data or {}, seed) if data else None
+        compared = _compared(first, task, seed)
+    comparisons = tuple(
+        replace(_compare_outputs(first, other, compared, threads), candidate=name)
+        for name, other in zip(names[1:], opened[1:], strict=True)
+        if compared is not None
+    )
+    run = Run(
+        schema=SCHEMA,
+        version=__version__,
+        kind="compare" if outputs else "bench",
+        command=command,
+        recipe={"seed": seed, "data": dict(data or {})},
+        seed=seed,
+        started=started,
+        duration_s=0.0,
+        environment=facts.environment(),
+        models=tuple(
+            facts.model_facts(o.file, o.model, o.shapes, name=name)
+            for name, o in zip(names, opened, strict=True)
+        ),
+        comparisons=comparisons,
+        benchmark=_latency(first, dict(zip(names, sources, strict=True)), seed, threads, budget_s)
+        if benchmark
+        else None,
+    )
+    run = replace(run, duration_s=time.perf_counter() - began)
+    return replace(run, gates=gates.decide(run, limits or {}))
+
+
+def _distinct_names(sources: Sequence[Path]) -> list[str]:
+    """Return the files' names, longer where two are alike; A against A is told by number."""
+    names = [s.name for s in sources]
+    if len(set(names)) < len(names):
+        names = [str(s) for s in sources]
+    return [f"{n} ({i + 1})" if names.count(n) > 1 else n for i, n in enumerate(names)]
+
+
+def _compare_outputs(first: Original, other: Original, compared: Compared, threads: int) -> Comparison:
+    return verify.compare(
+        first.file,
+        other.file,
+        compared.feeds,
+        inputs=compared.origin,
+        random_inputs=compared.random,
+        examples=compared.examples,
+        threads=threads,
+        same_types=False,
+    )
+
+
 def open_original(source: Source, input_shapes: Mapping[str, tuple[int, ...]], threads: int) -> Original:
     """Import a model, open it in onnxruntime and find concrete shapes of its inputs.
 
@@ -164,26 +258,26 @@ def open_original(source: Source, input_shapes: Mapping[str, tuple[int, ...]], t
 
 def _task(request: Request, original: Original) -> Task | None:
     """Return what the methods may train on; None where no data was given."""
-    options = dict(request.recipe.data)
-    spec = options.pop("path", None)
-    if spec is not None and request.random_data:
+    options, seed = request.recipe.data, request.recipe.seed
+    if not request.random_data:
+        return _data_task(original, options, seed) if options.get("path") is not None else None
+    if options.get("path") is not None:
         raise UsageError("--data and --random-data exclude each other", fix="leave one of them out")
-    limit, val, loss, metric = (options.pop(key, None) for key in ("limit", "val", "loss", "metric"))
-    seed = request.recipe.seed
-    if request.random_data:
-        examples = _random_examples(original, limit or 512, seed)
-    elif spec is None:
-        return None
-    else:
-        examples = open_data(
-            spec,
-            original.session.inputs,
-            outputs=original.session.outputs,
-            predict=original.session.run,
-            seed=seed,
-            **options,
-        )
-    return make_task(examples, val=val, loss=loss, metric=metric, seed=seed, limit=limit)
+    examples = _random_examples(original, options.get("limit") or RANDOM_EXAMPLES, seed)
+    return make_task(examples, seed=seed, **{k: v for k, v in options.items() if k in TASK_OPTIONS})
+
+
+def _data_task(original: Original, options: Mapping[str, Any], seed: int) -> Task:
+    reading = {k: v for k, v in options.items() if k != "path" and k not in TASK_OPTIONS}
+    examples = open_data(
+        options["path"],
+        original.session.inputs,
+        outputs=original.session.outputs,
+        predict=original.session.run,
+        seed=seed,
+        **reading,
+    )
+    return make_task(examples, seed=seed, **{k: v for k, v in options.items() if k in TASK_OPTIONS})
 
 
 def _random_examples(original: Original, count: int, seed: int) -> Examples:
@@ -299,22 +393,23 @@ def _accuracy(original: Original, written: Path, task: Task | None, threads: int
     return verify.accuracy(original.session.run, after.run, task)
 
 
-def _benchmark(
-    request: Request, original: Original, written: Path, name: str, compared: Compared
-) -> Benchmark | None:
+def _benchmark(request: Request, original: Original, written: Path, name: str) -> Benchmark | None:
     if not request.benchmark:
         return None
-    single = feeds.random_feeds(
-        original.session.inputs, seed=request.recipe.seed, shapes=original.shapes, model=original.model
-    )[0]
     with _as_file(original.file) as before:
-        return bench.compare_latency(
-            {_name(request.source): before, name: written},
-            single,
-            threads=request.threads,
-            seed=request.recipe.seed,
-            inputs="one seeded random input",
-        )
+        models = {_name(request.source): before, name: written}
+        return _latency(original, models, request.recipe.seed, request.threads, LATENCY_BUDGET_S)
+
+
+def _latency(
+    original: Original, models: Mapping[str, Path], seed: int, threads: int, budget_s: float
+) -> Benchmark:
+    single = feeds.random_feeds(
+        original.session.inputs, seed=seed, shapes=original.shapes, model=original.model
+    )[0]
+    return bench.compare_latency(
+        models, single, threads=threads, seed=seed, budget_s=budget_s, inputs="one seeded random input"
+    )
 
 
 @contextlib.contextmanager

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 import click
 
-from onnxcompress.core.errors import UsageError
+from onnxcompress.core.errors import GateError, UsageError
+from onnxcompress.core.run import Run
 from onnxcompress.gates import LIMITS
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -192,3 +193,11 @@ def _number(text: str) -> float:
 
 def _numbers(text: str) -> tuple[float, ...]:
     return tuple(_number(part) for part in text.split(","))
+
+
+def require_gates(run: Run) -> None:
+    """Raise GateError, naming each limit that does not hold."""
+    failed = [gate for gate in run.gates if gate.passed is False]
+    if failed:
+        told = "; ".join(f"{g.name} is {g.measured:.6g}, the limit is {g.limit:.6g}" for g in failed)
+        raise GateError("a gate failed", why=told)

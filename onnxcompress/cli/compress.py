@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from onnxcompress.cli import _options as shared
-from onnxcompress.core.errors import GateError, UsageError
+from onnxcompress.core.errors import UsageError
 
 
 @click.command()
@@ -43,6 +43,7 @@ from onnxcompress.core.errors import GateError, UsageError
 @click.option("--overwrite", is_flag=True, help="Replace an existing output (never the input).")
 @shared.common
 def compress(
+    *,
     source: Path,
     target: Path | None,
     output: Path | None,
@@ -109,7 +110,4 @@ def compress(
     write_reports(run, reports)
     if not quiet:
         tell(run, written=None if dry_run else result, verbose=verbose)
-    failed = [gate for gate in run.gates if gate.passed is False]
-    if failed:
-        told = "; ".join(f"{g.name} is {g.measured:.6g}, the limit is {g.limit:.6g}" for g in failed)
-        raise GateError("a gate failed", why=told)
+    shared.require_gates(run)

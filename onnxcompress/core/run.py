@@ -155,6 +155,7 @@ class Comparison:
 
     ``reference`` is ``"original"`` (the input file in onnxruntime: how much the compression cost) or
     ``"torch"`` (the model the method believed in: must agree to ``tolerance``, relative ℓ2).
+    ``candidate`` names the compared file where there are several.
     """
 
     reference: str
@@ -164,6 +165,7 @@ class Comparison:
     outputs: tuple[OutputDifference, ...]
     tolerance: float | None
     passed: bool | None
+    candidate: str | None = None
 
 
 @dataclass(frozen=True)

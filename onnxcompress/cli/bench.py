@@ -1,0 +1,47 @@
+"""``onnxcompress bench A.onnx [B.onnx ...]``: latency only."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from onnxcompress.cli import _options as shared
+
+
+@click.command()
+@click.argument("sources", metavar="A.onnx [B.onnx ...]", nargs=-1, required=True, type=shared.MODEL)
+@shared.measuring
+@click.option("--budget", "budget_s", type=click.FloatRange(min=0.1), help="Seconds for measuring latency.")
+@shared.reporting
+@shared.common
+def bench(
+    *,
+    sources: tuple[Path, ...],
+    input_shapes: tuple[str, ...],
+    threads: int,
+    seed: int | None,
+    budget_s: float | None,
+    reports: tuple[Path, ...],
+    quiet: bool,
+    verbose: bool,
+    debug: bool,
+) -> None:
+    """Measure latency, load time and memory; several models interleaved, each against the first."""
+    from onnxcompress import pipeline  # noqa: PLC0415
+    from onnxcompress.cli._reports import check_reports, tell, write_reports  # noqa: PLC0415
+
+    check_reports(reports)
+    run = pipeline.compare(
+        sources,
+        input_shapes=shared.parse_shapes(input_shapes),
+        seed=seed or 0,
+        threads=threads,
+        outputs=False,
+        budget_s=budget_s or pipeline.LATENCY_BUDGET_S,
+        command=("onnxcompress", *sys.argv[1:]),
+    )
+    write_reports(run, reports)
+    if not quiet:
+        tell(run, written=None, verbose=verbose)

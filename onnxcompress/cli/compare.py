@@ -1,0 +1,60 @@
+"""``onnxcompress compare A.onnx B.onnx``: the latency comparison report."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnxcompress.cli import _options as shared
+from onnxcompress.core.errors import UsageError
+
+
+@click.command()
+@click.argument("sources", metavar="A.onnx B.onnx ...", nargs=-1, required=True, type=shared.MODEL)
+@shared.data
+@shared.measuring
+@click.option("--budget", "budget_s", type=click.FloatRange(min=0.1), help="Seconds for measuring latency.")
+@click.option("--no-bench", is_flag=True, help="Do not measure latency and memory.")
+@shared.reporting
+@shared.gates
+@shared.common
+def compare(
+    *,
+    sources: tuple[Path, ...],
+    budget_s: float | None,
+    no_bench: bool,
+    reports: tuple[Path, ...],
+    quiet: bool,
+    verbose: bool,
+    debug: bool,
+    **options: Any,
+) -> None:
+    """Compare models with the first one: outputs, size, latency."""
+    from onnxcompress import pipeline  # noqa: PLC0415
+    from onnxcompress.cli._reports import check_reports, tell, write_reports  # noqa: PLC0415
+
+    if len(sources) < 2:
+        raise UsageError("there is nothing to compare with", fix="name two or more models, or use `bench`")
+    check_reports(reports)
+    if options["random_data"]:
+        raise UsageError(
+            "--random-data is for training", why="outputs are compared on random inputs without it"
+        )
+    run = pipeline.compare(
+        sources,
+        data=shared.data_options(options),
+        input_shapes=shared.parse_shapes(options["input_shapes"]),
+        seed=options["seed"] or 0,
+        threads=options["threads"],
+        benchmark=not no_bench,
+        budget_s=budget_s or pipeline.LATENCY_BUDGET_S,
+        limits={key: options[key] for key in shared.LIMITS if options[key] is not None},
+        command=("onnxcompress", *sys.argv[1:]),
+    )
+    write_reports(run, reports)
+    if not quiet:
+        tell(run, written=None, verbose=verbose)
+    shared.require_gates(run)

@@ -1,0 +1,35 @@
+"""``onnxcompress report RUN.json --html OUT.html``: render a stored run again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from onnxcompress.cli import _options as shared
+from onnxcompress.core.errors import UsageError
+
+
+@click.command()
+@click.argument("stored", metavar="RUN.json", type=click.Path(path_type=Path))
+@click.option("--html", type=click.Path(path_type=Path), help="Write a self-contained page.")
+@click.option("--md", type=click.Path(path_type=Path), help="Write Markdown.")
+@shared.common
+def report(
+    *, stored: Path, html: Path | None, md: Path | None, quiet: bool, verbose: bool, debug: bool
+) -> None:
+    """Render a stored run; without --html or --md it is printed."""
+    from onnxcompress.cli._reports import check_reports, tell, write_reports  # noqa: PLC0415
+    from onnxcompress.core.run import Run  # noqa: PLC0415
+
+    try:
+        run = Run.from_json(stored.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError("cannot read the run", where=str(stored), why=error.strerror) from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise UsageError("this is not a stored run", where=str(stored), why=str(error)) from error
+    paths = [path for path in (html, md) if path is not None]
+    check_reports(paths)
+    write_reports(run, paths)
+    if not paths and not quiet:
+        tell(run, written=None, verbose=verbose)
