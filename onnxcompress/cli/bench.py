@@ -13,7 +13,14 @@ from onnxcompress.cli import _options as shared
 @click.command()
 @click.argument("sources", metavar="A.onnx [B.onnx ...]", nargs=-1, required=True, type=shared.MODEL)
 @shared.measuring
-@click.option("--budget", "budget_s", type=click.FloatRange(min=0.1), help="Seconds for measuring latency.")
+@click.option(
+    "--budget",
+    "budget_s",
+    type=click.FloatRange(min=0.1),
+    default=10.0,
+    show_default=True,
+    help="Seconds for measuring latency.",
+)
 @shared.reporting
 @shared.common
 def bench(
@@ -22,7 +29,7 @@ def bench(
     input_shapes: tuple[str, ...],
     threads: int,
     seed: int | None,
-    budget_s: float | None,
+    budget_s: float,
     reports: tuple[Path, ...],
     quiet: bool,
     verbose: bool,
@@ -39,7 +46,7 @@ def bench(
         seed=seed or 0,
         threads=threads,
         outputs=False,
-        budget_s=budget_s or pipeline.LATENCY_BUDGET_S,
+        budget_s=budget_s,
         command=("onnxcompress", *sys.argv[1:]),
     )
     write_reports(run, reports)

@@ -16,7 +16,14 @@ from onnxcompress.core.errors import UsageError
 @click.argument("sources", metavar="A.onnx B.onnx ...", nargs=-1, required=True, type=shared.MODEL)
 @shared.data
 @shared.measuring
-@click.option("--budget", "budget_s", type=click.FloatRange(min=0.1), help="Seconds for measuring latency.")
+@click.option(
+    "--budget",
+    "budget_s",
+    type=click.FloatRange(min=0.1),
+    default=10.0,
+    show_default=True,
+    help="Seconds for measuring latency.",
+)
 @click.option("--no-bench", is_flag=True, help="Do not measure latency and memory.")
 @shared.reporting
 @shared.gates
@@ -24,7 +31,7 @@ from onnxcompress.core.errors import UsageError
 def compare(
     *,
     sources: tuple[Path, ...],
-    budget_s: float | None,
+    budget_s: float,
     no_bench: bool,
     reports: tuple[Path, ...],
     quiet: bool,
@@ -50,7 +57,7 @@ def compare(
         seed=options["seed"] or 0,
         threads=options["threads"],
         benchmark=not no_bench,
-        budget_s=budget_s or pipeline.LATENCY_BUDGET_S,
+        budget_s=budget_s,
         limits={key: options[key] for key in shared.LIMITS if options[key] is not None},
         command=("onnxcompress", *sys.argv[1:]),
     )

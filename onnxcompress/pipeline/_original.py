@@ -1,0 +1,147 @@
+"""The model as it came: imported, open in onnxruntime, with inputs to train on, to compare on and to time."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+from onnxcompress import bench, exporter, importer
+from onnxcompress.core.model import Model
+from onnxcompress.core.run import Benchmark
+from onnxcompress.core.task import Feeds, Task
+from onnxcompress.engine import feeds, runtime
+from onnxcompress.engine.data import Examples, make_task, open_data
+
+COMPARED_EXAMPLES = 256
+"""Examples whose outputs are compared where there is data."""
+
+COMPARED_RANDOM = 4
+"""Random feeds whose outputs are compared where there is none."""
+
+COMPARED_AT_ONCE = 32
+"""Examples of one call when outputs are compared."""
+
+LATENCY_BUDGET_S = 10.0
+"""Seconds for the latency comparison."""
+
+TASK_OPTIONS = ("limit", "val", "loss", "metric")
+"""Data options that say what to do with the data, not how to read it."""
+
+Source = str | Path | onnx.ModelProto | ir.Model
+
+
+@dataclass(frozen=True)
+class Original:
+    """The model as it came, open in onnxruntime, with concrete input shapes."""
+
+    model: Model
+    file: Path | bytes
+    session: runtime.OrtSession
+    shapes: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Inputs on which outputs are compared, and where they come from."""
+
+    feeds: tuple[Feeds, ...]
+    examples: int
+    origin: str
+    random: bool
+
+
+def open_original(source: Source, input_shapes: Mapping[str, tuple[int, ...]], threads: int) -> Original:
+    """Import a model, open it in onnxruntime and find concrete shapes of its inputs.
+
+    Raises:
+        UnsupportedError: the file is not a model, or onnxruntime does not run it.
+        UsageError: ``input_shapes`` names an input that does not exist, or does not fit.
+    """
+    model = importer.load(source)
+    path = path_of(source)
+    file = path if path is not None else exporter.dense_bytes(model)
+    session = runtime.open_session(file, threads=threads)
+    return Original(model, file, session, feeds.resolve_shapes(model, session, input_shapes))
+
+
+def data_task(original: Original, options: Mapping[str, Any], seed: int) -> Task:
+    reading = {k: v for k, v in options.items() if k != "path" and k not in TASK_OPTIONS}
+    examples = open_data(
+        options["path"],
+        original.session.inputs,
+        outputs=original.session.outputs,
+        predict=original.session.run,
+        seed=seed,
+        **reading,
+    )
+    return make_task(examples, seed=seed, **{k: v for k, v in options.items() if k in TASK_OPTIONS})
+
+
+def random_examples(original: Original, count: int, seed: int) -> Examples:
+    drawn = feeds.random_feeds(
+        original.session.inputs, seed=seed, shapes=original.shapes, examples=count, model=original.model
+    )
+    return replace(open_data(drawn, original.session.inputs, seed=seed), random=True, origin="random numbers")
+
+
+def compared_inputs(original: Original, task: Task | None, seed: int) -> Compared:
+    """Return the inputs that outputs are compared on: held-out examples, else seeded random numbers."""
+    if task is not None and not task.random and isinstance(task.samples, Examples):
+        split, indices = ("test", task.test) if task.test is not None else ("validation", task.validation)
+        some = indices[:COMPARED_EXAMPLES]
+        stack = task.samples.inputs(some)
+        calls = tuple(feed for _, feed in task.samples.feeding.calls(stack, COMPARED_AT_ONCE))
+        return Compared(calls, len(some), f"{len(some)} {split} examples", False)
+    drawn = feeds.random_feeds(
+        original.session.inputs,
+        seed=seed,
+        shapes=original.shapes,
+        examples=COMPARED_RANDOM,
+        model=original.model,
+    )
+    return Compared(tuple(drawn), len(drawn), f"{len(drawn)} seeded random inputs", True)
+
+
+def latency(
+    original: Original,
+    models: Mapping[str, Path],
+    seed: int,
+    threads: int,
+    budget_s: float = LATENCY_BUDGET_S,
+) -> Benchmark:
+    single = feeds.random_feeds(
+        original.session.inputs, seed=seed, shapes=original.shapes, model=original.model
+    )[0]
+    return bench.compare_latency(
+        models, single, threads=threads, seed=seed, budget_s=budget_s, inputs="one seeded random input"
+    )
+
+
+@contextlib.contextmanager
+def as_file(model: Path | bytes) -> Iterator[Path]:
+    if isinstance(model, Path):
+        yield model
+        return
+    folder = Path(tempfile.mkdtemp(prefix="onnxcompress-"))
+    try:
+        (folder / "original.onnx").write_bytes(model)
+        yield folder / "original.onnx"
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def path_of(source: Source) -> Path | None:
+    return Path(source) if isinstance(source, (str, Path)) else None
+
+
+def name_of(source: Source) -> str:
+    path = path_of(source)
+    return path.name if path is not None else "model in memory"

@@ -1,0 +1,101 @@
+"""Comparison: outputs, size and latency of models side by side; the first is the reference."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from onnxcompress import __version__, gates, verify
+from onnxcompress.core.run import SCHEMA, Comparison, Run
+from onnxcompress.engine import facts
+from onnxcompress.pipeline import _original as originals
+from onnxcompress.pipeline._original import LATENCY_BUDGET_S, Compared, Original
+
+
+def compare(
+    sources: Sequence[Path],
+    *,
+    data: Mapping[str, Any] | None = None,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    seed: int = 0,
+    threads: int = 1,
+    outputs: bool = True,
+    benchmark: bool = True,
+    budget_s: float = LATENCY_BUDGET_S,
+    limits: Mapping[str, float] | None = None,
+    command: tuple[str, ...] | None = None,
+) -> Run:
+    """Compare models with the first one: outputs, size, latency.
+
+    Args:
+        sources: files; the first is the reference.
+        data: data options (``path`` …); the outputs are compared on held-out examples of it, on seeded random
+            inputs where it is None.
+        input_shapes: concrete shapes of inputs with symbolic dimensions.
+        seed: of random inputs and of the order of measurements.
+        threads: onnxruntime's threads.
+        outputs: compare outputs.
+        benchmark: measure latency.
+        budget_s: time for measuring latency.
+        limits: gates.
+        command: the command line, for the report.
+    """
+    began, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
+    opened = [originals.open_original(source, input_shapes or {}, threads) for source in sources]
+    first = opened[0]
+    names = _distinct_names(sources)
+    compared = None
+    if outputs:
+        task = originals.data_task(first, data or {}, seed) if data else None
+        compared = originals.compared_inputs(first, task, seed)
+    comparisons = tuple(
+        replace(_compare_outputs(first, other, compared, threads), candidate=name)
+        for name, other in zip(names[1:], opened[1:], strict=True)
+        if compared is not None
+    )
+    run = Run(
+        schema=SCHEMA,
+        version=__version__,
+        kind="compare" if outputs else "bench",
+        command=command,
+        recipe={"seed": seed, "data": dict(data or {})},
+        seed=seed,
+        started=started,
+        duration_s=0.0,
+        environment=facts.environment(),
+        models=tuple(
+            facts.model_facts(o.file, o.model, o.shapes, name=name)
+            for name, o in zip(names, opened, strict=True)
+        ),
+        comparisons=comparisons,
+        benchmark=originals.latency(first, dict(zip(names, sources, strict=True)), seed, threads, budget_s)
+        if benchmark
+        else None,
+    )
+    run = replace(run, duration_s=time.perf_counter() - began)
+    return replace(run, gates=gates.decide(run, limits or {}))
+
+
+def _distinct_names(sources: Sequence[Path]) -> list[str]:
+    """Return the files' names, longer where two are alike; A against A is told by number."""
+    names = [s.name for s in sources]
+    if len(set(names)) < len(names):
+        names = [str(s) for s in sources]
+    return [f"{n} ({i + 1})" if names.count(n) > 1 else n for i, n in enumerate(names)]
+
+
+def _compare_outputs(first: Original, other: Original, compared: Compared, threads: int) -> Comparison:
+    return verify.compare(
+        first.file,
+        other.file,
+        compared.feeds,
+        inputs=compared.origin,
+        random_inputs=compared.random,
+        examples=compared.examples,
+        threads=threads,
+        same_types=False,
+    )

@@ -1,0 +1,242 @@
+"""Compression: import → data → methods (decide) → export (prove) → verify → measure → facts → place.
+
+Nothing appears under the output's name before everything that can fail has passed.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from onnxcompress import __version__, exporter, gates, verify
+from onnxcompress.core.errors import NothingChangedError, UsageError
+from onnxcompress.core.model import Model
+from onnxcompress.core.plan import Plan
+from onnxcompress.core.resources import Resources
+from onnxcompress.core.run import SCHEMA, Accuracy, Benchmark, Comparison, MethodFacts, Refusal, Run
+from onnxcompress.core.task import Task
+from onnxcompress.engine import facts, runtime
+from onnxcompress.engine.data import make_task
+from onnxcompress.methods._base import Method, Needs
+from onnxcompress.pipeline import _original as originals
+from onnxcompress.pipeline._original import Compared, Original, Source, name_of, path_of
+from onnxcompress.recipe import Recipe
+
+RANDOM_EXAMPLES = 512
+"""Random examples that --random-data makes, unless --limit says otherwise."""
+
+TORCH_TOLERANCE = 1e-4
+"""Relative ℓ2 to which the file must agree with the torch model, or 4 times what the original file does."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything one compression is asked for.
+
+    Attributes:
+        source: the model.
+        recipe: methods, data options, seed.
+        output: where the result goes; None: only planned and measured, nothing is written.
+        overwrite: an existing output may be replaced (the input never is).
+        random_data: the methods may train or calibrate on random numbers.
+        input_shapes: concrete shapes of inputs with symbolic dimensions.
+        threads: CPU threads of onnxruntime and torch.
+        resources: device, time limit, checkpoints, progress.
+        limits: gate name -> limit (:data:`onnxcompress.gates.LIMITS`).
+        benchmark: measure latency, load time and memory.
+        command: the command line, for the report.
+    """
+
+    source: Source
+    recipe: Recipe
+    output: Path | None = None
+    overwrite: bool = False
+    random_data: bool = False
+    input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    threads: int = 1
+    resources: Resources = field(default_factory=Resources)
+    limits: Mapping[str, float] = field(default_factory=dict)
+    benchmark: bool = True
+    command: tuple[str, ...] | None = None
+
+
+def compress(request: Request) -> Run:
+    """Run the recipe and write the compressed model to ``request.output``.
+
+    Raises:
+        OnnxCompressError: any of its tree; then nothing has been written.
+    """
+    began, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
+    if request.output is not None:
+        exporter.check_target(request.output, path_of(request.source), overwrite=request.overwrite)
+    original = originals.open_original(request.source, request.input_shapes, request.threads)
+    task = _task(request, original)
+    model, plans, method_facts = _decide(request, original.model, task)
+    refusals = tuple(r for plan in plans for r in plan.refusals)
+    changed = {name: e for plan in plans for name, e in plan.weights.items()}
+    if not changed:
+        raise _nothing_changed(original.model, refusals)
+    warnings = [*(task.warnings if task else ()), *(w for plan in plans for w in plan.warnings)]
+    compared = originals.compared_inputs(original, task, request.recipe.seed)
+    with tempfile.TemporaryDirectory(prefix=".onnxcompress-", dir=_staging(request)) as folder:
+        name = request.output.name if request.output else _result_name(request)
+        staged = exporter.export(model, Path(folder) / name)
+        refusals += staged.refusals
+        warnings += staged.warnings
+        comparisons = _verify(original, model, staged.path, compared, request.threads)
+        accuracy = _accuracy(original, staged.path, task, request.threads)
+        benchmark = _benchmark(request, original, staged.path, name)
+        run = Run(
+            schema=SCHEMA,
+            version=__version__,
+            kind="compress",
+            command=request.command,
+            recipe=request.recipe.to_dict(),
+            seed=request.recipe.seed,
+            started=started,
+            duration_s=time.perf_counter() - began,
+            environment=facts.environment(),
+            models=(
+                facts.model_facts(
+                    original.file, original.model, original.shapes, name=name_of(request.source)
+                ),
+                facts.model_facts(staged.path, model, original.shapes, name=name),
+            ),
+            methods=method_facts,
+            weights=facts.weight_facts(original.model, changed),
+            refusals=refusals,
+            warnings=tuple(dict.fromkeys(warnings)),
+            comparisons=comparisons,
+            accuracy=accuracy,
+            benchmark=benchmark,
+        )
+        run = replace(run, gates=gates.decide(run, request.limits))
+        if request.output is not None:
+            exporter.place(staged.path, request.output)
+    return run
+
+
+def _task(request: Request, original: Original) -> Task | None:
+    """Return what the methods may train on; None where no data was given."""
+    options, seed = request.recipe.data, request.recipe.seed
+    if not request.random_data:
+        return originals.data_task(original, options, seed) if options.get("path") is not None else None
+    if options.get("path") is not None:
+        raise UsageError("--data and --random-data exclude each other", fix="leave one of them out")
+    examples = originals.random_examples(original, options.get("limit") or RANDOM_EXAMPLES, seed)
+    return make_task(examples, seed=seed, **{k: v for k, v in options.items() if k in originals.TASK_OPTIONS})
+
+
+def _decide(
+    request: Request, model: Model, task: Task | None
+) -> tuple[Model, list[Plan], tuple[MethodFacts, ...]]:
+    """Run the methods one after the other, each on the result of the one before."""
+    plans, method_facts = [], []
+    for method in request.recipe.methods:
+        _check_needs(method, task)
+        began = time.perf_counter()
+        plan = method.plan(model, task, request.resources)
+        model = model.with_encodings({**plan.values, **plan.weights}, method.name)
+        plans.append(plan)
+        method_facts.append(
+            MethodFacts(
+                name=method.name,
+                options=_options(request.recipe, method),
+                source=method.source,
+                summary=method.summary,
+                duration_s=time.perf_counter() - began,
+                training=plan.training,
+            )
+        )
+    return model, plans, tuple(method_facts)
+
+
+def _check_needs(method: Method, task: Task | None) -> None:
+    if method.needs is not Needs.NOTHING and task is None:
+        raise UsageError(f"method {method.name!r} needs data", fix="give inputs with --data")
+    if method.needs is Needs.LABELS and task is not None and not task.labelled:
+        raise UsageError(f"method {method.name!r} needs labels", fix="name them with --labels")
+
+
+def _options(recipe: Recipe, method: Method) -> dict[str, Any]:
+    entry = recipe.to_dict()["method"][recipe.methods.index(method)]
+    return {k: v for k, v in entry.items() if k != "name"}
+
+
+def _nothing_changed(model: Model, refusals: tuple[Refusal, ...]) -> NothingChangedError:
+    reasons: dict[str, int] = {}
+    for refusal in refusals:
+        reasons[refusal.why] = reasons.get(refusal.why, 0) + 1
+    told = "; ".join(f"{why} ({count} of them)" if count > 1 else why for why, count in reasons.items())
+    return NothingChangedError(
+        "nothing would change, so nothing was written",
+        where=model.source.path,
+        why=told or "the model has no weights this method handles",
+        fix="`onnxcompress inspect` shows what the model consists of",
+    )
+
+
+def _verify(
+    original: Original, model: Model, written: Path, compared: Compared, threads: int
+) -> tuple[Comparison, ...]:
+    """Compare the file with the original, and with the torch model the methods believed in."""
+    from onnxcompress.engine.torchgraph import TorchGraph  # noqa: PLC0415
+
+    told = {"inputs": compared.origin, "random_inputs": compared.random, "examples": compared.examples}
+    original_in_torch = TorchGraph(original.model).run
+    floor = verify.worst(
+        verify.against_torch(
+            original_in_torch,
+            original.file,
+            compared.feeds,
+            tolerance=TORCH_TOLERANCE,
+            threads=threads,
+            **told,
+        )
+    )
+    believed = verify.against_torch(
+        TorchGraph(model).run,
+        written,
+        compared.feeds,
+        tolerance=max(TORCH_TOLERANCE, 4 * floor),
+        threads=threads,
+        **told,
+    )
+    verify.require(believed)
+    cost = verify.compare(original.file, written, compared.feeds, threads=threads, **told)
+    verify.require(cost)
+    return cost, believed
+
+
+def _accuracy(original: Original, written: Path, task: Task | None, threads: int) -> Accuracy | None:
+    if task is None or not task.labelled:
+        return None
+    after = runtime.open_session(written, threads=threads)
+    return verify.accuracy(original.session.run, after.run, task)
+
+
+def _benchmark(request: Request, original: Original, written: Path, name: str) -> Benchmark | None:
+    if not request.benchmark:
+        return None
+    with originals.as_file(original.file) as before:
+        models = {name_of(request.source): before, name: written}
+        return originals.latency(original, models, request.recipe.seed, request.threads)
+
+
+def _result_name(request: Request) -> str:
+    return default_output(path_of(request.source) or Path("model.onnx"), request.recipe).name
+
+
+def default_output(source: Path, recipe: Recipe) -> Path:
+    """Return ``IN.<method>.onnx`` beside the input."""
+    return source.with_name(f"{source.stem}.{'+'.join(m.name for m in recipe.methods)}.onnx")
+
+
+def _staging(request: Request) -> Path | None:
+    """Return the folder in which the result is made: the output's own, so that placing it is one rename."""
+    return request.output.parent if request.output is not None else None
