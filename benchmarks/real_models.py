@@ -83,12 +83,15 @@ def facts(run: Run) -> dict[str, object]:
 
 
 def table(rows: list[dict[str, object]], bits: int) -> str:
+    columns = (
+        "model", "kB before", "kB after", "ratio", "bits/weight", "output error (relative ℓ2)", "cosine",
+        "agreement", "latency ratio [95 %]", "verdict",
+    )  # fmt: skip
     head = (
-        f"`onnxcompress MODEL.onnx --method lc-quant --bits {bits}`, no data (direct compression, {2**bits} entries a "
-        "tensor). Output error: worst output, on seeded random inputs. Agreement: written file against the torch "
-        "model, relative ℓ2.\n\n"
-        "| model | kB before | kB after | ratio | bits/weight | output error (relative ℓ2) | cosine | agreement | "
-        "latency ratio [95 %] | verdict |\n|---|---|---|---|---|---|---|---|---|---|\n"
+        f"`onnxcompress MODEL.onnx --method lc-quant --bits {bits}`, no data: direct compression, "
+        f"{2**bits} entries a tensor.\nOutput error: worst output, on seeded random inputs. "
+        "Agreement: written file against the torch model, relative ℓ2.\n\n"
+        f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|\n"
     )
     return head + "".join(line(row) for row in rows)
 

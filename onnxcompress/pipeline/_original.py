@@ -73,6 +73,7 @@ def open_original(source: Source, input_shapes: Mapping[str, tuple[int, ...]], t
 
 
 def data_task(original: Original, options: Mapping[str, Any], seed: int) -> Task:
+    """Open the data and return the task it makes for this model; raises DataError where it does not fit."""
     reading = {k: v for k, v in options.items() if k != "path" and k not in TASK_OPTIONS}
     examples = open_data(
         options["path"],
@@ -86,6 +87,7 @@ def data_task(original: Original, options: Mapping[str, Any], seed: int) -> Task
 
 
 def random_examples(original: Original, count: int, seed: int) -> Examples:
+    """Return seeded random examples, marked as such."""
     drawn = feeds.random_feeds(
         original.session.inputs, seed=seed, shapes=original.shapes, examples=count, model=original.model
     )
@@ -117,6 +119,7 @@ def latency(
     threads: int,
     budget_s: float = LATENCY_BUDGET_S,
 ) -> Benchmark:
+    """Compare latencies on one seeded random input; the first model is the reference."""
     single = feeds.random_feeds(
         original.session.inputs, seed=seed, shapes=original.shapes, model=original.model
     )[0]
@@ -127,6 +130,7 @@ def latency(
 
 @contextlib.contextmanager
 def as_file(model: Path | bytes) -> Iterator[Path]:
+    """Give a serialised model a file for as long as the context lasts."""
     if isinstance(model, Path):
         yield model
         return
@@ -139,9 +143,11 @@ def as_file(model: Path | bytes) -> Iterator[Path]:
 
 
 def path_of(source: Source) -> Path | None:
+    """Return the path of a model given as one, None for a model in memory."""
     return Path(source) if isinstance(source, (str, Path)) else None
 
 
 def name_of(source: Source) -> str:
+    """Return the model's name for reports."""
     path = path_of(source)
     return path.name if path is not None else "model in memory"
