@@ -25,6 +25,9 @@ Call = Callable[[], None]
 Opener = Callable[[], Call]
 """Opens a fresh session and returns its inference."""
 
+BUDGET_S = 10.0
+"""Seconds that timing takes in total, unless told otherwise."""
+
 SAMPLE_MS = 6.0
 WARM_MS = 100.0
 REWARM_BELOW_MS = 50.0
@@ -81,7 +84,7 @@ def compare_latency(
     threads: int = 1,
     sessions: int | None = None,
     rounds: int | None = None,
-    budget_s: float = 10.0,
+    budget_s: float = BUDGET_S,
     margin: float = stats.MARGIN,
     seed: int = 0,
     provider: str = "CPUExecutionProvider",

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from onnxcompress.core.errors import VerificationError
-from onnxcompress.core.run import Comparison
-from onnxcompress.core.task import Feeds
+from onnxcompress.core.run import Accuracy, Comparison
+from onnxcompress.core.task import Feeds, Task
 from onnxcompress.engine import runtime
+from onnxcompress.engine.data.feeding import Feeding
 from onnxcompress.engine.differences import Difference
+from onnxcompress.engine.metrics import Metric
 
 Outputs = Mapping[str, Any]
 """Output name -> array, list (ONNX sequence) or dict (ONNX map)."""
@@ -150,6 +152,57 @@ def require(comparison: Comparison) -> None:
         f"the written model does not compute {against}",
         why="; ".join(told) + limit,
         fix="nothing was written; please report this model",
+    )
+
+
+def accuracy(
+    before: Path | bytes | Computes,
+    after: Path | bytes | Computes,
+    task: Task,
+    *,
+    batch: int = 32,
+    threads: int = 1,
+) -> Accuracy | None:
+    """Measure the task's metric of both models on its test split, on its validation split where it has none.
+
+    Args:
+        before: the original, as for ``compare``; also the teacher of metrics that compare with one.
+        after: the compressed model.
+        task: examples, labels and metric.
+        batch: examples a call takes, where the model leaves that open.
+        threads: onnxruntime's threads inside an operator.
+
+    Returns:
+        None where the data has no labels and no metric was asked for.
+
+    Raises:
+        DataError: the labels fit no output.
+    """
+    metric = task.metric
+    if metric is None:
+        if not task.labelled:
+            return None
+        metric = "mse" if task.loss == "mse" else "top1"
+    split, indices = ("test", task.test) if task.test is not None else ("validation", task.validation)
+    targets = getattr(task.samples, "targets", None)
+    output = targets.output if targets is not None else None
+    scores = Metric(metric, output), Metric(metric, output)
+    models = _computes(before, threads), _computes(after, threads)
+    feeding: Feeding = getattr(task.samples, "feeding", Feeding(False, None))
+    for start in range(0, len(indices), 8 * batch):
+        some = indices[start : start + 8 * batch]
+        stack = task.samples.inputs(some)
+        labels = task.samples.labels(some) if task.labelled else None
+        old, new = (feeding.predict(model, stack, batch) for model in models)
+        scores[0].add(old, labels, old)
+        scores[1].add(new, labels, old)
+    return Accuracy(
+        metric=scores[0].name,
+        higher_is_better=scores[0].higher_is_better,
+        before=scores[0].value(),
+        after=scores[1].value(),
+        split=split,
+        examples=len(indices),
     )
 
 

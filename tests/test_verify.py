@@ -1,8 +1,9 @@
 """Verification: numbers against closed forms, and models that are wrong must fail."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
-import onnx.helper
 import onnx.numpy_helper
 import onnx.parser
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from onnxcompress import verify
 from onnxcompress.core.errors import VerificationError
 from onnxcompress.core.run import OutputDifference
+from onnxcompress.core.task import Task
+from onnxcompress.engine.data.feeding import Feeding
 
 RNG = np.random.default_rng(0)
 
@@ -229,3 +232,62 @@ def test_maps_from_class_to_score_are_compared_as_scores() -> None:
 def test_what_looks_like_class_scores(shape: tuple[int, ...], scores: bool) -> None:
     value = np.ones(shape, np.float32)
     assert (compared(value, value).top1_agreement is not None) is scores
+
+
+class Rows:
+    """Twenty labelled examples: class = place of the largest input."""
+
+    feeding = Feeding(False, None)
+
+    def __init__(self) -> None:
+        self._x = np.random.default_rng(5).standard_normal((20, 6)).astype(np.float32)
+
+    def __len__(self) -> int:
+        return 20
+
+    def inputs(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        return {"x": self._x[indices]}
+
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        return self._x[indices].argmax(1)
+
+
+def task(**changes: object) -> Task:
+    whole = Task(
+        samples=Rows(),
+        train=np.arange(5),
+        validation=np.arange(5, 8),
+        test=np.arange(8, 20),
+        labelled=True,
+        loss="ce",
+        metric=None,
+        random=False,
+        origin="rows",
+        seed=0,
+    )
+    return replace(whole, **changes)  # type: ignore[arg-type]
+
+
+def test_accuracy_before_and_after_on_the_test_split() -> None:
+    swapped = np.eye(6)[:, [1, 0, 2, 3, 4, 5]]
+    found = verify.accuracy(linear(np.eye(6)), linear(swapped), task(), batch=1)
+    labels = Rows().labels(np.arange(8, 20))
+    assert found is not None
+    assert (found.before, found.after) == (1.0, np.mean(labels > 1))
+    assert 0 < found.after < 1
+    assert (found.metric, found.higher_is_better) == ("top1", True)
+    assert (found.split, found.examples) == ("test", 12)
+
+
+def test_accuracy_on_the_validation_split_says_so() -> None:
+    found = verify.accuracy(linear(np.eye(6)), linear(np.eye(6)), task(test=None))
+    assert found is not None
+    assert (found.split, found.examples, found.after) == ("validation", 3, 1.0)
+
+
+def test_no_accuracy_without_labels_but_agreement_where_it_is_asked_for() -> None:
+    model, other = linear(np.eye(6)), linear(-np.eye(6))
+    assert verify.accuracy(model, other, task(labelled=False)) is None
+    found = verify.accuracy(model, other, task(labelled=False, metric="agreement"))
+    assert found is not None
+    assert (found.before, found.after) == (1.0, 0.0)
