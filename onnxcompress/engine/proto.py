@@ -1,0 +1,340 @@
+"""ModelProto to onnx_ir and back without loss.
+
+onnx_ir forgets, or refuses, a few things a file may hold. They travel beside the graph, in ``meta`` of the
+graph, node or model they belong to (which ``clone`` keeps), and ``to_proto`` puts them back:
+
+* sparse initializers and sparse Constants: dense in the graph, sparse again in the file while unchanged;
+* map types of inputs and outputs, attributes onnx_ir has no class for;
+* training information, and ``value_info`` exactly as declared (onnx_ir adds entries for initializers);
+* the order of nodes: onnxruntime takes them in any order, in memory they are sorted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx import numpy_helper
+
+from onnxcompress.core.encoding import Array
+
+_KEY = "onnxcompress.carried"
+_TRAINING = "onnxcompress.training_info"
+_POSITION = "onnxcompress.position"
+
+_A = onnx.AttributeProto
+_UNTYPED = {"f": _A.FLOAT, "i": _A.INT, "s": _A.STRING, "t": _A.TENSOR, "g": _A.GRAPH}
+_UNTYPED_LISTS = {
+    "floats": _A.FLOATS,
+    "ints": _A.INTS,
+    "strings": _A.STRINGS,
+    "tensors": _A.TENSORS,
+    "graphs": _A.GRAPHS,
+}
+
+
+@dataclass(frozen=True)
+class _CarriedNode:
+    """Attributes onnx_ir cannot hold, serialised; the dense stand-in of a sparse Constant."""
+
+    attributes: tuple[bytes, ...] = ()
+    stand_in: ir.TensorProtocol | None = None
+
+
+@dataclass
+class _Carried:
+    """What one graph or function declares that onnx_ir would lose; protos are kept serialised."""
+
+    declared: frozenset[str] = frozenset()
+    types: dict[str, bytes] = field(default_factory=dict)
+    value_info: dict[str, bytes] = field(default_factory=dict)
+    sparse: dict[str, bytes] = field(default_factory=dict)
+    stand_ins: dict[str, ir.TensorProtocol] = field(default_factory=dict)
+    nodes: list[tuple[tuple[bytes, ...], list[_Carried]]] = field(default_factory=list)
+
+
+def from_proto(proto: onnx.ModelProto, *, base_dir: str | None = None) -> ir.Model:
+    """Return the model as onnx_ir; ``to_proto`` of it equals ``proto``. The proto is taken over and changed.
+
+    Args:
+        proto: the model; pass a copy to keep it.
+        base_dir: folder that external data is relative to; it is mapped into memory when read.
+
+    Raises:
+        ValueError, onnx_ir.serde.SerdeError: the proto holds something that cannot be represented.
+    """
+    training = tuple(t.SerializeToString() for t in proto.training_info)
+    graph, functions = _strip(proto.graph), [_strip(f) for f in proto.functions]
+    model = ir.from_proto(proto)
+    _attach(graph, model.graph)
+    if len(functions) != len(model.functions):
+        raise ValueError("two functions have the same domain, name and overload")
+    for carried, function in zip(functions, model.functions.values(), strict=True):
+        _attach(carried, function)
+    model.graph.sort()
+    for function in model.functions.values():
+        function.sort()
+    if training:
+        model.meta[_TRAINING] = training
+    if base_dir is not None:
+        for tensor in tensors(model):
+            if isinstance(tensor, ir.ExternalTensor):
+                tensor.base_dir = base_dir
+    return model
+
+
+def to_proto(model: ir.Model) -> onnx.ModelProto:
+    """Return the model as a proto; external tensors stay references to their files.
+
+    Raises:
+        onnx_ir.serde.SerdeError: a tensor cannot be read or the graph cannot be written.
+    """
+    proto = ir.to_proto(model)
+    _restore(model.graph, proto.graph)
+    for function, function_proto in zip(model.functions.values(), proto.functions, strict=True):
+        _restore(function, function_proto)
+    for data in model.meta.get(_TRAINING, ()):
+        proto.training_info.add().ParseFromString(data)
+    return proto
+
+
+def tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
+    """Yield every tensor of the model: initializers and attributes, nested graphs and functions included."""
+    yield from _tensors(model.graph)
+    for function in model.functions.values():
+        yield from _tensors(function)
+
+
+def _tensors(graph: ir.Graph | ir.Function) -> Iterator[ir.TensorProtocol]:
+    if isinstance(graph, ir.Graph):
+        yield from (v.const_value for v in graph.initializers.values() if v.const_value is not None)
+    for node in graph:
+        for attribute in node.attributes.values():
+            if attribute.is_ref() or attribute.value is None:
+                continue
+            if attribute.type == ir.AttributeType.TENSOR:
+                yield attribute.as_tensor()
+            elif attribute.type == ir.AttributeType.TENSORS:
+                yield from attribute.as_tensors()
+            for nested in _nested(attribute):
+                yield from _tensors(nested)
+
+
+def dense(sparse: onnx.SparseTensorProto) -> Array:
+    """Return a sparse tensor (COO, linear or per-axis indices) as an array.
+
+    Raises:
+        ValueError: indices and values do not fit each other or the shape.
+    """
+    values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
+    shape = tuple(sparse.dims)
+    if any(d < 0 for d in shape) or (indices.size and indices.min() < 0):
+        raise ValueError("a sparse tensor has a negative dimension or index")
+    result = np.zeros(shape, values.dtype)
+    if indices.ndim == 2:
+        if indices.shape != (values.size, len(shape)) or (indices >= np.array(shape)).any():
+            raise ValueError("indices of a sparse tensor lie outside its shape")
+        result[tuple(indices.T)] = values
+    else:
+        if indices.shape != values.shape or (indices >= result.size).any():
+            raise ValueError("indices of a sparse tensor lie outside its shape")
+        result.reshape(-1)[indices] = values
+    return result
+
+
+def _strip(graph: onnx.GraphProto | onnx.FunctionProto) -> _Carried:
+    """Take out of a proto what onnx_ir cannot hold, and return it."""
+    carried = _Carried(declared=frozenset(v.name for v in graph.value_info))
+    if isinstance(graph, onnx.GraphProto):
+        inner = {o for n in graph.node for o in n.output} | {i.name for i in graph.initializer}
+        inner -= {v.name for v in (*graph.input, *graph.output)}
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            if _has_map(value.type):
+                carried.types[value.name] = value.type.SerializeToString()
+                value.ClearField("type")
+        for sparse in graph.sparse_initializer:
+            carried.sparse[sparse.values.name] = sparse.SerializeToString()
+            graph.initializer.append(numpy_helper.from_array(dense(sparse), sparse.values.name))
+            inner.add(sparse.values.name)
+        graph.ClearField("sparse_initializer")
+        carried.value_info = {v.name: v.SerializeToString() for v in graph.value_info if v.name not in inner}
+    for node in graph.node:
+        kept = _strip_node(node)
+        carried.nodes.append((kept, [_strip(g) for g in _nested_protos(node)]))
+    return carried
+
+
+def _strip_node(node: onnx.NodeProto) -> tuple[bytes, ...]:
+    for attribute in node.attribute:
+        if attribute.type == _A.UNDEFINED and not attribute.ref_attr_name:
+            attribute.type = _guess_type(attribute)
+    lost = [a for a in node.attribute if _not_representable(a)]
+    kept = tuple(a.SerializeToString() for a in lost)
+    for attribute in lost:
+        if node.op_type == "Constant" and attribute.type == _A.SPARSE_TENSOR:
+            node.attribute.append(
+                onnx.helper.make_attribute("value", numpy_helper.from_array(dense(attribute.sparse_tensor)))
+            )
+        node.attribute.remove(attribute)
+    return kept
+
+
+def _guess_type(attribute: onnx.AttributeProto) -> onnx.AttributeProto.AttributeType:
+    """Return the type of an attribute whose file is older than the field that states it."""
+    for name, kind in _UNTYPED.items():
+        if attribute.HasField(name):
+            return kind
+    for name, kind in _UNTYPED_LISTS.items():
+        if len(getattr(attribute, name)):
+            return kind
+    return _A.UNDEFINED
+
+
+def _not_representable(attribute: onnx.AttributeProto) -> bool:
+    if attribute.ref_attr_name:
+        return False
+    if attribute.type in (_A.SPARSE_TENSOR, _A.SPARSE_TENSORS):
+        return True
+    if attribute.type == _A.TYPE_PROTO:
+        return _has_map(attribute.tp)
+    if attribute.type == _A.STRINGS:
+        return not all(_is_text(s) for s in attribute.strings)
+    return False
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _has_map(kind: onnx.TypeProto) -> bool:
+    if kind.HasField("map_type") or kind.HasField("opaque_type"):
+        return True
+    if kind.HasField("sequence_type"):
+        return _has_map(kind.sequence_type.elem_type)
+    return kind.HasField("optional_type") and _has_map(kind.optional_type.elem_type)
+
+
+def _attach(carried: _Carried, graph: ir.Graph | ir.Function) -> None:
+    """Hang what was taken out onto the graph and its nodes."""
+    graph.meta[_KEY] = carried
+    if isinstance(graph, ir.Graph):
+        for name in carried.sparse:
+            tensor = graph.initializers[name].const_value
+            assert tensor is not None
+            carried.stand_ins[name] = tensor
+    for node, (attributes, nested) in zip(graph, carried.nodes, strict=True):
+        if attributes:
+            value = node.attributes.get("value")
+            stand_in = value.as_tensor() if node.op_type == "Constant" and value is not None else None
+            node.meta[_KEY] = _CarriedNode(attributes, stand_in)
+        for inner, inner_graph in zip(nested, _nested_of(node), strict=True):
+            _attach(inner, inner_graph)
+    carried.nodes.clear()
+    if not _is_sorted(graph):
+        for position, node in enumerate(graph):
+            node.meta[_POSITION] = position
+
+
+def _is_sorted(graph: ir.Graph | ir.Function) -> bool:
+    """Return whether every node comes after the producers of what it, and graphs nested in it, read."""
+    position = {node: index for index, node in enumerate(graph)}
+    for index, node in enumerate(graph):
+        for reader in (node, *(n for nested in _nested_of(node) for n in nested.all_nodes())):
+            producers = (v.producer() for v in reader.inputs if v is not None)
+            if any(position.get(p, -1) > index for p in producers if p is not None):
+                return False
+    return True
+
+
+def _restore(graph: ir.Graph | ir.Function, proto: onnx.GraphProto | onnx.FunctionProto) -> None:
+    """Put back into a proto what its graph carries."""
+    carried = graph.meta.get(_KEY)
+    if carried is not None:
+        _restore_declarations(carried, proto)
+        if isinstance(graph, ir.Graph) and isinstance(proto, onnx.GraphProto):
+            _restore_sparse(carried, graph, proto)
+    for node, node_proto in zip(graph, proto.node, strict=True):
+        kept = node.meta.get(_KEY)
+        if kept is not None:
+            _restore_attributes(kept, node, node_proto)
+        for nested, nested_proto in zip(_nested_of(node), _nested_protos(node_proto), strict=True):
+            _restore(nested, nested_proto)
+    positions = [node.meta.get(_POSITION) for node in graph]
+    if positions and None not in positions and len(set(positions)) == len(positions):
+        kept_nodes = [node.SerializeToString() for node in proto.node]
+        kept_nodes = [data for _, data in sorted(zip(positions, kept_nodes, strict=True))]
+        proto.ClearField("node")
+        for data in kept_nodes:
+            proto.node.add().ParseFromString(data)
+
+
+def _restore_declarations(carried: _Carried, proto: onnx.GraphProto | onnx.FunctionProto) -> None:
+    declared = [v for v in proto.value_info if v.name in carried.declared]
+    if len(declared) < len(proto.value_info):
+        kept = [v.SerializeToString() for v in declared]
+        proto.ClearField("value_info")
+        for data in kept:
+            proto.value_info.add().ParseFromString(data)
+    present = {v.name for v in proto.value_info}
+    for name, data in carried.value_info.items():
+        if name not in present:
+            proto.value_info.add().ParseFromString(data)
+    if isinstance(proto, onnx.GraphProto):
+        for value in (*proto.input, *proto.output, *proto.value_info):
+            if value.name in carried.types and not value.type.WhichOneof("value"):
+                value.type.ParseFromString(carried.types[value.name])
+
+
+def _restore_sparse(carried: _Carried, graph: ir.Graph, proto: onnx.GraphProto) -> None:
+    unchanged = {
+        name
+        for name, tensor in carried.stand_ins.items()
+        if name in graph.initializers and graph.initializers[name].const_value is tensor
+    }
+    for index in reversed(range(len(proto.initializer))):
+        if proto.initializer[index].name in unchanged:
+            del proto.initializer[index]
+    for name, data in carried.sparse.items():
+        if name in unchanged:
+            proto.sparse_initializer.add().ParseFromString(data)
+
+
+def _restore_attributes(kept: _CarriedNode, node: ir.Node, proto: onnx.NodeProto) -> None:
+    if kept.stand_in is not None:
+        value = node.attributes.get("value")
+        if value is None or value.value is not kept.stand_in:
+            return  # the Constant was given another value: it is dense now
+        del proto.attribute[[a.name for a in proto.attribute].index("value")]
+    for data in kept.attributes:
+        proto.attribute.add().ParseFromString(data)
+
+
+def _nested(attribute: ir.Attr) -> Iterable[ir.Graph]:
+    if attribute.is_ref() or attribute.value is None:
+        return ()
+    if attribute.type == ir.AttributeType.GRAPH:
+        return (attribute.as_graph(),)
+    return attribute.as_graphs() if attribute.type == ir.AttributeType.GRAPHS else ()
+
+
+def _nested_of(node: ir.Node) -> list[ir.Graph]:
+    return [g for a in node.attributes.values() for g in _nested(a)]
+
+
+def _nested_protos(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    found: list[onnx.GraphProto] = []
+    for attribute in node.attribute:
+        if attribute.ref_attr_name:
+            continue
+        if attribute.type == _A.GRAPH:
+            found.append(attribute.g)
+        elif attribute.type == _A.GRAPHS:
+            found.extend(attribute.graphs)
+    return found
