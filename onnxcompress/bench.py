@@ -122,10 +122,14 @@ def compare_latency(
     if rounds is not None and rounds < 1:
         raise UsageError("cannot measure latency in 0 rounds", fix="use at least 1")
     clock = clock_for(threads, provider)
-    openers = [_opener(name, model, feeds, threads, provider) for name, model in models.items()]
+    taken: dict[str, Feeds] = {}
+    openers = [
+        _opener(name, model, feeds, taken, threads=threads, provider=provider)
+        for name, model in models.items()
+    ]
     rng = np.random.default_rng(seed)
     times_ms = interleave(openers, clock, rng, budget_s=budget_s, sessions=sessions, rounds=rounds)
-    probes = [_probe(model, feeds) if memory else None for model in models.values()]
+    probes = [_probe(model, taken[name]) if memory else None for name, model in models.items()]
     latencies = []
     for index, (name, probe) in enumerate(zip(models, probes, strict=True)):
         samples = times_ms[:, :, index]
@@ -268,8 +272,16 @@ def _session(
     return times_ms
 
 
-def _opener(name: str, model: Path | bytes, feeds: Feeds, threads: int, provider: str) -> Opener:
-    """Return what opens a fresh session of this model with its inputs bound."""
+def _opener(
+    name: str,
+    model: Path | bytes,
+    feeds: Feeds,
+    taken: dict[str, Feeds],
+    *,
+    threads: int,
+    provider: str,
+) -> Opener:
+    """Return what opens a fresh session with its inputs bound, and notes in ``taken`` which it has."""
 
     def open_() -> Call:
         session = runtime.open_session(model, threads=threads, provider=provider)
@@ -278,9 +290,10 @@ def _opener(name: str, model: Path | bytes, feeds: Feeds, threads: int, provider
             raise UsageError(
                 f"no data for input {', '.join(map(repr, missing))}",
                 where=name,
-                why=f"the inputs given are {', '.join(map(repr, feeds))}",
+                why=f"the inputs given are {', '.join(map(repr, feeds)) or 'none'}",
             )
-        return session.bind({i.name: feeds[i.name] for i in session.inputs})
+        taken[name] = {i.name: feeds[i.name] for i in session.inputs}
+        return session.bind(taken[name])
 
     return open_
 

@@ -226,3 +226,10 @@ def test_one_model_alone_has_latency_and_memory_and_no_ratio() -> None:
 def test_usage_errors(models: dict, feeds: dict, options: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         bench.compare_latency(models, feeds, **options)
+
+
+def test_models_take_the_inputs_they_have() -> None:
+    other = TINY.replace(b"\n\x01x", b"\n\x01z")
+    feeds = {"x": np.ones((2, 4), np.float32), "z": np.ones((3, 4), np.float32)}
+    result = bench.compare_latency({"a": TINY, "b": other}, feeds, sessions=2, rounds=1)
+    assert len(result.latencies) == 2
