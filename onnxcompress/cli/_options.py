@@ -37,14 +37,16 @@ common = apply(
     click.option("--debug", is_flag=True, help="Show tracebacks."),
 )
 
+input_shape = click.option(
+    "--input-shape",
+    "input_shapes",
+    multiple=True,
+    metavar="NAME:1,3,224,224",
+    help="Concrete shape of an input with symbolic dimensions; repeatable.",
+)
+
 measuring = apply(
-    click.option(
-        "--input-shape",
-        "input_shapes",
-        multiple=True,
-        metavar="NAME:1,3,224,224",
-        help="Concrete shape of an input with symbolic dimensions; repeatable.",
-    ),
+    input_shape,
     click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads."),
     click.option("--seed", type=int, default=None, help="Seed of every random choice. [default: 0]"),
 )

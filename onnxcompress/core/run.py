@@ -67,7 +67,11 @@ class Histogram:
 
 @dataclass(frozen=True)
 class WeightFacts:
-    """One compressed weight: how it is stored, how far it moved, what it looked like before."""
+    """One weight: how it is stored, how far it moved, what it looked like before.
+
+    ``macs`` are the multiply-accumulates of the nodes that use it in one inference; ``role`` is how they do
+    ("contraction", "recurrent", "embedding"). ``relative_error`` is None where nothing was compressed.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -77,9 +81,11 @@ class WeightFacts:
     entries: int | None
     bits_before: int
     bits_after: int
-    relative_error: float
+    relative_error: float | None
     codebook: tuple[float, ...] | None
     histogram: Histogram | None
+    role: str | None = None
+    macs: int | None = None
 
 
 @dataclass(frozen=True)

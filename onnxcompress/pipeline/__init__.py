@@ -3,5 +3,6 @@
 from onnxcompress.pipeline._original import Source
 from onnxcompress.pipeline.comparison import compare
 from onnxcompress.pipeline.compression import Request, compress, default_output
+from onnxcompress.pipeline.inspection import inspect
 
-__all__ = ["Request", "Source", "compare", "compress", "default_output"]
+__all__ = ["Request", "Source", "compare", "compress", "default_output", "inspect"]
