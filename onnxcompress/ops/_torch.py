@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -16,4 +17,14 @@ else:
     torch = LazyModule("torch")
     F = LazyModule("torch.nn.functional")
 
-__all__ = ["F", "Tensor", "torch"]
+__all__ = ["F", "Tensor", "late", "torch"]
+
+
+def late(name: str) -> Callable[..., Any]:
+    """Return torch's function of this name, looked up when it is called; ``F.`` names are functional ones."""
+    path = name.split(".")
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        return getattr(F if path[0] == "F" else torch, path[-1])(*arguments, **options)
+
+    return call
