@@ -1,1 +1,1 @@
-"""Sections of a report; one file each."""
+"""Sections of a report, one file each; every file registers what it defines."""

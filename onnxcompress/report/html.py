@@ -1,0 +1,100 @@
+"""A document as one HTML page that needs nothing else: no network, no script."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+from onnxcompress.core.run import Run
+from onnxcompress.report import format as fmt
+from onnxcompress.report import svg
+from onnxcompress.report.document import document, terms
+from onnxcompress.report.glossary import GLOSSARY
+from onnxcompress.report.tree import Bars, Block, Distributions, Lines, Panel, Spark
+
+if TYPE_CHECKING:
+    import jinja2
+    from markupsafe import Markup
+
+MOST_BYTES = 1_000_000
+ROWS = (1000, 300, 100, 30, 10)
+"""Rows shown of a table: the first of these with which the page stays below ``MOST_BYTES``."""
+
+SHOWN_NAMES = 4
+
+
+def render(run: Run) -> str:
+    """Return the page; tables are cut, saying so, where it would exceed ``MOST_BYTES``."""
+    report = document(run)
+    definitions = {key: GLOSSARY[key] for key in terms(report)}
+    page = ""
+    for rows in ROWS:
+        page = (
+            _environment()
+            .get_template("report.html")
+            .render(report=report, definitions=definitions, most_rows=rows, shown_names=SHOWN_NAMES)
+        )
+        if len(page.encode()) <= MOST_BYTES:
+            break
+    return page
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    import jinja2  # noqa: PLC0415 - only where a page is asked for
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("onnxcompress.report", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_finalized,
+    )
+    environment.filters["kind"] = lambda value: type(value).__name__
+    environment.filters["svg"] = _drawn
+    environment.filters["listing"] = lambda listing: _Lines(listing.text)
+    environment.filters["grouped"] = _grouped
+    return environment
+
+
+class _Lines(str):
+    """Text whose line breaks are meant; ``finalize`` spells them out in every other string."""
+
+    __slots__ = ()
+
+
+def _finalized(value: object) -> object:
+    if type(value) is str:
+        return fmt.printable(value)
+    if isinstance(value, _Lines):
+        return "\n".join(fmt.printable(line) for line in value.split("\n"))
+    return value
+
+
+def _grouped(blocks: tuple[Block, ...]) -> list[Block | list[Block]]:
+    """Put plots that follow each other into one list, to be set side by side."""
+    grouped: list[Block | list[Block]] = []
+    for block in blocks:
+        if not isinstance(block, (Lines, Distributions, Bars)):
+            grouped.append(block)
+        elif grouped and isinstance(grouped[-1], list):
+            grouped[-1].append(block)
+        else:
+            grouped.append([block])
+    return grouped
+
+
+def _drawn(plot: Panel | Lines | Distributions | Bars | Spark) -> Markup:
+    """Draw a plot; what goes into the SVG is escaped where it is drawn."""
+    from markupsafe import Markup  # noqa: PLC0415
+
+    if isinstance(plot, Panel):
+        return Markup(svg.histogram(plot))
+    if isinstance(plot, Lines):
+        return Markup(svg.lines(plot))
+    if isinstance(plot, Distributions):
+        return Markup(svg.distributions(plot))
+    if isinstance(plot, Spark):
+        return Markup(svg.spark(plot.heights, plot.alt))
+    return Markup(svg.bars(plot))

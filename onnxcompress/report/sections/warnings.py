@@ -1,0 +1,82 @@
+"""What the reader must know before believing the numbers."""
+
+from __future__ import annotations
+
+from onnxcompress.core.run import Run
+from onnxcompress.report import format as fmt
+from onnxcompress.report.sections import _reading as reading
+from onnxcompress.report.sections._base import section
+from onnxcompress.report.tree import Block, Callout, Inline, Name
+
+LOW_BITS_ENTRIES = 8
+"""A codebook of at most so many values (3 bits) found without training usually costs accuracy."""
+
+
+@section("warnings", title="Read this first", order=20, applies=lambda run: bool(_callouts(run)))
+def warnings(run: Run) -> tuple[Block, ...]:
+    """Show what the run warned of, and what follows from its numbers; the gravest first."""
+    levels = ("danger", "warning", "note")
+    return tuple(sorted(_callouts(run), key=lambda c: levels.index(c.level)))
+
+
+def _callouts(run: Run) -> list[Callout]:
+    found = [*_failures(run), *_random(run)]
+    if run.kind == "compress":
+        found += _unmeasured(run)
+    return found + [Callout("warning", "", (text,)) for text in run.warnings]
+
+
+def _failures(run: Run) -> list[Callout]:
+    found = []
+    failed = [g.name for g in run.gates if g.passed is False]
+    if failed:
+        found.append(Callout("danger", "A limit does not hold", (f"Failed: {', '.join(failed)}.",)))
+    for comparison in run.comparisons:
+        if comparison.passed is not False:
+            continue
+        if comparison.reference == "torch":
+            text = "The written file does not compute what the method decided: do not use it."
+        else:
+            text = "Outputs differ from the original's by more than was allowed, or are broken."
+        found.append(Callout("danger", "Verification failed", (text,)))
+    models = reading.pair(run)
+    if run.kind == "compress" and models and models[1].size_bytes > models[0].size_bytes:
+        text = f"{fmt.size(models[0].size_bytes).text} became {fmt.size(models[1].size_bytes).text}."
+        found.append(Callout("danger", "The file grew", (text,)))
+    return found
+
+
+def _random(run: Run) -> list[Callout]:
+    found = []
+    if any(m.training is not None and m.training.random_data for m in run.methods):
+        text = "Weights were fitted to random numbers. They say nothing of real inputs: try things out, ship nothing."
+        found.append(Callout("danger", "Trained on random data", (text,)))
+    if any(c.random_inputs for c in run.comparisons):
+        text = (
+            "Outputs were compared on seeded random inputs of the declared types and shapes. On real inputs the "
+            "difference may be larger or smaller; only data can tell what it costs in accuracy."
+        )
+        found.append(Callout("warning", "Random inputs", (text,)))
+    return found
+
+
+def _unmeasured(run: Run) -> list[Callout]:
+    found = []
+    if not run.comparisons and run.accuracy is None and run.benchmark is None:
+        text = "Neither outputs nor accuracy nor latency were measured: this report vouches for the file's size alone."
+        found.append(Callout("danger", "Nothing was measured", (text,)))
+    low = [w for w in run.weights if w.entries is not None and w.entries <= LOW_BITS_ENTRIES]
+    if low and not reading.trained(run):
+        parts: tuple[Inline, ...] = (
+            f"{fmt.plural(len(low), 'weight')} ({Name(low[0].name).text if len(low) == 1 else 'codebooks'} of at most "
+            f"{max(w.entries or 0 for w in low)} values) got so few values without training. At 3 bits or less that "
+            "usually costs accuracy: give ",
+            Name("--data"),
+            " to train, or use ",
+            Name("--bits 4"),
+            ".",
+        )
+        found.append(Callout("warning", "Few bits, no training", parts))
+    if run.methods and not reading.compressed(run):
+        found.append(Callout("warning", "No weight changed", ("Every weight was left as it was.",)))
+    return found

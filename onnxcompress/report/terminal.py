@@ -1,0 +1,168 @@
+"""A document as text for a terminal."""
+
+from __future__ import annotations
+
+import io
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as Grid
+from rich.text import Text
+
+from onnxcompress.core.run import Run
+from onnxcompress.report import format as fmt
+from onnxcompress.report.document import document
+from onnxcompress.report.tree import (
+    Block,
+    Callout,
+    Figures,
+    Inline,
+    Lines,
+    Listing,
+    Mark,
+    Name,
+    Names,
+    Paragraph,
+    Quantity,
+    Spark,
+    Strong,
+    Table,
+    Term,
+)
+
+MOST_ROWS, SHOWN_NAMES = 16, 3
+BLOCKS = "▁▂▃▄▅▆▇█"
+TONES = {"good": "bold green", "bad": "bold red", "plain": "bold"}
+CALLOUTS = {
+    "danger": ("!!", "bold red"),
+    "warning": ("!", "yellow"),
+    "note": ("i", "blue"),
+    "good": ("✓", "green"),
+}
+
+
+def render(run: Run) -> str:
+    """Return the report as plain text of 100 columns."""
+    text = io.StringIO()
+    print_to(
+        run,
+        Console(file=text, width=100, color_system=None, force_terminal=False, legacy_windows=False),
+        verbose=True,
+    )
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
+
+
+def print_to(run: Run, console: Console | None = None, *, verbose: bool = False) -> None:
+    """Print the report to a console (None: standard output); details of a compression only when verbose."""
+    console = console or Console()
+    report = document(run)
+    heading = Text(report.title, style="bold")
+    heading.append("  ")
+    heading.append_text(_line(report.subtitle))
+    console.print(heading)
+    left_out = []
+    for part in report.parts:
+        if part.detail and not verbose and (run.kind != "inspect" or part.key == "environment"):
+            left_out.append(part.title.lower())
+            continue
+        console.print()
+        console.print(Text(part.title, style="bold underline"))
+        for block in part.blocks:
+            _print(block, console)
+    if left_out:
+        console.print()
+        console.print(Text(f"With --verbose or --report FILE.html also: {', '.join(left_out)}.", style="dim"))
+
+
+def spark(heights: tuple[float, ...]) -> str:
+    """Return a row of block characters, heights from 0 to 1."""
+    return "".join(BLOCKS[min(7, max(0, round(h * 7)))] for h in heights)
+
+
+def trend(values: tuple[float, ...], width: int = 24) -> str:
+    """Return a line of block characters for values in order, at most ``width`` of them."""
+    step = max(1, -(-len(values) // width))
+    kept = values[::step]
+    low, high = min(kept), max(kept)
+    return spark(tuple((v - low) / (high - low) if high > low else 0.5 for v in kept))
+
+
+def _print(block: Block, console: Console) -> None:
+    if isinstance(block, Paragraph):
+        console.print(_line(block.parts))
+    elif isinstance(block, Figures):
+        console.print(_figures(block))
+    elif isinstance(block, Callout):
+        mark, style = CALLOUTS[block.level]
+        text = Text(f"{mark} ", style=style)
+        text.append(fmt.printable(f"{block.title}. " if block.title else ""), style=style)
+        text.append_text(_line(block.parts))
+        console.print(text)
+    elif isinstance(block, Table):
+        console.print(_table(block))
+        if len(block.rows) > MOST_ROWS:
+            more = f"… {len(block.rows) - MOST_ROWS:,} more rows; a report as .html or .json lists all."
+            console.print(Text(more, style="dim"))
+    elif isinstance(block, Listing):
+        if not block.folded:
+            lines = "\n".join(fmt.printable(line) for line in block.text.split("\n"))
+            console.print(Text(f"{block.caption}: {lines}"), soft_wrap=True)
+    elif isinstance(block, Lines):
+        for series in block.series:
+            values = tuple(y for _, y in series.points)
+            ends = f"{fmt.number(values[0]).text} → {fmt.number(values[-1]).text}"
+            console.print(Text(fmt.printable(f"{block.y_label}, {series.name}: {trend(values)} {ends}")))
+
+
+def _figures(block: Figures) -> Grid:
+    grid = Grid(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for figure in block.figures:
+        tone = TONES[figure.tone] if figure.value.known else "dim"
+        grid.add_row(
+            Text(fmt.printable(figure.label)),
+            Text(fmt.printable(figure.value.text.strip()), style=tone),
+            Text(fmt.printable(figure.detail), style="dim"),
+        )
+    return grid
+
+
+def _table(block: Table) -> Grid:
+    grid = Grid(
+        box=box.SIMPLE_HEAD,
+        title=Text(fmt.printable(block.caption), style="italic"),
+        title_justify="left",
+        pad_edge=False,
+    )
+    for column in block.columns:
+        grid.add_column(
+            Text(fmt.printable(column.title)), justify="right" if column.numeric else "left", overflow="fold"
+        )
+    for row in block.rows[:MOST_ROWS]:
+        grid.add_row(*(_inline(cell) for cell in row))
+    return grid
+
+
+def _line(parts: tuple[Inline, ...]) -> Text:
+    line = Text()
+    for part in parts:
+        line.append_text(_inline(part))
+    return line
+
+
+def _inline(part: Inline) -> Text:
+    if isinstance(part, Names):
+        shown = ", ".join(part.names[:SHOWN_NAMES])
+        more = f" and {len(part.names) - SHOWN_NAMES:,} more" if len(part.names) > SHOWN_NAMES else ""
+        return Text(fmt.printable(shown + more), style="cyan")
+    if isinstance(part, Spark):
+        return Text(spark(part.heights), style="blue")
+    if isinstance(part, Quantity):
+        return Text(fmt.printable(part.text.strip()), style="" if part.known else "dim")
+    if isinstance(part, Mark):
+        style = {True: "green", False: "bold red", None: "yellow"}[part.passed]
+        return Text(fmt.printable(part.text), style=style)
+    if isinstance(part, Name):
+        return Text(fmt.printable(part.text), style="cyan")
+    if isinstance(part, Strong):
+        return Text(fmt.printable(part.text), style="bold")
+    return Text(fmt.printable(part.text if isinstance(part, Term) else part))
