@@ -45,6 +45,7 @@ class Task:
         random: the examples are random numbers (``--random-data``).
         origin: where the data came from, for the report.
         seed: of every random choice made with this task.
+        warnings: sentences on the data that the user must see.
     """
 
     samples: Samples
@@ -57,3 +58,4 @@ class Task:
     random: bool
     origin: str
     seed: int
+    warnings: tuple[str, ...] = ()

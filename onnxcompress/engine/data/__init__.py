@@ -1,0 +1,9 @@
+"""Data: what is given with ``--data`` becomes examples that fit the model, read on demand."""
+
+from onnxcompress.engine.data.examples import Examples
+from onnxcompress.engine.data.feeding import Feeding
+from onnxcompress.engine.data.opening import open_data
+from onnxcompress.engine.data.options import DataOptions
+from onnxcompress.engine.data.task import make_task
+
+__all__ = ["DataOptions", "Examples", "Feeding", "make_task", "open_data"]

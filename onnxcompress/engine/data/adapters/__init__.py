@@ -1,0 +1,1 @@
+"""Adapters: one kind of data a file."""

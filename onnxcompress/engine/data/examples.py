@@ -1,0 +1,76 @@
+"""Examples: data matched to a model; the :class:`~onnxcompress.core.task.Samples` that adapters end in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxcompress.core.encoding import Array
+from onnxcompress.core.errors import DataError
+from onnxcompress.engine.data.columns import Column
+from onnxcompress.engine.data.feeding import Feeding
+from onnxcompress.engine.data.fit import Fit
+from onnxcompress.engine.data.labels import Labels
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Data matched to a model's inputs, read on demand.
+
+    Attributes:
+        columns: input name -> column over all splits, training split first.
+        fits: input name -> how each split's examples become that input's, in the order of ``splits``.
+        targets: the labels of the training split and of every other split that has them, None without.
+        splits: split -> indices; ``train`` is always there, ``validation`` and ``test`` if the data has them.
+        feeding: how examples become calls.
+        origin: where the data came from.
+        notes: sentences on how it was read.
+        warnings: sentences a person must see.
+        random: made of random numbers.
+    """
+
+    columns: Mapping[str, Column]
+    fits: Mapping[str, Fit]
+    targets: Labels | None
+    splits: Mapping[str, Array]
+    feeding: Feeding
+    origin: str
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    random: bool = False
+
+    def __len__(self) -> int:
+        """Return the number of examples of all splits."""
+        return next(iter(self.columns.values())).shape[0]
+
+    def inputs(self, indices: Array) -> dict[str, Array]:
+        """Return these examples stacked along the first axis; raises DataError where one holds NaN."""
+        stack = {}
+        for name, column in self.columns.items():
+            values = self.fits[name].apply(column.take(indices))
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
+                rows = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+                raise DataError(
+                    "the data holds NaN or infinity",
+                    where=f"{self.origin}, key '{self.fits[name].key or name}', "
+                    f"example {int(np.asarray(indices)[~rows][0])}",
+                )
+            stack[name] = values
+        return stack
+
+    def labels(self, indices: Array) -> Array | None:
+        """Return the labels of these examples, None where the data has none for them."""
+        if self.targets is None or (len(indices) and int(np.max(indices)) >= self.targets.column.shape[0]):
+            return None
+        return self.targets.take(indices)
+
+
+def take_indices(splits: Sequence[tuple[str, int]]) -> dict[str, Array]:
+    """Return split -> consecutive indices for splits of these lengths, in this order."""
+    result, start = {}, 0
+    for name, count in splits:
+        result[name] = np.arange(start, start + count)
+        start += count
+    return result

@@ -1,0 +1,90 @@
+"""How examples become calls of a model: along a batch axis, in fixed groups, or one whole feed at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from onnxcompress.core.encoding import Array
+
+Predict = Callable[[Mapping[str, Array]], Mapping[str, Any]]
+"""Runs a model on one feed and returns its outputs by name."""
+
+
+class TensorLike(Protocol):
+    """What is asked of an input or output: name, NumPy type (None: no such type) and shape."""
+
+    @property
+    def name(self) -> str:
+        """Name in the graph."""
+        ...
+
+    @property
+    def numpy(self) -> np.dtype[Any] | None:
+        """NumPy type, None where NumPy has none."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int | str | None, ...]:
+        """Shape; symbolic axes are a name or None."""
+        ...
+
+
+@dataclass(frozen=True)
+class Feeding:
+    """How many examples one call takes.
+
+    Attributes:
+        whole: the inputs share no batch axis (one is a scalar, or their first axes are fixed and differ, as
+            those of recurrent states): an example is a complete feed, and stacks have one axis more than the
+            inputs.
+        fixed: the fixed length of the batch axis, None where it is free.
+    """
+
+    whole: bool
+    fixed: int | None
+
+    @classmethod
+    def of(cls, inputs: Sequence[TensorLike]) -> Feeding:
+        """Read it off the declared shapes of the inputs."""
+        firsts = {i.shape[0] for i in inputs if i.shape and isinstance(i.shape[0], int)}
+        if any(not i.shape for i in inputs) or len(firsts) > 1:
+            return cls(True, None)
+        return cls(False, next(iter(firsts), None))
+
+    def step(self, size: int) -> int:
+        """Return how many examples go into one call where ``size`` are wanted."""
+        if self.whole:
+            return 1
+        return self.fixed or size
+
+    def calls(self, stack: Mapping[str, Array], size: int) -> Iterator[tuple[int, dict[str, Array]]]:
+        """Split a stack of examples into feeds of ``size`` examples; yields (number of examples, feed).
+
+        A last group that is smaller than a fixed batch is filled up with copies of its last example.
+        """
+        count = len(next(iter(stack.values())))
+        step = self.step(size)
+        for start in range(0, count, step):
+            feed = {name: values[start : start + step] for name, values in stack.items()}
+            held = min(step, count - start)
+            if self.whole:
+                feed = {name: values[0] for name, values in feed.items()}
+            elif self.fixed and held < step:
+                rows = np.minimum(np.arange(step), held - 1)
+                feed = {name: values[rows] for name, values in feed.items()}
+            yield held, feed
+
+    def predict(self, predict: Predict, stack: Mapping[str, Array], size: int = 256) -> dict[str, Array]:
+        """Run the model on a stack of examples; outputs are stacked along the first axis."""
+        parts: dict[str, list[Array]] = {}
+        for held, feed in self.calls(stack, size):
+            for name, value in predict(feed).items():
+                if not isinstance(value, np.ndarray):
+                    continue  # a sequence output has no example axis
+                rows = value[None] if self.whole else value[:held]
+                parts.setdefault(name, []).append(rows)
+        return {name: np.concatenate(values) for name, values in parts.items()}

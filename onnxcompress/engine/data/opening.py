@@ -1,0 +1,181 @@
+"""Opening: from what was given as data to :class:`Examples` that fit the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxcompress.core.errors import DataError
+from onnxcompress.engine.data import scaling
+from onnxcompress.engine.data.adapters._base import ADAPTERS, Adapter
+from onnxcompress.engine.data.columns import Column, JoinedColumn
+from onnxcompress.engine.data.examples import Examples, take_indices
+from onnxcompress.engine.data.feeding import Feeding, Predict, TensorLike
+from onnxcompress.engine.data.fit import Fit, example_dims, find_fit
+from onnxcompress.engine.data.keys import Part, match_keys
+from onnxcompress.engine.data.labels import Labels, read_labels
+from onnxcompress.engine.data.options import DataOptions
+from onnxcompress.engine.data.trial import Trial
+
+_ORDER = ("train", "validation", "test")
+
+
+def open_data(
+    spec: Any,
+    inputs: Sequence[TensorLike],
+    *,
+    outputs: Sequence[TensorLike] = (),
+    predict: Predict | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Examples:
+    """Open data for a model.
+
+    Args:
+        spec: path or text as for ``--data``; or an iterable of dicts, an object with ``get_next``
+            (onnxruntime's CalibrationDataReader), or one with the Samples protocol.
+        inputs: the model's inputs that must be fed.
+        outputs: its outputs, to check the labels against.
+        predict: runs the original model on one feed; decides the scaling where that is not given.
+        seed: of the choice of examples that scalings are tried on.
+        options: fields of :class:`DataOptions`.
+
+    Raises:
+        DataError: one sentence naming the key, what was found and what was expected.
+    """
+    opts = DataOptions(**options)
+    if not inputs:
+        raise DataError("the model has no inputs", why="there is nothing that data could feed")
+    if isinstance(spec, str):
+        spec = _path_or_text(spec)
+    store = _adapter(spec).open(spec, inputs, opts)
+    parts, notes = match_keys(store, [i.name for i in inputs], opts.labels)
+    notes = [*store.notes, *notes]
+    feeding = Feeding.of(inputs)
+    names = [name for name in _ORDER if name in parts]
+    columns = {i.name: _join(i.name, [parts[s].inputs[i.name] for s in names]) for i in inputs}
+    fits = {i.name: find_fit(*columns[i.name], i, feeding, opts) for i in inputs}
+    splits = take_indices([(s, next(iter(parts[s].inputs.values()))[1].shape[0]) for s in names])
+    bare = Examples({n: c for n, (_, c) in columns.items()}, fits, None, splits, feeding, store.origin)
+    targets = _labels(parts, names, bare, outputs, predict, notes=notes)
+    examples = replace(bare, targets=targets)
+    fits, said, warnings = _scale(examples, inputs, opts, predict, seed)
+    examples = replace(examples, fits=fits, notes=(*notes, *said), warnings=warnings)
+    examples.inputs(np.arange(min(len(examples), 16)))  # NaN and unreadable files are found before any work
+    return examples
+
+
+def _path_or_text(spec: str) -> Path | str:
+    path = Path(spec).expanduser()
+    module = spec.rpartition(":")[0]
+    if not path.exists() and module.endswith(".py"):
+        return spec
+    return path
+
+
+def _adapter(spec: Any) -> Adapter:
+    found = [a for a in ADAPTERS.values() if a.accepts(spec)]
+    if isinstance(spec, Path) and not spec.exists():
+        raise DataError("the data is not there", where=str(spec), why="no such file or folder")
+    if not found:
+        kinds = ", ".join(sorted(a.example for a in ADAPTERS.values()))
+        raise DataError(
+            "the data is of no kind that can be read", where=str(spec), fix=f"known kinds: {kinds}"
+        )
+    assert len(found) == 1, f"adapters {[a.name for a in found]} exclude each other"
+    return found[0]
+
+
+def _join(name: str, keyed: Sequence[tuple[str, Column]]) -> tuple[str, Column]:
+    """Return one column over all splits, with the first split's key."""
+    key, first = keyed[0]
+    if len(keyed) == 1:
+        return key, first
+    for other, column in keyed[1:]:
+        if column.shape[1:] != first.shape[1:] or column.dtype.kind != first.dtype.kind:
+            raise DataError(
+                f"'{key}' and '{other}' both feed '{name}' but differ",
+                why=f"examples of shape {first.shape[1:]} and type {first.dtype} against "
+                f"{column.shape[1:]} and {column.dtype}",
+            )
+    return key, JoinedColumn([column for _, column in keyed])
+
+
+def _labels(
+    parts: dict[str, Part],
+    names: Sequence[str],
+    examples: Examples,
+    outputs: Sequence[TensorLike],
+    predict: Predict | None,
+    *,
+    notes: list[str],
+) -> Labels | None:
+    """Join and check the labels of all splits; a later split without labels ends the labelled range."""
+    train = parts["train"].labels
+    if train is None:
+        if any(part.labels for part in parts.values()):
+            notes.append("the training split has no labels, so labels are not used")
+        return None
+    keyed: list[tuple[str, Column]] = []
+    for split in names:
+        labels = parts[split].labels
+        if labels is None:
+            notes.append(f"the {split} split has no labels and is not used to measure accuracy")
+            break
+        keyed.append(labels)
+    key, column = _join("labels", keyed) if len(keyed) > 1 else keyed[0]
+    shapes = _output_shapes(outputs, examples, predict)
+    return read_labels(key, column, shapes, examples.origin)
+
+
+def _output_shapes(
+    outputs: Sequence[TensorLike], examples: Examples, predict: Predict | None
+) -> list[tuple[str, tuple[int | None, ...]]]:
+    """Return (name, shape of one example) of the floating-point outputs, measured where that is possible."""
+    if predict is not None:
+        stack = examples.inputs(np.zeros(1, np.int64))
+        measured = examples.feeding.predict(predict, stack)
+        order = [o.name for o in outputs] or list(measured)
+        return [(n, measured[n].shape[1:]) for n in order if n in measured and measured[n].dtype.kind == "f"]
+    result = []
+    for item in outputs:
+        if item.numpy is not None and item.numpy.kind == "f":
+            dims = example_dims(item, examples.feeding)
+            result.append((item.name, tuple(d if isinstance(d, int) else None for d in dims)))
+    return result
+
+
+def _scale(
+    examples: Examples, inputs: Sequence[TensorLike], options: DataOptions, predict: Predict | None, seed: int
+) -> tuple[dict[str, Fit], tuple[str, ...], tuple[str, ...]]:
+    """Return the fits with their scaling, notes and warnings."""
+    fits = dict(examples.fits)
+    floats = [i.name for i in inputs if fits[i.name].dtype.kind in "fV"]
+    notes: list[str] = []
+    warnings: list[str] = []
+    undecided = []
+    for name in floats:
+        whole = examples.columns[name].dtype.kind in "iub"
+        affine = scaling.given(options, whole, _channels(fits[name], examples.columns[name]))
+        if affine is not None:
+            fits[name] = replace(fits[name], affine=affine)
+            notes.append(f"'{fits[name].key or name}' {affine.words()}")
+        elif whole:
+            undecided.append(name)
+    for name in undecided:
+        column = examples.columns[name]
+        tried = scaling.candidates(column.dtype, _channels(fits[name], column))
+        trial = Trial.of(examples, name, predict, seed) if len(tried) > 1 else None
+        choice = scaling.choose(tried, f"{fits[name].key or name} ({column.dtype})", trial)
+        fits[name] = replace(fits[name], affine=choice.affine)
+        (warnings if choice.doubtful else notes).append(choice.sentence)
+    return fits, tuple(notes), tuple(warnings)
+
+
+def _channels(fit: Fit, column: Column) -> int | None:
+    stack = fit.apply(column.take(np.zeros(1, np.int64)))
+    return int(stack.shape[fit.channel_axis]) if fit.channel_axis is not None else None

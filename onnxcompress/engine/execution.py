@@ -1,0 +1,77 @@
+"""Execution: a graph run on stacks of examples, together where that is right, else in the groups it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from onnxcompress.engine.data.feeding import Feeding
+from onnxcompress.engine.graph_values import Value
+from onnxcompress.engine.torchgraph import TorchGraph
+
+
+class Execution:
+    """Runs a graph on a stack of examples.
+
+    Args:
+        graph: the graph.
+        feeding: how examples become calls.
+        probe: a stack of a few examples; whether they may be run together is measured with them.
+
+    Attributes:
+        group: examples a call takes at most; None: any number.
+        outputs: the floating-point outputs with an example axis, those a loss can be taken of.
+    """
+
+    def __init__(self, graph: TorchGraph, feeding: Feeding, probe: Mapping[str, Value]) -> None:
+        self.graph, self._feeding = graph, feeding
+        self.group: int | None = 1 if feeding.whole else None
+        count = len(next(iter(probe.values())))
+        if not feeding.whole and not self._together(probe, count):
+            self.group = feeding.fixed or 1
+        self.outputs: tuple[str, ...] = ()
+        with torch.no_grad():
+            found = self.run(probe)
+        self.outputs = tuple(name for name, value in found.items() if value.is_floating_point())
+
+    def _together(self, probe: Mapping[str, Value], count: int) -> bool:
+        step = self._feeding.fixed or 1
+        feeds = [{n: v[s : s + step] for n, v in probe.items()} for s in range(0, count - step + 1, step)]
+        if len(feeds) < 2:
+            return count < 2 and self.graph.batchable()
+        return self.graph.batchable(feeds)
+
+    def slices(self, count: int, size: int) -> list[slice]:
+        """Return how a stack of ``count`` is cut into calls of at most ``size`` examples."""
+        step = min(size, self.group or size)
+        return [slice(start, min(start + step, count)) for start in range(0, count, step)]
+
+    def call(self, stack: Mapping[str, Value]) -> dict[str, torch.Tensor]:
+        """Run one call; every tensor output that has one gets the example axis first, others are left out."""
+        count = len(next(iter(stack.values())))
+        if self._feeding.whole:
+            results = self.graph({name: value[0] for name, value in stack.items()})
+            return {n: v[None] for n, v in results.items() if isinstance(v, torch.Tensor)}
+        fixed = self._feeding.fixed or 1
+        if count % fixed:
+            rows = np.minimum(np.arange(-(-count // fixed) * fixed), count - 1)
+            stack = {name: value[rows] for name, value in stack.items()}
+        kept = {}
+        for name, value in self.graph(stack).items():
+            if not isinstance(value, torch.Tensor) or (self.outputs and name not in self.outputs):
+                continue
+            if value.dim() and len(value) >= count and len(value) == len(next(iter(stack.values()))):
+                kept[name] = value[:count] if len(value) != count else value
+            elif count == 1 and self.group == 1:
+                kept[name] = value[None]
+        return kept
+
+    def run(self, stack: Mapping[str, Value], size: int = 512) -> dict[str, torch.Tensor]:
+        """Run a stack in as many calls as it takes."""
+        count = len(next(iter(stack.values())))
+        parts = [self.call({n: v[s] for n, v in stack.items()}) for s in self.slices(count, size)]
+        if len(parts) == 1:
+            return parts[0]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -1,0 +1,171 @@
+"""Losses: towards labels, towards the original model's outputs (the teacher), or both.
+
+==========  ===================================================================================
+``ce``      cross-entropy −log p(label); of an output that already holds probabilities, −log of it
+``mse``     mean square of output − label
+``kl``      Σ_c t_c (log t_c − log s_c), t the teacher's class probabilities, s the student's
+``l2``      mean square of output − teacher's output, divided by the variance of the teacher's
+            output, mean over outputs: the share of the variance that is lost, whatever the scale
+==========  ===================================================================================
+
+All are means over examples. Terms can be added, with factors: ``"0.5*ce+kl"``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+Outputs = Mapping[str, torch.Tensor]
+LossFunction = Callable[[Outputs, "torch.Tensor | None", "Outputs | None"], torch.Tensor]
+
+_SMALLEST = 1e-37
+"""Probabilities are not taken smaller than this before the logarithm; its inverse is still a float32."""
+
+
+@dataclass(frozen=True)
+class OutputFacts:
+    """What a loss has to know of the outputs, measured on the original model.
+
+    Attributes:
+        variance: output name -> variance of the original's output; only outputs a loss can be taken of.
+        probabilities: outputs that hold class probabilities already.
+        labelled: the output that the labels are for, None without labels.
+    """
+
+    variance: Mapping[str, float]
+    probabilities: frozenset[str]
+    labelled: str | None
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss to minimise.
+
+    Attributes:
+        name: for reports.
+        needs_teacher: whether it compares with the original model's outputs.
+        needs_labels: whether it compares with labels.
+        function: ``(outputs, labels, teacher outputs) -> scalar``.
+    """
+
+    name: str
+    needs_teacher: bool
+    needs_labels: bool
+    function: LossFunction
+
+    def __call__(
+        self, outputs: Outputs, labels: torch.Tensor | None, teacher: Outputs | None
+    ) -> torch.Tensor:
+        """Return the mean loss of these examples."""
+        return self.function(outputs, labels, teacher)
+
+
+def make_loss(loss: str | Callable[..., Any], facts: OutputFacts, labelled: bool) -> Loss:
+    """Return the loss that a task names; ``loss`` is checked already."""
+    if not isinstance(loss, str):
+        return Loss(getattr(loss, "__name__", "own function"), True, labelled, loss)
+    terms: list[tuple[float, str, LossFunction]] = []
+    for term in loss.split("+"):
+        factor, _, name = term.rpartition("*")
+        terms.append((float(factor or 1), name.strip(), _TERMS[name.strip()](facts)))
+    names = {name for _, name, _ in terms}
+
+    def total(outputs: Outputs, labels: torch.Tensor | None, teacher: Outputs | None) -> torch.Tensor:
+        return sum(
+            (function(outputs, labels, teacher) * factor for factor, _, function in terms[1:]),
+            start=terms[0][2](outputs, labels, teacher) * terms[0][0],
+        )
+
+    single = terms[0][2] if len(terms) == 1 and terms[0][0] == 1 else total
+    return Loss(loss, bool(names & {"kl", "l2"}), bool(names & {"ce", "mse"}), single)
+
+
+def cross_entropy(scores: torch.Tensor, labels: torch.Tensor, probabilities: bool) -> torch.Tensor:
+    """Return the mean of −log p(label); ``scores`` is N C, N C … or N … C, ``labels`` N or N …."""
+    scores = classes_second(scores, labels.shape[1:])
+    if probabilities:
+        return F.nll_loss(scores.clamp_min(_SMALLEST).log(), labels)
+    return F.cross_entropy(scores, labels)
+
+
+def classes_second(scores: torch.Tensor, label: Sequence[int]) -> torch.Tensor:
+    """Return scores with the class axis second, for labels whose examples have shape ``label``."""
+    if not label:
+        return scores.reshape(len(scores), -1)
+    if tuple(scores.shape[2:]) == tuple(label):
+        return scores
+    return scores.movedim(-1, 1)
+
+
+def _ce(facts: OutputFacts) -> LossFunction:
+    name = facts.labelled
+    assert name is not None
+    probabilities = name in facts.probabilities
+
+    def loss(outputs: Outputs, labels: torch.Tensor | None, teacher: Outputs | None) -> torch.Tensor:
+        assert labels is not None
+        return cross_entropy(outputs[name], labels, probabilities)
+
+    return loss
+
+
+def _mse(facts: OutputFacts) -> LossFunction:
+    name = facts.labelled
+    assert name is not None
+
+    def loss(outputs: Outputs, labels: torch.Tensor | None, teacher: Outputs | None) -> torch.Tensor:
+        assert labels is not None
+        return F.mse_loss(outputs[name].reshape(labels.shape), labels.to(outputs[name].dtype))
+
+    return loss
+
+
+def class_output_names(facts: OutputFacts, outputs: Outputs) -> list[str]:
+    """Return the outputs that look like class scores: N C with C ≥ 2, axes of length 1 aside."""
+    names = []
+    for name in facts.variance:
+        sizes = [d for d in outputs[name].shape[1:] if d != 1]
+        if len(sizes) == 1:
+            names.append(name)
+    return names
+
+
+def _log_probabilities(scores: torch.Tensor, probabilities: bool) -> torch.Tensor:
+    return scores.clamp_min(_SMALLEST).log() if probabilities else F.log_softmax(scores, dim=-1)
+
+
+def _kl(facts: OutputFacts) -> LossFunction:
+    def loss(outputs: Outputs, labels: torch.Tensor | None, teacher: Outputs | None) -> torch.Tensor:
+        assert teacher is not None
+        names = class_output_names(facts, outputs) or list(facts.variance)
+        total = torch.zeros((), device=outputs[names[0]].device)
+        for name in names:
+            width = outputs[name].shape[-1] if outputs[name].ndim > 1 and outputs[name].shape[-1] > 1 else -1
+            rows = outputs[name].reshape(len(outputs[name]), -1) if width < 0 else outputs[name]
+            wanted = teacher[name].reshape(rows.shape)
+            flat = rows.reshape(-1, rows.shape[-1])
+            student = _log_probabilities(flat, name in facts.probabilities)
+            target = _log_probabilities(wanted.reshape(flat.shape), name in facts.probabilities)
+            total = total + F.kl_div(student, target, reduction="batchmean", log_target=True)
+        return total / len(names)
+
+    return loss
+
+
+def _l2(facts: OutputFacts) -> LossFunction:
+    weights = {name: 1.0 / (variance * len(facts.variance)) for name, variance in facts.variance.items()}
+
+    def loss(outputs: Outputs, labels: torch.Tensor | None, teacher: Outputs | None) -> torch.Tensor:
+        assert teacher is not None
+        terms = [F.mse_loss(outputs[name], teacher[name]) * weight for name, weight in weights.items()]
+        return terms[0] if len(terms) == 1 else torch.stack(terms).sum()
+
+    return loss
+
+
+_TERMS: dict[str, Callable[[OutputFacts], LossFunction]] = {"ce": _ce, "mse": _mse, "kl": _kl, "l2": _l2}
