@@ -126,7 +126,7 @@ def _expected_bytes(tensor: onnx.TensorProto) -> int:
     dtype = ir.DataType(tensor.data_type)
     if dtype == ir.DataType.STRING:
         return sum(map(len, tensor.string_data))
-    return -(-math.prod(tensor.dims) * int(dtype.bitwidth) // 8)
+    return -(-int(math.prod(tensor.dims)) * int(dtype.bitwidth) // 8)
 
 
 def _external(where: str, tensor: onnx.TensorProto, folder: Path | None) -> Iterator[str]:
