@@ -206,7 +206,7 @@ class _Dimensions:
                 self.bound[_key(info, axis)] = size
 
     def candidates(self) -> Iterator[dict[str, int]]:
-    """Yield sizes for the open dimensions: all equally likely ones, then one changed, then mixed."""
+        """Yield sizes for the open dimensions: all equally likely ones, then one changed, then mixed."""
         keys = list(self.open)
         if not keys:
             yield {}
