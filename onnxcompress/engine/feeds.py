@@ -7,6 +7,7 @@ suggests (batch, image side, sequence), and the first that runs with finite outp
 from __future__ import annotations
 
 import ast
+import itertools
 import operator
 import re
 import time
