@@ -66,8 +66,7 @@ def count_macs(
     >>> # Conv 64×3×7×7, stride 2, on 1×3×224×224: 112·112·64 outputs of 3·7·7 products = 118 013 952
     """
     graph = shapes.concrete(model.ir, input_shapes)
-    missing = list(_missing(graph.graph))
-    if missing:
+    if _incomplete(graph.graph):
 
         def make_feeds(infos: tuple[runtime.TensorInfo, ...]) -> Feeds:
             if feeds is not None:
@@ -76,34 +75,33 @@ def count_macs(
 
             return random_feeds(infos, seed=0, shapes=input_shapes, model=model)[0]
 
-        shapes.measure(graph, missing, make_feeds)
+        shapes.measure(graph, make_feeds)
+        for node, branch in _branches_left(graph.graph):
+            shapes.measure(graph, make_feeds, branch=(node, branch))
     tally = _graph(graph.graph, "", graph.opset_imports)
     by_node = {name: macs for name, macs in tally.by_node.items() if macs}
     return Macs(tally.total, by_node, tuple(sorted(tally.unknown)))
 
 
-def _missing(graph: ir.Graph) -> Iterator[ir.Value]:
-    """Yield the values of the main graph whose shapes a rule needs and inference did not find, once each."""
-    seen: set[ir.Value] = set()
-    for node in graph:
+def _incomplete(graph: ir.Graph) -> bool:
+    """Tell whether a rule needs a shape, in nested graphs too, that inference did not find."""
+    for node in ir.traversal.RecursiveGraphIterator(graph):
         op = OPS.get((_domain(node), node.op_type))
-        nested = [a.as_graph() for a in node.attributes.values() if _is_graph(a)]
-        if not nested and (op is None or op.macs is None):
+        if op is None or op.macs is None:
             continue
         needed = [v for v in (*node.inputs, *_used_outputs(node)) if v is not None]
-        for body in nested:
-            needed += [v for v in _captured(body) if v.graph is graph]
-        for value in needed:
-            if value not in seen and shapes.shape_of(value) is None:
-                seen.add(value)
-                yield value
+        if any(shapes.shape_of(v) is None for v in needed):
+            return True
+    return False
 
 
-def _captured(graph: ir.Graph) -> Iterator[ir.Value]:
-    """Yield every value that nodes of a nested graph, at any depth, read or a nested graph returns."""
-    for node in ir.traversal.RecursiveGraphIterator(graph):
-        yield from (v for v in node.inputs if v is not None)
-    yield from graph.outputs
+def _branches_left(graph: ir.Graph) -> Iterator[tuple[ir.Node, str]]:
+    """Yield the branches of the main graph's Ifs in which shapes are missing: the run did not take them."""
+    for node in graph:
+        if node.op_type == BRANCHING and not _domain(node):
+            for name in ("then_branch", "else_branch"):
+                if _incomplete(node.attributes[name].as_graph()):
+                    yield node, name
 
 
 def _graph(graph: ir.Graph, path: str, opsets: Mapping[str, int]) -> _Tally:
@@ -114,7 +112,7 @@ def _graph(graph: ir.Graph, path: str, opsets: Mapping[str, int]) -> _Tally:
             tally.add(_larger_branch(node, label, opsets))
         elif node.op_type in REPEATING and not _domain(node):
             tally.add(_repeated(node, label, opsets))
-        else:
+        elif node.op_type != "Constant":
             _count(node, label, opsets, tally)
     return tally
 

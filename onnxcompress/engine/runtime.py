@@ -149,6 +149,10 @@ class OrtSession:
         run = self._session.run_with_iobinding
         return lambda: run(binding)
 
+    def end_profiling(self) -> Path:
+        """Stop recording and return the file that holds the record, as JSON."""
+        return Path(self._session.end_profiling())
+
     def _check_names(self, feeds: Mapping[str, Any]) -> None:
         missing = [i.name for i in self.inputs if i.name not in feeds and not i.dtype.startswith("optional")]
         if missing:
@@ -178,6 +182,7 @@ def open_session(
     optimized_to: Path | None = None,
     provider: str = "CPUExecutionProvider",
     settings: Mapping[str, str] | None = None,
+    profile_to: Path | None = None,
 ) -> OrtSession:
     """Open a model in onnxruntime, with idle threads asleep and the log off.
 
@@ -188,6 +193,7 @@ def open_session(
         optimized_to: where to write the optimised graph (its tensors go to a file beside it).
         provider: execution provider.
         settings: further session configuration entries, as onnxruntime names them.
+        profile_to: record every node that runs, in a file whose name begins so (``end_profiling``).
 
     Raises:
         UnsupportedError: onnxruntime refuses the model; says so in its own words.
@@ -202,6 +208,8 @@ def open_session(
         options.optimized_model_filepath = str(optimized_to)
         entries["session.optimized_model_external_initializers_file_name"] = optimized_to.name + ".data"
         entries["session.optimized_model_external_initializers_min_size_in_bytes"] = "1024"
+    if profile_to is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile_to)
     for key, value in (entries | dict(settings or {})).items():
         options.add_session_config_entry(key, value)
     where = None if isinstance(model, bytes) else str(model)
@@ -346,7 +354,7 @@ def run_values(session: OrtSession, feeds: Mapping[str, Any]) -> list[Any]:
         o.numpy is None or o.numpy.kind == "V" for o in session.outputs if o.dtype.startswith("tensor(")
     )
     try:
-        if not bits and not any(isinstance(a, np.ndarray) and a.dtype.kind == "V" for a in feeds.values()):
+        if not bits and not any(isinstance(a, np.ndarray) and a.dtype.isbuiltin == 2 for a in feeds.values()):
             return list(raw.run(names, dict(feeds)))
         values = {name: _value_from_bits(array) for name, array in feeds.items()}
         return [_bits_from_value(v) for v in raw.run_with_ort_values(names, values)]
@@ -355,7 +363,7 @@ def run_values(session: OrtSession, feeds: Mapping[str, Any]) -> list[Any]:
 
 
 def _value_from_bits(array: Any) -> Any:
-    if not isinstance(array, np.ndarray) or array.dtype.kind != "V":
+    if not isinstance(array, np.ndarray) or array.dtype.isbuiltin != 2:  # 2: a type NumPy did not define
         return onnxruntime.OrtValue.ortvalue_from_numpy(array) if isinstance(array, np.ndarray) else array
     element = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
     bits = onnx.numpy_helper.from_array(array).raw_data

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,8 +54,10 @@ def infer(model: ir.Model) -> None:
     try:
         for data_prop in (True, False):
             inference = passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=data_prop)
-            if inference(model).modified:
-                return
+            # A type that onnx_ir has no class for (a map) ends the inference, or the reading of its result.
+            with contextlib.suppress(ir.serde.SerdeError, ir.passes.PassError):
+                if inference(model).modified:
+                    return
     finally:
         logger.disabled = silent
 
@@ -67,51 +71,81 @@ def shape_of(value: ir.Value) -> Shape | None:
     return tuple(int(d) for d in value.shape.numpy())
 
 
-def measure(model: ir.Model, values: Iterable[ir.Value], make_feeds: MakeFeeds) -> str | None:
-    """Find the shapes of these values by one run in onnxruntime, and infer again from what was found.
+def measure(
+    model: ir.Model, make_feeds: MakeFeeds, *, branch: tuple[ir.Node, str] | None = None
+) -> str | None:
+    """Find shapes by one run in onnxruntime, in nested graphs too, and infer from them what did not run.
 
-    Only the shapes are exposed as outputs, not the tensors: onnxruntime frees those as it always does.
+    onnxruntime records the shapes of what every node takes and gives; no tensor is kept for it. Of the nodes
+    in a loop the last time counts.
 
     Args:
-        model: result of ``concrete``; its values get their shapes.
-        values: values of the main graph without a known shape.
+        model: result of ``concrete``; its values get their shapes and types.
         make_feeds: returns the inputs of the run.
+        branch: an ``If`` of the main graph, and the branch (its attribute) it shall take whatever the inputs.
 
     Returns:
-        Why nothing could be measured, in words; None where it was.
+        Why the run failed, in words; what ran before that is known. None where it did not fail.
     """
-    wanted = [v for v in values if not isinstance(v.type, (ir.SequenceType, ir.OptionalType))]
-    if not wanted:
-        return None
-    probe, names = _with_shapes_as_outputs(model, wanted)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            session = runtime.open_session(_openable(probe, Path(folder)), optimization="none")
-            found = session.run(make_feeds(session.inputs), list(names.values()))
-    except OnnxCompressError as error:
-        return str(error)
-    for value in wanted:
-        assert value.name is not None
-        value.shape = ir.Shape(tuple(int(d) for d in np.asarray(found[names[value.name]])))
-    infer(model)
-    return None
-
-
-def _with_shapes_as_outputs(model: ir.Model, values: Iterable[ir.Value]) -> tuple[ir.Model, dict[str, str]]:
-    """Return a clone that outputs the shapes of these values, and the output's name for each."""
     clone = model.clone()
     clone.ir_version = max(clone.ir_version, 4)
-    clone.graph.opset_imports.setdefault("", 13)
-    by_name = {v.name: v for v in _values(clone.graph)}
-    names: dict[str, str] = {}
-    clone.graph.outputs.clear()
-    for index, value in enumerate(values):
-        assert value.name is not None
-        names[value.name] = f"onnxcompress_shape_{index}"
-        output = ir.val(names[value.name], dtype=ir.DataType.INT64)
-        clone.graph.append(ir.Node("", "Shape", [by_name[value.name]], outputs=[output]))
-        clone.graph.outputs.append(output)
-    return clone, names
+    nodes = dict(_numbered(model, clone))
+    if branch is not None:
+        _decide(clone, next(name for name, node in nodes.items() if node is branch[0]), branch[1])
+    failure = None
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            session = runtime.open_session(
+                _openable(clone, Path(folder)),
+                optimization="none",
+                settings={"session.disable_prepacking": "1"},  # else weights are missing from the record
+                profile_to=Path(folder) / "profile",
+            )
+        except OnnxCompressError as error:
+            return str(error)
+        try:
+            session.run(make_feeds(session.inputs))
+        except OnnxCompressError as error:
+            failure = str(error)
+        record = json.loads(session.end_profiling().read_text())
+    for event in record:
+        node = nodes.get(event["name"].removesuffix("_kernel_time"))
+        if event.get("cat") == "Node" and node is not None:
+            _note(node.inputs, event["args"]["input_type_shape"])
+            _note([v for v in node.outputs if v.name], event["args"]["output_type_shape"])
+    infer(model)
+    return failure
+
+
+def _numbered(model: ir.Model, clone: ir.Model) -> Iterator[tuple[str, ir.Node]]:
+    """Rename the nodes of the clone so that names are unique; yields name and the model's own node."""
+    originals = ir.traversal.RecursiveGraphIterator(model.graph)
+    for index, (node, twin) in enumerate(
+        zip(originals, ir.traversal.RecursiveGraphIterator(clone.graph), strict=True)
+    ):
+        twin.name = f"node_{index}"
+        yield twin.name, node
+
+
+def _decide(model: ir.Model, name: str, branch: str) -> None:
+    """Replace the condition of an If by a constant."""
+    condition = np.array(branch == "then_branch")
+    value = ir.val(f"{name}_condition", const_value=ir.tensor(condition, name=f"{name}_condition"))
+    model.graph.register_initializer(value)
+    next(node for node in model.graph if node.name == name).replace_input_with(0, value)
+
+
+def _note(values: Sequence[ir.Value | None], seen: Sequence[Mapping[str, Sequence[int]]]) -> None:
+    """Give values the types and shapes that were recorded; what was left out is not in the record."""
+    present = [v for v in values if v is not None]
+    if len(present) != len(seen):
+        return  # sequences are not recorded, so that it is not known which entry is whose
+    for value, entry in zip(present, seen, strict=True):
+        ((dtype, shape),) = entry.items()
+        if value.dtype is None and dtype.upper() in ir.DataType.__members__:
+            value.dtype = ir.DataType[dtype.upper()]
+        if value.const_value is None:
+            value.shape = ir.Shape(shape)
 
 
 def _openable(model: ir.Model, folder: Path) -> bytes | Path:
@@ -122,9 +156,3 @@ def _openable(model: ir.Model, folder: Path) -> bytes | Path:
     path = folder / "model.onnx"
     ir.save(model, path, external_data="model.onnx.data")
     return path
-
-
-def _values(graph: ir.Graph) -> Iterator[ir.Value]:
-    yield from graph.inputs
-    for node in graph:
-        yield from node.outputs

@@ -103,7 +103,9 @@ def test_recurrent_layers(op: str, gates: int, directions: int) -> None:
     assert found.unknown_ops == ()
 
 
-def basic_block(name: str, x: str, width: int, out: int, stride: int, weights: dict) -> list[onnx.NodeProto]:
+def basic_block(
+    name: str, x: str, width: int, out: int, *, stride: int, weights: dict
+) -> list[onnx.NodeProto]:
     """A block of ResNet-18 without normalisation, which exporters fold anyway."""
     weights[f"{name}.1"], weights[f"{name}.2"] = (out, width, 3, 3), (out, out, 3, 3)
     pads = {"pads": [1, 1, 1, 1]}
@@ -128,7 +130,7 @@ def test_resnet18_has_its_published_cost() -> None:
     for stage, out in enumerate((64, 128, 256, 512)):
         for block in range(2):
             stride = 2 if stage and not block else 1
-            nodes += basic_block(f"s{stage}b{block}", last, width, out, stride, weights)
+            nodes += basic_block(f"s{stage}b{block}", last, width, out, stride=stride, weights=weights)
             last, width = f"s{stage}b{block}e", out
     nodes += [
         node("GlobalAveragePool", [last], ["g"]),
@@ -169,7 +171,7 @@ def test_a_shape_that_depends_on_values_is_measured() -> None:
         node("Gather", ["w0", "rows"], ["g"], axis=0),
         node("MatMul", ["g", "w"], ["y"]),
     ]
-    weights = {"zero": np.float32(0).reshape(()), "axes": np.array([0]), "w0": (4, 3), "w": (3, 5)}
+    weights = {"zero": np.array(0, np.float32), "axes": np.array([0]), "w0": (4, 3), "w": (3, 5)}
     m = model(nodes, {"x": [4]}, ["y"], weights)
     x = np.array([1.0, -1.0, 1.0, -1.0], np.float32)
     assert count_macs(m, {"x": (4,)}, feeds={"x": x}) == Macs(2 * 3 * 5, {"y": 30}, ())
@@ -195,6 +197,27 @@ def test_of_an_if_the_branch_that_costs_more() -> None:
     assert found.by_node["if.else_branch/mm"] == 2 * 5 * 8
     assert "if.then_branch/mm" not in found.by_node
     assert found.unknown_ops == ()
+
+
+def test_shapes_in_the_branch_that_is_not_taken_are_measured() -> None:
+    # Each branch pads by an amount computed from values, which inference does not follow.
+    def padded(name: str, width: int) -> onnx.GraphProto:
+        nodes = [
+            node("Mul", ["amount", "amount"], [f"{name}_a"], name=f"{name}_mul"),
+            node("Pad", ["x", f"{name}_a"], [f"{name}_p"], name=f"{name}_pad"),
+            node("MatMul", [f"{name}_p", f"w{width}"], [f"{name}_y"], name=f"{name}_mm"),
+        ]
+        return helper.make_graph(nodes, name, [], [helper.make_tensor_value_info(f"{name}_y", FLOAT, None)])
+
+    nodes = [
+        node("ReduceMax", ["x"], ["m"], keepdims=0),
+        node("Greater", ["m", "limit"], ["c"]),
+        node("If", ["c"], ["y"], then_branch=padded("t", 8), else_branch=padded("e", 3), name="if"),
+    ]
+    weights = {"w3": (5, 3), "w8": (5, 8), "amount": np.array([1, 0, 2, 0]), "limit": np.array(9, np.float32)}
+    m = model(nodes, {"x": ["N", 5]}, ["y"], weights)
+    found = count_macs(m, {"x": (2, 5)}, feeds={"x": np.zeros((2, 5), np.float32)})
+    assert found == Macs((1 + 2 + 4) * 5 * 8, {"if.then_branch/t_mm": 280}, ())
 
 
 def loop(count: np.ndarray | None, ends: str) -> Model:
