@@ -101,7 +101,7 @@ def compare_latency(
         rounds: samples per session of each model; None: what the budget allows, 2 to 60.
         budget_s: seconds the timing may take in total; a model of seconds per call takes longer, because
             fewer than 3 sessions of 2 rounds carry no interval.
-        margin: a difference up to this fraction is not called a difference.
+        margin: an interval that reaches into this fraction around 1 is no measurable difference.
         seed: of the order of models and of the bootstrap.
         provider: onnxruntime's execution provider.
         memory: measure load time and memory, each model in a process of its own.
@@ -161,6 +161,7 @@ def compare_latency(
         rounds=times_ms.shape[1],
         sessions=times_ms.shape[0],
         inputs=inputs,
+        margin=margin,
     )
 
 

@@ -214,7 +214,11 @@ class LatencyRatio:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Interleaved latency of two or more models; the first is the reference."""
+    """Interleaved latency of two or more models; the first is the reference.
+
+    ``margin`` is the fraction around 1 into which the interval of a ratio must not reach for a model to be
+    called faster or slower.
+    """
 
     latencies: tuple[Latency, ...]
     ratios: tuple[LatencyRatio, ...]
@@ -224,6 +228,7 @@ class Benchmark:
     rounds: int
     sessions: int
     inputs: str
+    margin: float = 0.02
 
 
 @dataclass(frozen=True)

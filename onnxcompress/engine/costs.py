@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onnxcompress.core.model import Model
 from onnxcompress.core.task import Feeds
 from onnxcompress.engine import runtime, shapes
+from onnxcompress.engine.feeds import random_feeds
 from onnxcompress.ops._base import OPS, Node
 
 BRANCHING, REPEATING = "If", frozenset({"Loop", "Scan", "SequenceMap"})
@@ -71,8 +72,6 @@ def count_macs(
         def make_feeds(infos: tuple[runtime.TensorInfo, ...]) -> Feeds:
             if feeds is not None:
                 return {info.name: feeds[info.name] for info in infos}
-            from onnxcompress.engine.feeds import random_feeds  # noqa: PLC0415
-
             return random_feeds(infos, seed=0, shapes=input_shapes, model=model)[0]
 
         shapes.measure(graph, make_feeds)

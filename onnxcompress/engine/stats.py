@@ -75,19 +75,18 @@ def ratio_interval(times_ms: Array, model: int, rng: np.random.Generator, *, dra
 
 
 def verdict(interval: Interval, *, margin: float) -> str:
-    """Return ``"faster"`` or ``"slower"`` where the interval excludes 1 and the ratio is beyond the margin.
+    """Return ``"faster"`` or ``"slower"`` where the whole interval is beyond the margin around 1.
 
     >>> verdict(Interval(0.5, 0.45, 0.55), margin=0.02)
     'faster'
     >>> verdict(Interval(1.3, 0.9, 1.8), margin=0.02)
     'no measurable difference'
-    >>> verdict(Interval(1.01, 1.005, 1.015), margin=0.02)
+    >>> verdict(Interval(1.03, 1.015, 1.045), margin=0.02)
     'no measurable difference'
     """
-    beyond = abs(math.log(interval.estimate)) > math.log1p(margin)
-    if beyond and interval.high < 1:
+    if interval.high < 1 / (1 + margin):
         return FASTER
-    if beyond and interval.low > 1:
+    if interval.low > 1 + margin:
         return SLOWER
     return SAME
 

@@ -57,8 +57,10 @@ def test_a_versus_a_is_no_difference_and_a_planted_one_is_seen() -> None:
 @pytest.mark.parametrize(
     ("interval", "expected"),
     [
-        (stats.Interval(0.97, 0.95, 0.99), stats.FASTER),
-        (stats.Interval(1.04, 1.01, 1.07), stats.SLOWER),
+        (stats.Interval(0.96, 0.95, 0.97), stats.FASTER),
+        (stats.Interval(1.05, 1.03, 1.07), stats.SLOWER),
+        (stats.Interval(0.97, 0.95, 0.99), stats.SAME),
+        (stats.Interval(1.04, 1.01, 1.07), stats.SAME),
         (stats.Interval(1.04, 0.99, 1.09), stats.SAME),
         (stats.Interval(0.8, 0.5, 1.0), stats.SAME),
         (stats.Interval(1.019, 1.015, 1.023), stats.SAME),
