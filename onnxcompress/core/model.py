@@ -14,6 +14,7 @@ import onnx_ir as ir
 from onnxcompress.core.encoding import Array, Encoding
 
 FLOAT_TYPES = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
+_FLOAT_VALUES = frozenset({"value_float", "value_floats"})
 
 
 class Home(enum.Enum):
@@ -115,19 +116,26 @@ def constant_of(value: ir.Value) -> ir.TensorProtocol | None:
         return value.const_value
     producer = value.producer()
     if producer is not None and producer.op_type == "Constant" and producer.domain in ("", "ai.onnx"):
-        attribute = producer.attributes.get("value")
-        if attribute is not None and attribute.type == ir.AttributeType.TENSOR:
+        attributes = producer.attributes
+        for name in _FLOAT_VALUES & attributes.keys():
+            if not attributes[name].is_ref():
+                return ir.Tensor(np.array(attributes[name].value, np.float32), name=value.name)
+        attribute = attributes.get("value")
+        if attribute is not None and not attribute.is_ref() and attribute.type == ir.AttributeType.TENSOR:
             return attribute.as_tensor()
     return None
 
 
 def subgraphs(graph: ir.Graph) -> Iterator[tuple[str, ir.Graph]]:
     """Yield the graphs directly nested in ``graph``, each with a path that is unique in it."""
+    labels: set[str] = set()
     for index, node in enumerate(graph):
-        for attribute in node.attributes.values():
-            if isinstance(attribute, ir.Attr) and attribute.type == ir.AttributeType.GRAPH:
-                label = node.name or f"{node.op_type}_{index}"
-                yield f"{label}.{attribute.name}/", attribute.as_graph()
+        nested = [a for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH and not a.is_ref()]
+        if nested:
+            # Names of nodes are optional and need not be unique.
+            label = node.name if node.name and node.name not in labels else f"{node.op_type}_{index}"
+            labels.add(label)
+            yield from ((f"{label}.{a.name}/", a.as_graph()) for a in nested)
 
 
 def _weights(graph: ir.Graph, prefix: str) -> Iterator[Weight]:
@@ -159,4 +167,6 @@ def _set_constant(weight: Weight, encoding: Encoding) -> None:
     else:
         producer = weight.value.producer()
         assert producer is not None
+        for attribute in _FLOAT_VALUES:
+            producer.attributes.pop(attribute, None)
         producer.attributes["value"] = ir.AttrTensor("value", tensor)
