@@ -1,0 +1,213 @@
+"""Codebook: every weight is one of K entries; a code says which."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxcompress.core.encoding import Array, Encoding, Site
+from onnxcompress.csteps.kmeans import kmeans, kmeans_rows
+from onnxcompress.csteps.nearest import nearest, nearest_rows
+from onnxcompress.encodings import _nodes
+from onnxcompress.encodings._base import ENCODINGS, Projection
+from onnxcompress.encodings._groups import Granularity, grouped, interleave, join, regroup, split, ungrouped
+from onnxcompress.encodings._packing import Packing, packing
+
+
+@ENCODINGS.register("codebook")
+@dataclass(frozen=True, eq=False)
+class Codebook(Encoding):
+    """Codes and entries: one codebook for the weight, one per channel, or one per group of weights.
+
+    Attributes:
+        codes: uint8, in the weight's shape.
+        entries: (K,), or (groups, K) where ``axis`` is given, ascending, in the weight's storage type.
+        axis: channel axis; None: one codebook for the whole weight.
+        group_size: so many consecutive weights of a channel, flattened, share a codebook; the last group of
+            a channel may be shorter. None: the whole channel.
+    """
+
+    kind: ClassVar[str] = "codebook"
+    codes: Array
+    entries: Array
+    axis: int | None = None
+    group_size: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(self.codes.shape))
+        object.__setattr__(self, "dtype", self.entries.dtype)
+
+    @property
+    def packing(self) -> Packing:
+        """How the codes are packed."""
+        return packing(max(2, self.entries.shape[-1]))
+
+    def decode(self) -> Array:
+        """Look every code up in its codebook."""
+        if self.axis is None:
+            return self.entries[self.codes]
+        padded = grouped(self.codes, self.axis, self.group_size)
+        values = np.take_along_axis(self.entries, padded.astype(np.int64), axis=1)
+        return ungrouped(values, self.shape, self.axis)
+
+    def stored_bits(self) -> int:
+        """Bits of the packed codes and the entries."""
+        return 8 * (self.packing.size_bytes(self._packed_codes().size) + int(self.entries.nbytes))
+
+    def information_bits(self) -> float:
+        """log₂ K bits a weight, and the entries."""
+        return self.codes.size * float(np.log2(max(2, self.entries.shape[-1]))) + 8.0 * self.entries.nbytes
+
+    def take(self, axis: int, keep: Array) -> Encoding:
+        """Keep some slices along one axis; groups that this would tear apart make the result dense."""
+        codes = np.take(self.codes, keep, axis=axis)
+        if self.axis is None or (self.group_size is None and axis != self.axis):
+            return Codebook(codes, self.entries, self.axis, self.group_size)
+        if axis != self.axis:
+            dense: Encoding = ENCODINGS["dense"](np.take(self.decode(), keep, axis=axis))  # type: ignore[call-arg]
+            return dense
+        per_channel = self.entries.reshape(self.shape[axis], -1, self.entries.shape[-1])
+        entries = per_channel[keep].reshape(-1, self.entries.shape[-1])
+        return Codebook(codes, entries, self.axis, self.group_size)
+
+    def codebook(self) -> Array:
+        """Return the entries."""
+        return self.entries
+
+    def emit(self, site: Site) -> ir.Value:
+        """Emit tables and look-ups; the last node yields the weight."""
+        codes = self._packed_codes()
+        streams = [site.tensor("q", s) for s in self.packing.streams(codes.reshape(-1))]
+        units = self.packing.emit_units(site, streams)
+        count = self.packing.units(codes.size) * self.packing.digits
+        if self.axis is None:
+            table = self.packing.emit_table(site, site.tensor("k", self.entries))
+            values = site.node("Gather", [table, units])
+            return _shaped(site, values, count, self.packing.digits, shape=self.shape)
+        return self._emit_grouped(site, units, count, codes.shape)
+
+    def emit_rows(self, site: Site, rows: ir.Value) -> ir.Value | None:
+        """Emit the decoding of the chosen rows alone: an embedding stays packed in memory."""
+        if self.axis is not None or rows.shape is None or len(self.shape) < 2 or site.opset < 5:
+            return None
+        lead = len(rows.shape)
+        width = int(np.prod(self.shape[1:]))
+        streams = []
+        for stream in self.packing.streams(self.codes.reshape(self.shape[0], width)):
+            streams.append(site.node("Gather", [site.tensor("q", stream), rows]))
+        units = self.packing.emit_units(site, streams, lead)
+        table = self.packing.emit_table(site, site.tensor("k", self.entries))
+        values = site.node("Gather", [table, units])
+        count = self.packing.units(width) * self.packing.digits
+        if count != width:
+            values = _nodes.reshape(site, values, [0] * lead + [count])
+            values = _nodes.head(site, values, width, axis=lead)
+        if count != width or self.packing.digits > 1 or len(self.shape) > 2:
+            values = _nodes.reshape(site, values, [0] * lead + list(self.shape[1:]))
+        return values
+
+    def _emit_grouped(
+        self, site: Site, units: ir.Value, count: int, grouped_shape: tuple[int, ...]
+    ) -> ir.Value:
+        groups, width = grouped_shape
+        digits = self.packing.digits
+        if digits > 1:
+            units = site.node("Gather", [_nodes.digits(site, self.packing.base, digits), units])
+        codes = _shaped(site, units, count, digits, shape=(groups, width))
+        offsets = _nodes.counting(site, groups, self.entries.shape[1])
+        column = _nodes.reshape(site, offsets, [-1, 1])
+        flat = site.node("Add", [codes, column])
+        values = site.node("Gather", [site.tensor("k", self.entries.reshape(-1)), flat])
+        assert self.axis is not None
+        channels = self.shape[self.axis]
+        moved = (channels, *(d for i, d in enumerate(self.shape) if i != self.axis))
+        columns = int(np.prod(moved[1:], dtype=np.int64))
+        if groups * width != channels * columns:
+            values = _nodes.reshape(site, values, [channels, -1])
+            values = _nodes.head(site, values, columns, axis=1)
+        if moved != (groups, width) or groups * width != channels * columns:
+            values = _nodes.reshape(site, values, moved)
+        if self.axis:
+            back = [*range(1, self.axis + 1), 0, *range(self.axis + 1, len(moved))]
+            values = site.node("Transpose", [values], {"perm": back})
+        return values
+
+    def _packed_codes(self) -> Array:
+        """Return the codes as they are stored: the weight's order, or (groups, weights of a group)."""
+        if self.axis is None:
+            return self.codes
+        return grouped(self.codes, self.axis, self.group_size)
+
+
+def _shaped(site: Site, values: ir.Value, count: int, digits: int, *, shape: tuple[int, ...]) -> ir.Value:
+    """Emit what turns ``count`` values, (units, digits), into the first ones of them in ``shape``."""
+    wanted = int(np.prod(shape, dtype=np.int64))
+    if count != wanted:
+        if digits > 1:
+            values = _nodes.reshape(site, values, [-1])
+        values = _nodes.head(site, values, wanted)
+        if shape == (wanted,):
+            return values
+    elif shape == (count,) and digits == 1:
+        return values
+    return _nodes.reshape(site, values, shape)
+
+
+@dataclass(frozen=True)
+class AdaptiveCodebook(Projection):
+    """Learned codebook: optimal one-dimensional k-means (methods.md section 2, "adaptive codebook").
+
+    Attributes:
+        entries: K, 2 to 256.
+        pin_zero: one entry is exactly 0.
+        granularity: one codebook per ``"tensor"``, ``"channel"`` or ``"group"``.
+        axis: channel axis for channels and groups.
+        group_size: weights of a group, along the flattened rest of a channel.
+    """
+
+    entries: int
+    pin_zero: bool = False
+    granularity: Granularity = "tensor"
+    axis: int = 0
+    group_size: int | None = None
+
+    def project(
+        self,
+        weights: Sequence[Array],
+        *,
+        mu: float | None = None,
+        previous: Sequence[Encoding] | None = None,
+    ) -> list[Encoding]:
+        """Return the closest codebooks; several weights share one codebook (per tensor only)."""
+        if self.granularity != "tensor":
+            before: Sequence[Encoding | None] = previous or [None] * len(weights)
+            return [self._by_group(w, p) for w, p in zip(weights, before, strict=True)]
+        start = previous[0].codebook() if previous else None
+        values = weights[0] if len(weights) == 1 else np.concatenate([np.ravel(w) for w in weights])
+        found = kmeans(values, self.entries, zero=self.pin_zero, previous=start)
+        results: list[Encoding] = []
+        for w in weights:
+            stored = found.astype(w.dtype)
+            results.append(Codebook(nearest(w, stored), stored))
+        return results
+
+    def _by_group(self, weight: Array, previous: Encoding | None) -> Codebook:
+        group_size = self.group_size if self.granularity == "group" else None
+        start = None if previous is None else previous.codebook()
+        parts = split(weight, self.axis, group_size)
+        starts = [None] * len(parts) if start is None else regroup(start, parts)
+        found = [
+            kmeans_rows(part, self.entries, zero=self.pin_zero, previous=before).astype(weight.dtype)
+            for part, before in zip(parts, starts, strict=True)
+        ]
+        codes = [nearest_rows(part, entries) for part, entries in zip(parts, found, strict=True)]
+        return Codebook(
+            join(codes, weight.shape, self.axis),
+            interleave(found, weight.shape[self.axis]),
+            self.axis,
+            group_size,
+        )

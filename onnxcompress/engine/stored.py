@@ -1,0 +1,169 @@
+"""Stored form: encodings written into the graph as decoding nodes, and recognised again.
+
+``lower`` replaces every encoded weight by the nodes its encoding emits; ``lift`` is the inverse. A weight
+whose packed form would take more bytes than the weight itself stays dense: it keeps its (quantised) values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from onnxcompress import __version__
+from onnxcompress.core.encoding import Encoding
+from onnxcompress.core.model import Home, Model, Weight
+from onnxcompress.core.run import Refusal
+from onnxcompress.engine.stored_site import Draft, GraphSite, Names
+
+VERSION_KEY = "onnxcompress.version"
+_FOLDED = 1 << 30
+"""onnxruntime folds no node whose output is larger than this many bytes."""
+_TOO_SMALL = "packed it would take more bytes than the weight itself; its values are quantised all the same"
+_ROWS = 1 << 16
+"""Embeddings with at least this many weights are decoded row by row."""
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A graph with its weights in stored form.
+
+    Attributes:
+        graph: the graph.
+        refusals: weights that stay dense, and why.
+        warnings: sentences the user must see.
+        by_row: weights that are decoded row by row when the model runs, not when it is loaded.
+        twin: the same graph with the weights decoded; what the stored form must compute, bit by bit.
+    """
+
+    graph: ir.Model
+    refusals: tuple[Refusal, ...]
+    warnings: tuple[str, ...]
+    by_row: tuple[str, ...]
+    twin: ir.Model
+
+
+def lower(model: Model) -> tuple[ir.Model, tuple[Refusal, ...]]:
+    """Return a clone of the graph with every encoding in stored form, and the weights that stay dense."""
+    lowered = lower_all(model)
+    return lowered.graph, lowered.refusals
+
+
+def lower_all(model: Model) -> Lowered:
+    """Return the graph in stored form with everything an exporter has to know about it."""
+    clone, twin = model.ir.clone(), model.ir.clone()
+    weights, twins = Model(clone, model.source).weights, Model(twin, model.source).weights
+    names = Names(clone)
+    sites: dict[int, GraphSite] = {}
+    refusals: list[Refusal] = []
+    inputs: list[str] = []
+    by_row: list[str] = []
+    encoded = [(weights[n], e) for n, e in model.encodings.items() if e.kind != "dense" and n in weights]
+    for weight, encoding in sorted(encoded, key=lambda pair: -pair[0].size):
+        why = _refuse(weight, encoding)
+        if why is None:
+            key = id(weight.graph)
+            site = sites.setdefault(key, GraphSite(clone, weight.graph, names))
+            if _by_row(weight, encoding, site):
+                by_row.append(weight.name)
+            else:
+                why = _in_place(weight, encoding, site)
+        if why is not None:
+            refusals.append(Refusal(weight.name, why))
+            continue
+        if weight.value in weight.graph.inputs or _is_input(twins[weight.name]):
+            _drop_input(weight)
+            _drop_input(twins[weight.name])
+            if (clone.ir_version or 0) >= 4:
+                inputs.append(weight.name)
+    if len(refusals) < len(encoded):
+        clone.metadata_props[VERSION_KEY] = __version__
+    return Lowered(clone, tuple(refusals), _no_longer_inputs(inputs), tuple(by_row), twin)
+
+
+def _no_longer_inputs(names: list[str]) -> tuple[str, ...]:
+    if not names:
+        return ()
+    shown = ", ".join(f"'{n}'" for n in names[:3]) + (" …" if len(names) > 3 else "")
+    return (f"{len(names)} weights were also optional inputs of the model and are constants now: {shown}",)
+
+
+def _refuse(weight: Weight, encoding: Encoding) -> str | None:
+    if weight.size == 0:
+        return "it has no elements"
+    if weight.size * max(4, weight.dtype.itemsize) > _FOLDED:
+        return "decoded it takes more than 1 GiB, which onnxruntime does not decode while loading"
+    if not encoding.stored_bits() < 8 * weight.size * weight.dtype.itemsize:
+        return _TOO_SMALL
+    return None
+
+
+def _in_place(weight: Weight, encoding: Encoding, site: GraphSite) -> str | None:
+    """Replace the weight by its decoding nodes; return why not where that would take more bytes."""
+    with site.draft() as draft:
+        decoded = encoding.emit(site)
+        dense = weight.size * weight.dtype.itemsize + 16
+        if draft.size_bytes() >= dense:
+            return _TOO_SMALL
+        before = weight.value.producer() if weight.home is Home.CONSTANT else None
+        draft.commit(before)
+    _replace(weight, decoded)
+    return None
+
+
+def _replace(weight: Weight, decoded: ir.Value) -> None:
+    """Let ``decoded`` take the weight's name and place."""
+    value, name = weight.value, weight.value.name
+    producer = value.producer()
+    decoded.shape, decoded.type = value.shape, value.type
+    value.replace_all_uses_with(decoded, replace_graph_outputs=True)
+    if producer is not None:
+        weight.graph.remove(producer, safe=True)
+    else:
+        assert name is not None
+        del weight.graph.initializers[name]
+    decoded.name = name
+
+
+def _by_row(weight: Weight, encoding: Encoding, site: GraphSite) -> bool:
+    """Decode an embedding where its rows are looked up, if that is all it is used for."""
+    users = [node for node, _ in weight.value.uses()]
+    if weight.size < _ROWS or weight.home is Home.CONSTANT or weight.value.is_graph_output() or not users:
+        return False
+    for node, index in weight.value.uses():
+        axis = node.attributes.get("axis")
+        looks_up = node.op_type == "Gather" and index == 0 and (axis is None or axis.as_int() == 0)
+        if not looks_up or node.graph is not weight.graph or node.inputs[1] is None:
+            return False
+    results: list[tuple[ir.Value, Draft]] = []
+    for node in users:
+        rows = node.inputs[1]
+        assert rows is not None
+        with site.draft(tensors=results[0][1].tensors if results else None) as draft:
+            decoded = encoding.emit_rows(site, rows)
+            if decoded is None:
+                return False
+            results.append((decoded, draft))
+    for node, (decoded, draft) in zip(users, results, strict=True):
+        draft.commit(node)
+        output = node.outputs[0]
+        name = output.name
+        decoded.shape, decoded.type = output.shape, output.type
+        output.replace_all_uses_with(decoded, replace_graph_outputs=True)
+        weight.graph.remove(node, safe=True)
+        decoded.name = name
+    if weight.value.name is not None:
+        del weight.graph.initializers[weight.value.name]
+    return True
+
+
+def _is_input(weight: Weight) -> bool:
+    return isinstance(weight.graph, ir.Graph) and any(v is weight.value for v in weight.graph.inputs)
+
+
+def _drop_input(weight: Weight) -> None:
+    graph = weight.graph
+    for index, value in enumerate(graph.inputs):
+        if value is weight.value:
+            del graph.inputs[index]
+            return

@@ -1,0 +1,247 @@
+"""Export: a Model becomes an .onnx file that stock onnxruntime runs, and the proof that it does.
+
+Encodings are written as nodes that onnxruntime folds while it loads. Before anything appears at the target,
+the file is checked against its *dense twin*, the same graph with the weights decoded: the same operators
+after onnxruntime's optimisation, and bitwise equal outputs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from onnxcompress.core.errors import OutputError, UnsupportedError, VerificationError
+from onnxcompress.core.model import Model
+from onnxcompress.core.run import Refusal
+from onnxcompress.engine import feeds, runtime, stored
+from onnxcompress.engine.proto import tensors, to_proto
+
+EXTERNAL_ABOVE = 1_900_000_000
+"""Files that would be larger than this keep their tensors in a second file beside them."""
+_PROOF_SEED = 20170704
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written.
+
+    Attributes:
+        path: the model file.
+        size_bytes: its size, with the external data file where there is one.
+        refusals: weights whose packed form would not pay, and why.
+        warnings: sentences the user must see.
+    """
+
+    path: Path
+    size_bytes: int
+    refusals: tuple[Refusal, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def export(model: Model, path: Path, *, overwrite: bool = False) -> Exported:
+    """Write the model with its encodings in stored form, proven equal to the dense twin.
+
+    Raises:
+        OutputError: the file exists, is the input, or cannot be written.
+        VerificationError: what would have been written does not compute the same; nothing is written.
+    """
+    check_target(path, None if model.source.path is None else Path(model.source.path), overwrite=overwrite)
+    lowered = stored.lower_all(model)
+    with _staging(path) as folder:
+        staged = _write(lowered.graph, folder / path.name)
+        _prove(model, lowered, staged, folder)
+        size = sum(f.stat().st_size for f in (staged, _external(staged)) if f.exists())
+        warnings = lowered.warnings
+        if model.source.size_bytes and size > model.source.size_bytes:
+            warnings += (f"the file grew: {size} bytes, {model.source.size_bytes} before",)
+        place(staged, path)
+    return Exported(path, size, lowered.refusals, warnings)
+
+
+def dense_bytes(model: Model) -> bytes:
+    """Return the dense twin, serialised.
+
+    Raises:
+        UnsupportedError: it is larger than 2 GiB.
+    """
+    try:
+        return bytes(to_proto(_embedded(model.ir)).SerializeToString())
+    except ValueError as error:
+        raise UnsupportedError("the model is larger than 2 GiB", why="protobuf's limit") from error
+
+
+def information_bound_bytes(model: Model) -> float:
+    """Return the bytes that no file with these encodings can do without: codes at log₂ K bits, codebooks, and
+    everything of the dense twin that is not an encoded weight."""
+    bound = float(to_proto(model.ir).ByteSize())
+    for name, encoding in model.encodings.items():
+        weight = model.weights[name]
+        bound += encoding.information_bits() / 8 - weight.size * weight.dtype.itemsize
+    return bound
+
+
+def check_target(path: Path, source: Path | None, *, overwrite: bool) -> None:
+    """Raise OutputError where ``path`` cannot, or must not, be written."""
+    where = str(path)
+    if path.is_dir():
+        raise OutputError(
+            "cannot write the output", where=where, why="it is a folder", fix="name a file in it"
+        )
+    if source is not None and path.exists() and source.exists() and path.samefile(source):
+        raise OutputError(
+            "the output is the input",
+            where=where,
+            why="inputs are never overwritten",
+            fix="choose another name",
+        )
+    if path.exists() and not overwrite:
+        raise OutputError("the output exists", where=where, fix="choose another name or allow overwriting")
+    folder = path.parent
+    if not folder.is_dir():
+        raise OutputError("cannot write the output", where=where, why=f"there is no folder '{folder}'")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError("cannot write the output", where=where, why=f"folder '{folder}' is not writable")
+
+
+def place(staged: Path, path: Path) -> None:
+    """Move a finished file, and its external data, to where it belongs; the model file last.
+
+    Raises:
+        OutputError: the file system refuses.
+    """
+    try:
+        data = _external(staged)
+        if data.exists():
+            _move(data, _external(path))
+        _move(staged, path)
+    except OSError as error:
+        raise OutputError("cannot write the output", where=str(path), why=error.strerror) from error
+
+
+def _move(source: Path, target: Path) -> None:
+    try:
+        source.replace(target)
+    except OSError:  # another file system: copy beside the target, then rename
+        beside = target.with_name(f".{target.name}.part")
+        try:
+            shutil.copyfile(source, beside)
+            beside.replace(target)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _staging(path: Path) -> Iterator[Path]:
+    """Make a folder beside the target, so that renaming is atomic, and remove it whatever happens."""
+    try:
+        folder = tempfile.TemporaryDirectory(prefix=".onnxcompress-", dir=path.parent)
+    except OSError as error:
+        raise OutputError("cannot write the output", where=str(path), why=error.strerror) from error
+    with folder as name:
+        yield Path(name)
+
+
+def _external(path: Path) -> Path:
+    """Return the file that holds the tensors of ``path`` where they do not fit into it."""
+    return path.with_name(path.name + ".data")
+
+
+def _embedded(graph: ir.Model) -> ir.Model:
+    """Return a clone whose tensors all live in memory."""
+    if not any(isinstance(t, ir.ExternalTensor) for t in tensors(graph)):
+        return graph
+    return ir.external_data.load_to_model(graph.clone())
+
+
+def _write(graph: ir.Model, path: Path) -> Path:
+    """Serialise a graph, with external data if it is too large for one file.
+
+    Raises:
+        OutputError: the file system refuses.
+    """
+    total = sum(t.nbytes for t in tensors(graph))
+    try:
+        if total > EXTERNAL_ABOVE:
+            moved = ir.external_data.unload_from_model(
+                graph, path.parent, _external(path).name, size_threshold_bytes=1024
+            )
+            path.write_bytes(to_proto(moved).SerializeToString())
+        else:
+            path.write_bytes(to_proto(_embedded(graph)).SerializeToString())
+    except OSError as error:
+        raise OutputError("cannot write the output", where=str(path), why=error.strerror) from error
+    return path
+
+
+def _prove(model: Model, lowered: stored.Lowered, staged: Path, folder: Path) -> None:
+    """Raise VerificationError unless the file computes, bit by bit, what its dense twin computes."""
+    twin = _write(lowered.twin, folder / "twin.onnx")
+    if _passes_checker(twin) and not _passes_checker(staged):
+        raise VerificationError("the written model does not pass onnx's checker", where=staged.name)
+    try:
+        left = _left_over(lowered, staged, twin)
+        if left:
+            raise VerificationError(
+                "decoding is left in the model",
+                where=staged.name,
+                why=f"onnxruntime {runtime.version()} does not fold {', '.join(left)}",
+            )
+        _compare(model, staged, twin)
+    except UnsupportedError as error:
+        raise VerificationError(
+            "onnxruntime refuses the written model", where=staged.name, why=str(error)
+        ) from error
+
+
+def _left_over(lowered: stored.Lowered, staged: Path, twin: Path) -> list[str]:
+    """Return the operators that onnxruntime's optimisation leaves in one file and not in the other."""
+    ours, theirs = runtime.optimized_ops(staged), runtime.optimized_ops(twin)
+    if lowered.by_row:  # rows of embeddings are decoded when they are looked up, with these operators
+        allowed = {("", op) for op in ("Gather", "Cast", "Reshape", "Add", "Mul", "Slice")}
+        ours = Counter({op: n for op, n in ours.items() if op not in allowed})
+        theirs = Counter({op: n for op, n in theirs.items() if op not in allowed})
+    return sorted(f"{count} {op}" for (_, op), count in ((ours - theirs) + (theirs - ours)).items())
+
+
+def _compare(model: Model, staged: Path, twin: Path) -> None:
+    ours, theirs = runtime.open_session(staged), runtime.open_session(twin)
+    shapes = feeds.resolve_shapes(model, theirs, {})
+    for feed in feeds.random_feeds(theirs.inputs, seed=_PROOF_SEED, shapes=shapes, examples=1, model=model):
+        expected, found = theirs.run(feed), ours.run(feed)
+        for name, value in expected.items():
+            if not _same(value, found[name]):
+                raise VerificationError(
+                    "the written model computes something else than its dense twin",
+                    where=staged.name,
+                    why=f"output '{name}' differs",
+                )
+
+
+def _same(a: object, b: object) -> bool:
+    """Return whether two outputs are equal bit by bit; NaN equals NaN."""
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
+    x, y = np.asarray(a), np.asarray(b)
+    if x.dtype != y.dtype or x.shape != y.shape:
+        return False
+    return bool(np.array_equal(x, y, equal_nan=x.dtype.kind in "fc"))
+
+
+def _passes_checker(path: Path) -> bool:
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except Exception:  # the checker raises whatever its parsers raise; its verdict is all we need
+        return False
+    return True
