@@ -50,9 +50,12 @@ class Batches:
         """Whether the inputs are kept in memory."""
         return self._inputs is not None
 
-    def rows(self, indices: Array) -> torch.Tensor:
-        """Return where examples of training and validation lie in memory."""
-        return torch.from_numpy(np.searchsorted(self.known, indices)).to(self.device)
+    def rows(self, indices: Array) -> torch.Tensor | None:
+        """Return the places of examples among training and validation; None where one is of neither."""
+        places = np.searchsorted(self.known, indices)
+        if not (self.known[np.minimum(places, len(self.known) - 1)] == indices).all():
+            return None
+        return torch.from_numpy(places).to(self.device)
 
     def inputs(self, indices: Array, rows: torch.Tensor | None = None) -> dict[str, Value]:
         """Return the inputs of these examples, stacked; ``rows`` as ``rows(indices)`` gave them."""

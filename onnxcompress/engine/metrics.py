@@ -31,8 +31,8 @@ class Metric:
     """A metric being measured.
 
     Args:
-        metric: one of ``NAMES``, or a function ``(outputs, labels, teacher outputs) -> number``, the mean over
-            the examples given, higher is better.
+        metric: one of ``NAMES``, or a function ``(outputs, labels, teacher outputs) -> number``, the mean
+            over the examples given, higher is better.
         output: the output that labels are for; None: the first that they fit.
 
     Raises:

@@ -26,8 +26,8 @@ _CHUNK = 256
 class Teacher:
     """Outputs of the original model on training and validation examples.
 
-    Made while the graph still holds the original's weights; these are copied where the outputs are too large
-    even for the disk.
+    Made while the graph still holds the original's weights, of which a copy is kept: examples of the test
+    split, and outputs too large even for the disk, are computed when they are asked for.
 
     Args:
         execution: runs the graph.
@@ -66,6 +66,7 @@ class Teacher:
             self._keep_on_disk()
         else:
             self._measure(first)
+        if needed:
             self._original = [p.detach().clone() for p in execution.graph.parameters()]
 
     @property

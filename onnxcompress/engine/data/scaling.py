@@ -102,8 +102,8 @@ def choose(tried: Sequence[Affine], what: str, trial: Trial | None) -> Choice:
     best = max(accuracy.values())
     if _z(best, 1 / trial.classes, min(trial.examples, _FEW)) < 3:
         sentence = (
-            f"{what} {usual.words()}, the usual way, but the original model does no better than chance on the "
-            f"labels, however the numbers are scaled ({best:.1%} at best); {override}"
+            f"{what} {usual.words()}, the usual way, but the original model does no better than chance on "
+            f"the labels, however the numbers are scaled ({best:.1%} at best); {override}"
         )
         return Choice(usual, sentence, True)
     chosen = next(affine for affine in tried if affine in close)

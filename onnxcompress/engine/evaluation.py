@@ -1,0 +1,133 @@
+"""Evaluation: a graph on the examples of a task, measured by the task's loss and metric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from onnxcompress.core.encoding import Array
+from onnxcompress.core.errors import UnsupportedError
+from onnxcompress.core.task import Task
+from onnxcompress.engine.batches import Batches
+from onnxcompress.engine.data.feeding import Feeding
+from onnxcompress.engine.execution import Execution
+from onnxcompress.engine.losses import make_loss
+from onnxcompress.engine.metrics import Metric, is_class_scores
+from onnxcompress.engine.teacher import Teacher, array_outputs
+from onnxcompress.engine.torchgraph import TorchGraph
+
+_CHUNK = 512
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Loss and metric of the graph on some examples; ``metric`` is None where there is none."""
+
+    loss: float
+    metric: float | None
+    examples: int
+
+
+class Evaluator:
+    """A graph, the examples of a task, the original model as teacher, and the task's loss and metric.
+
+    Made while the graph holds the original's weights.
+
+    Args:
+        graph: the graph.
+        task: data, loss and metric.
+        device: where the graph is.
+        cache_bytes: inputs up to this size are kept in memory.
+
+    Attributes:
+        batches: the examples as tensors.
+        execution: runs the graph on them.
+        teacher: the original model's outputs.
+        loss: the task's loss.
+        warnings: sentences a person should see.
+
+    Raises:
+        UnsupportedError: the graph has no output that a loss can be taken of.
+    """
+
+    def __init__(self, graph: TorchGraph, task: Task, device: torch.device, *, cache_bytes: int) -> None:
+        self._graph, self.warnings = graph, list[str]()
+        dtype = next((p.dtype for p in graph.parameters() if p.is_floating_point()), torch.float32)
+        self.batches = Batches(task, dtype, device, cache_bytes=cache_bytes)
+        feeding = getattr(task.samples, "feeding", None) or Feeding(False, None)
+        probe = self.batches.inputs(task.train[: max(3, 2 * (feeding.fixed or 1))])
+        graph.eval()
+        self.execution = Execution(graph, feeding, probe)
+        if not self.execution.outputs:
+            raise UnsupportedError("the model has no output to train towards", why="none holds real numbers")
+        target = getattr(task.samples, "targets", None)
+        output = (target.output if target is not None else None) or self.execution.outputs[0]
+        needed = not isinstance(task.loss, str) or any(term in task.loss for term in ("kl", "l2"))
+        needed = needed or task.metric not in ("top1", "top5", "mse")
+        self.teacher = Teacher(self.execution, self.batches, needed=needed)
+        facts = self.teacher.facts(output if task.labelled else None)
+        self.loss = make_loss(task.loss, facts, task.labelled)
+        if output in facts.probabilities and task.labelled and self.loss.needs_labels and task.loss != "mse":
+            self.warnings.append(f"output '{output}' holds probabilities; the loss is −log of the label's")
+        self._output = output if task.labelled else None
+        metric: str | Callable[..., Any] | None = task.metric
+        if metric is None:
+            one = self.teacher.outputs(self.batches.known[:1])
+            metric = "agreement" if any(is_class_scores(v) for v in one.values()) else "relative_l2"
+        self._metric = metric
+
+    def metric(self) -> Metric:
+        """Return the task's metric, nothing counted yet."""
+        return Metric(self._metric, self._output)
+
+    @torch.no_grad()
+    def evaluate(self, indices: Array, arrays: Mapping[str, Array] | None = None) -> Evaluation:
+        """Return loss and metric on these examples, in evaluation mode; ``arrays`` stand in for weights."""
+        metric, total, training = self.metric(), 0.0, self._graph.training
+        self._graph.eval()
+        try:
+            with self._holding(arrays or {}):
+                for start in range(0, len(indices), _CHUNK):
+                    part = indices[start : start + _CHUNK]
+                    outputs, labels, teacher = self._look(part)
+                    total += float(self.loss(outputs, labels, teacher)) * len(part)
+                    metric.add(
+                        array_outputs(outputs),
+                        None if labels is None else labels.cpu().numpy(),
+                        None if teacher is None else array_outputs(teacher),
+                    )
+        finally:
+            self._graph.train(training)
+        return Evaluation(total / max(len(indices), 1), metric.value(), len(indices))
+
+    def _look(
+        self, indices: Array
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor | None, dict[str, torch.Tensor] | None]:
+        rows = self.batches.rows(indices)
+        outputs = self.execution.run(self.batches.inputs(indices, rows))
+        teacher = self.teacher.outputs(indices, rows) if self.teacher.needed else None
+        return outputs, self.batches.labels(indices, rows), teacher
+
+    @contextmanager
+    def _holding(self, arrays: Mapping[str, Array]) -> Iterator[None]:
+        """Let the graph hold other weights for a while."""
+        fixed = {name: array for name, array in arrays.items() if name not in self._graph.trainable}
+        before = self._graph.arrays(list(fixed))
+        self._graph.set_arrays(fixed)  # what is not trained may be part of what the graph computed once
+        kept = []
+        for name in arrays.keys() - fixed.keys():
+            parameter = self._graph.weight(name)
+            kept.append((parameter, parameter.data))
+            array = np.array(arrays[name], dtype=str(parameter.dtype).removeprefix("torch."))
+            parameter.data = torch.from_numpy(array).to(parameter.device).reshape(parameter.shape)
+        try:
+            yield
+        finally:
+            for parameter, data in kept:
+                parameter.data = data
+            self._graph.set_arrays(before)
