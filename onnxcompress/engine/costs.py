@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,8 @@ from onnxcompress.engine import runtime, shapes
 from onnxcompress.engine.feeds import random_feeds
 from onnxcompress.ops._base import OPS, Node
 
+_IMPOSSIBLE = "onnxcompress.impossible"
+
 BRANCHING, REPEATING = "If", frozenset({"Loop", "Scan", "SequenceMap"})
 
 
@@ -24,7 +26,8 @@ class Macs:
     """Multiply-accumulates of one inference.
 
     Attributes:
-        total: of all nodes that are known; of an ``If`` the branch that costs more.
+        total: of all nodes that are known; of an ``If`` the branch that costs more, of those that
+            onnxruntime can run on these inputs.
         by_node: node name -> multiply-accumulates, nodes with none left out; sums up to ``total``. A node in
             a nested graph has the path of the nesting in its name, and counts every repetition.
         unknown_ops: what is not in ``total``: operators without a rule, and those whose shapes or whose
@@ -75,8 +78,7 @@ def count_macs(
             return random_feeds(infos, seed=0, shapes=input_shapes, model=model)[0]
 
         shapes.measure(graph, make_feeds)
-        for node, branch in _branches_left(graph.graph):
-            shapes.measure(graph, make_feeds, branch=(node, branch))
+        _take_branches(graph, graph.graph, make_feeds, {})
     tally = _graph(graph.graph, "", graph.opset_imports)
     by_node = {name: macs for name, macs in tally.by_node.items() if macs}
     return Macs(tally.total, by_node, tuple(sorted(tally.unknown)))
@@ -94,13 +96,25 @@ def _incomplete(graph: ir.Graph) -> bool:
     return False
 
 
-def _branches_left(graph: ir.Graph) -> Iterator[tuple[ir.Node, str]]:
-    """Yield the branches of the main graph's Ifs in which shapes are missing: the run did not take them."""
+def _take_branches(
+    model: ir.Model, graph: ir.Graph, make_feeds: shapes.MakeFeeds, taken: Mapping[ir.Node, str]
+) -> None:
+    """Run the branches in which shapes are missing because no run took them yet; mark those that cannot run.
+
+    A branch may be impossible on these inputs: exporters write both ways of a Squeeze, for example.
+    """
     for node in graph:
-        if node.op_type == BRANCHING and not _domain(node):
-            for name in ("then_branch", "else_branch"):
-                if _incomplete(node.attributes[name].as_graph()):
-                    yield node, name
+        if node.op_type != BRANCHING or _domain(node):
+            continue
+        for attribute in [a for a in node.attributes.values() if _is_graph(a)]:
+            branch = attribute.as_graph()
+            if not _incomplete(branch):
+                continue
+            path = {**taken, node: attribute.name}
+            if shapes.measure(model, make_feeds, path) is None:
+                _take_branches(model, branch, make_feeds, path)
+            elif _incomplete(branch):
+                branch.meta[_IMPOSSIBLE] = True
 
 
 def _graph(graph: ir.Graph, path: str, opsets: Mapping[str, int]) -> _Tally:
@@ -118,9 +132,9 @@ def _graph(graph: ir.Graph, path: str, opsets: Mapping[str, int]) -> _Tally:
 
 def _larger_branch(node: ir.Node, label: str, opsets: Mapping[str, int]) -> _Tally:
     """Return the tally of the branch that costs more; what is unknown in either stays unknown."""
-    branches = [
-        _graph(a.as_graph(), f"{label}.{a.name}/", opsets) for a in node.attributes.values() if _is_graph(a)
-    ]
+    graphs = [(a.name, a.as_graph()) for a in node.attributes.values() if _is_graph(a)]
+    possible = [(name, graph) for name, graph in graphs if not graph.meta.get(_IMPOSSIBLE)]
+    branches = [_graph(graph, f"{label}.{name}/", opsets) for name, graph in possible or graphs]
     larger = max(branches, key=lambda b: b.total, default=_Tally())
     return _Tally(larger.by_node, set().union(*(b.unknown for b in branches)))
 

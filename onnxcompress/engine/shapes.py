@@ -36,14 +36,19 @@ def concrete(model: ir.Model, shapes: Mapping[str, Shape]) -> ir.Model:
     passes.InlinePass()(clone)
     passes.LiftConstantsToInitializersPass()(clone)
     inputs = {value.name: value for value in clone.graph.inputs}
-    for graph in clone.graphs():
-        for node in graph:
-            for value in node.outputs:
-                value.shape = None
+    _forget(clone)
     for name, shape in shapes.items():
         inputs[name].shape = ir.Shape(shape)
     infer(clone)
     return clone
+
+
+def _forget(model: ir.Model) -> None:
+    """Drop the shapes of what nodes compute."""
+    for graph in model.graphs():
+        for node in graph:
+            for value in node.outputs:
+                value.shape = None
 
 
 def infer(model: ir.Model) -> None:
@@ -72,7 +77,7 @@ def shape_of(value: ir.Value) -> Shape | None:
 
 
 def measure(
-    model: ir.Model, make_feeds: MakeFeeds, *, branch: tuple[ir.Node, str] | None = None
+    model: ir.Model, make_feeds: MakeFeeds, branches: Mapping[ir.Node, str] | None = None
 ) -> str | None:
     """Find shapes by one run in onnxruntime, in nested graphs too, and infer from them what did not run.
 
@@ -82,16 +87,17 @@ def measure(
     Args:
         model: result of ``concrete``; its values get their shapes and types.
         make_feeds: returns the inputs of the run.
-        branch: an ``If`` of the main graph, and the branch (its attribute) it shall take whatever the inputs.
+        branches: an ``If`` -> the branch (its attribute) that it shall take whatever the inputs.
 
     Returns:
         Why the run failed, in words; what ran before that is known. None where it did not fail.
     """
     clone = model.clone()
     clone.ir_version = max(clone.ir_version, 4)
+    _forget(clone)  # onnxruntime may refuse to load a branch that cannot be taken with these shapes
     nodes = dict(_numbered(model, clone))
-    if branch is not None:
-        _decide(clone, next(name for name, node in nodes.items() if node is branch[0]), branch[1])
+    names = {node: name for name, node in nodes.items()}
+    _decide(clone, {names[node]: branch for node, branch in (branches or {}).items()})
     failure = None
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -127,12 +133,15 @@ def _numbered(model: ir.Model, clone: ir.Model) -> Iterator[tuple[str, ir.Node]]
         yield twin.name, node
 
 
-def _decide(model: ir.Model, name: str, branch: str) -> None:
-    """Replace the condition of an If by a constant."""
-    condition = np.array(branch == "then_branch")
-    value = ir.val(f"{name}_condition", const_value=ir.tensor(condition, name=f"{name}_condition"))
-    model.graph.register_initializer(value)
-    next(node for node in model.graph if node.name == name).replace_input_with(0, value)
+def _decide(model: ir.Model, branches: Mapping[str, str]) -> None:
+    """Replace the conditions of these Ifs, by name, by constants."""
+    for node in list(ir.traversal.RecursiveGraphIterator(model.graph)) if branches else ():
+        if node.name is not None and node.name in branches:
+            name = f"{node.name}_condition"
+            taken = ir.tensor(np.array(branches[node.name] == "then_branch"), name=name)
+            value = ir.val(name, const_value=taken)
+            model.graph.register_initializer(value)
+            node.replace_input_with(0, value)
 
 
 def _note(values: Sequence[ir.Value | None], seen: Sequence[Mapping[str, Sequence[int]]]) -> None:

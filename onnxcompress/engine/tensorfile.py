@@ -77,25 +77,44 @@ def _graph_tensors(graph: onnx.GraphProto, prefix: str) -> Iterator[tuple[str, o
 
 
 def _node_tensors(nodes: Iterable[onnx.NodeProto], prefix: str) -> Iterator[tuple[str, onnx.TensorProto]]:
+    labels: set[str] = set()
     for index, node in enumerate(nodes):
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                constant = node.op_type == "Constant"
-                yield prefix + (node.output[0] if constant else f"{node.name}.{attribute.name}"), attribute.t
-            if attribute.HasField("g"):
-                label = node.name or f"{node.op_type}_{index}"
+        nested = [a for a in node.attribute if a.HasField("g")]
+        if nested:
+            # The same paths as in core.model.subgraphs: names of nodes need not be there, or unique.
+            label = node.name if node.name and node.name not in labels else f"{node.op_type}_{index}"
+            labels.add(label)
+            for attribute in nested:
                 yield from _graph_tensors(attribute.g, f"{prefix}{label}.{attribute.name}/")
+        if node.op_type == "Constant":
+            for attribute in node.attribute:
+                if attribute.HasField("t"):
+                    yield prefix + node.output[0], attribute.t
+                elif attribute.name in ("value_float", "value_floats"):
+                    floats = attribute.floats or [attribute.f]
+                    yield prefix + node.output[0], onnx.TensorProto(float_data=floats)
 
 
 def _stored_bytes(tensor: onnx.TensorProto, folder: Path, locations: dict[str, Path]) -> int:
     if tensor.data_location != onnx.TensorProto.EXTERNAL:
-        return len(tensor.raw_data) if tensor.HasField("raw_data") else int(tensor.ByteSize())
+        return len(tensor.raw_data) if tensor.HasField("raw_data") else _typed_bytes(tensor)
     entries = {entry.key: entry.value for entry in tensor.external_data}
     path = folder / entries.get("location", "")
     locations.setdefault(entries.get("location", ""), path)
     if "length" in entries:
         return int(entries["length"])
     return max(0, path.stat().st_size - int(entries.get("offset", 0))) if path.is_file() else 0
+
+
+def _typed_bytes(tensor: onnx.TensorProto) -> int:
+    """Return what the values take that are kept in a field of their type, integers in variable length."""
+    fixed = 4 * len(tensor.float_data) + 8 * len(tensor.double_data)
+    if fixed:
+        return fixed
+    rest = onnx.TensorProto()
+    for field in ("int32_data", "int64_data", "uint64_data", "string_data"):
+        getattr(rest, field).extend(getattr(tensor, field))
+    return int(rest.ByteSize())
 
 
 def _blocks(path: Path) -> Iterator[bytes]:
