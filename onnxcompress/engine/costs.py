@@ -16,6 +16,27 @@ from onnxcompress.engine import runtime, shapes
 from onnxcompress.engine.feeds import random_feeds
 from onnxcompress.ops._base import OPS, Node
 
+FREE = {
+    "ai.onnx.ml": frozenset(
+        [
+            "ArrayFeatureExtractor",
+            "Binarizer",
+            "CastMap",
+            "CategoryMapper",
+            "DictVectorizer",
+            "FeatureVectorizer",
+            "Imputer",
+            "LabelEncoder",
+            "OneHotEncoder",
+            "TreeEnsemble",
+            "TreeEnsembleClassifier",
+            "TreeEnsembleRegressor",
+            "ZipMap",
+        ]
+    )
+}
+"""Operators outside the registry, by domain, that look up, compare or rename: nothing is multiplied."""
+
 _IMPOSSIBLE = "onnxcompress.impossible"
 
 BRANCHING, REPEATING = "If", frozenset({"Loop", "Scan", "SequenceMap"})
@@ -191,10 +212,9 @@ def _count(node: ir.Node, label: str, opsets: Mapping[str, int], tally: _Tally) 
     domain = _domain(node)
     op = OPS.get((domain, node.op_type))
     name = f"{domain}.{node.op_type}" if domain else node.op_type
-    if op is None:
+    if op is None and node.op_type not in FREE.get(domain, ()):
         tally.unknown.add(name)
-        return
-    if op.macs is None:
+    if op is None or op.macs is None:
         return
     inputs = [None if v is None else shapes.shape_of(v) for v in node.inputs]
     outputs = [shapes.shape_of(v) for v in node.outputs]
