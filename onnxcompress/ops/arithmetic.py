@@ -11,6 +11,7 @@ from onnxcompress.ops._base import Example, Node, operator
 from onnxcompress.ops._broadcast import aligned, folded
 from onnxcompress.ops._examples import always, example, f32, integers, normal, since, uniform
 from onnxcompress.ops._torch import Tensor, late, torch
+from onnxcompress.ops._unsigned import calculated, is_bare
 
 _LEGACY = [
     example(normal(2, 3, 4), normal(2, 3, 4, seed=1) + 3),
@@ -40,7 +41,11 @@ _BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def _binary(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Any]:
-    return lambda node, x, y: function(x, aligned(node, x, y))
+    def forward(node: Node, x: Tensor, y: Tensor) -> Tensor:
+        y = aligned(node, x, y)
+        return calculated(node.op_type, x, y) if is_bare(x) else function(x, y)
+
+    return forward
 
 
 for _type, _function in _BINARY.items():
@@ -55,6 +60,8 @@ def _mod_examples(version: int) -> list[Example]:
 
 @operator("Mod", examples=_mod_examples)
 def _mod(node: Node, x: Tensor, y: Tensor) -> Tensor:
+    if is_bare(x):
+        return calculated(node.op_type, x, y)
     return torch.fmod(x, y) if node.get("fmod", 0) else torch.remainder(x, y)
 
 
@@ -136,7 +143,12 @@ _MANY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def _many(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Any]:
-    return lambda node, *inputs: folded(function, inputs)
+    def forward(node: Node, *inputs: Tensor) -> Tensor:
+        if is_bare(inputs[0]):
+            return folded(lambda x, y: calculated(node.op_type, x, y), inputs)
+        return folded(function, inputs)
+
+    return forward
 
 
 for _type, _function in _MANY.items():

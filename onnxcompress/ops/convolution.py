@@ -7,16 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from onnxcompress.ops._base import Example, Node, NotCoveredError, Shape, operator
+from onnxcompress.ops._contraction import conv_macs, convolved
 from onnxcompress.ops._examples import always, example, normal
 from onnxcompress.ops._torch import F, Tensor, torch
-from onnxcompress.ops._windows import padded, windows
-
-
-def conv_macs(node: Node, inputs: Sequence[Shape | None], outputs: Sequence[Shape]) -> int:
-    """Return output elements × input channels of a group × kernel elements; the weight is input 1."""
-    weight = inputs[1]
-    assert weight is not None
-    return math.prod(outputs[0]) * math.prod(weight[1:])
+from onnxcompress.ops._windows import padded
 
 
 def _transposed_macs(node: Node, inputs: Sequence[Shape | None], outputs: Sequence[Shape]) -> int:
@@ -45,20 +39,6 @@ def _conv_examples(version: int) -> list[Example]:
 @operator("Conv", examples=_conv_examples, macs=conv_macs)
 def _conv(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return convolved(node, x, weight, bias)
-
-
-def convolved(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return the convolution a node's attributes describe."""
-    rank = weight.dim() - 2
-    if not 1 <= rank <= 3:
-        raise NotCoveredError(f"convolution over {rank} axes")
-    w = windows(node, x.shape[2:], weight.shape[2:])
-    padding = w.symmetric
-    if padding is None:
-        x, padding = padded(x, w.reach), [0] * rank
-    function: Any = (F.conv1d, F.conv2d, F.conv3d)[rank - 1]
-    y: Tensor = function(x, weight, bias, w.strides, padding, w.dilations, node.get("group", 1))
-    return y
 
 
 def _conv_transpose_examples(version: int) -> list[Example]:

@@ -7,16 +7,9 @@ import re
 from collections.abc import Sequence
 
 from onnxcompress.ops._base import Example, Node, Shape, operator
+from onnxcompress.ops._contraction import matmul_macs
 from onnxcompress.ops._examples import always, example, normal
 from onnxcompress.ops._torch import F, Tensor, torch
-
-
-def matmul_macs(node: Node, inputs: Sequence[Shape | None], outputs: Sequence[Shape]) -> int:
-    """Return output elements × length of the contracted axis, the last of the first input."""
-    x = inputs[0]
-    assert x is not None
-    inner = x[-2] if node.get("transA", 0) and len(x) > 1 else x[-1]
-    return math.prod(outputs[0]) * inner
 
 
 @operator(
