@@ -1,24 +1,112 @@
-"""The second way to execute a node: the converter of onnx2torch, where it was shown to be right."""
+"""The second way to execute a node: the converter of onnx2torch, where it was shown to be right.
+
+onnx2torch computes some operators wrongly without saying so (CumSum, NonZero, outputs that are dropped), so
+it is asked only for what ``TRUSTED`` lists; a contract test compares each entry with onnxruntime.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import functools
+import importlib
+import re
+import sys
+import warnings
+from collections.abc import Mapping
+from types import ModuleType
 
+import onnx
 import onnx_ir as ir
+import torch
+from onnx import helper
 
-from onnxcompress.ops._base import Node
+from onnxcompress.ops._base import Node, NotCoveredError
 
 TRUSTED: frozenset[tuple[str, int]] = frozenset()
-"""(operator, version of its definition) for which the contract tests have shown the converter right."""
+"""(operator, version of its definition) for which the contract test has shown the converter right."""
 
 
-def trusted(node: Node) -> tuple[str, int] | None:
-    """Return the entry that covers a node, None where there is none."""
-    key = (node.op_type, node.version)
-    return key if not node.domain and key in TRUSTED else None
+def trusted(node: Node) -> bool:
+    """Return whether onnx2torch may execute a node."""
+    return not node.domain and (node.op_type, node.version) in TRUSTED
 
 
-def convert(node: ir.Node, opsets: Mapping[str, int]) -> Callable[..., Any]:
-    """Return a callable that computes the node on torch tensors, in the order of its inputs present."""
-    raise NotImplementedError
+@functools.cache
+def library() -> ModuleType:
+    """Import onnx2torch, which imports torchvision; raises NotCoveredError where it cannot be imported.
+
+    A torchvision built for another torch than the one installed (the usual pair of a CPU torch with the
+    package index's torchvision) fails on import, because its compiled operators do not load. Nothing here
+    needs them: they are declared, without an implementation, and the import is tried again.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(_PATIENCE):
+            try:
+                return importlib.import_module("onnx2torch")
+            except (ImportError, RuntimeError, OSError) as error:
+                _forget("torchvision", "onnx2torch")
+                missing = re.search(r"operator (torchvision::\w+) does not exist", str(error))
+                if missing is None:
+                    raise NotCoveredError(f"onnx2torch cannot be imported: {error}") from error
+                declare(missing[1])
+    raise NotCoveredError("onnx2torch cannot be imported: torchvision does not fit torch")
+
+
+_PATIENCE = 10
+_DECLARED: list[torch.library.Library] = []
+
+
+def declare(operator: str) -> None:
+    """Declare a compiled operator of torchvision that its import asks for, without an implementation."""
+    namespace, name = operator.split("::")
+    library = torch.library.Library(namespace, "FRAGMENT")  # type: ignore[no-untyped-call]
+    library.define(_SCHEMAS.get(name, f"{name}(Tensor input) -> Tensor"))  # type: ignore[no-untyped-call]
+    _DECLARED.append(library)
+
+
+_SUPPRESSION = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+_SCHEMAS = {"nms": "nms" + _SUPPRESSION, "qnms": "qnms" + _SUPPRESSION}
+
+
+def _forget(*packages: str) -> None:
+    """Remove half-imported modules, so that a second import starts afresh."""
+    for name in [m for m in sys.modules if m.split(".")[0] in packages]:
+        del sys.modules[name]
+
+
+def convert(
+    node: ir.Node, opsets: Mapping[str, int], constants: Mapping[int, onnx.TensorProto]
+) -> torch.nn.Module:
+    """Return a module that computes a node on torch tensors, in the order of its inputs that vary.
+
+    Args:
+        node: the node.
+        opsets: operator sets of its model.
+        constants: input slot -> value, for the inputs that are the same in every call.
+
+    Raises:
+        NotCoveredError: onnx2torch refuses the node.
+    """
+    proto = ir.to_proto(node)
+    del proto.input[:], proto.output[:]
+    names = [f"i{index}" if value is not None else "" for index, value in enumerate(node.inputs)]
+    proto.input.extend(names)
+    proto.output.extend(f"o{index}" if value.name else "" for index, value in enumerate(node.outputs))
+    for name, tensor in ((names[index], tensor) for index, tensor in constants.items()):
+        tensor.name = name
+    graph = helper.make_graph(
+        [proto],
+        "node",
+        [onnx.ValueInfoProto(name=n) for i, n in enumerate(names) if n and i not in constants],
+        [onnx.ValueInfoProto(name=name) for name in proto.output if name],
+        list(constants.values()),
+    )
+    imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
+    model = helper.make_model(graph, opset_imports=imports)
+    try:
+        module: torch.nn.Module = library().convert(model)
+    except Exception as error:
+        raise NotCoveredError(f"onnx2torch refuses the node: {error}") from error
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    return module.eval()

@@ -38,6 +38,7 @@ class ForeignNode:
         self._opsets = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
         self._ir_version = ir_version
         self._functions = [ir.to_proto(function) for function in functions]
+        self._outputs = _output_names(node, opsets)
         self._sessions: dict[tuple[Any, ...], runtime.OrtSession] = {}
 
     def __call__(
@@ -89,7 +90,7 @@ class ForeignNode:
             self._sessions[key] = session
         feeds = {n: a for n, a, c in zip(names, arrays, constant, strict=True) if a is not None and not c}
         results = iter(runtime.run_values(session, feeds))
-        return [next(results) if v.name else None for v in self._node.outputs]
+        return [next(results) if name else None for name in self._outputs]
 
     def _open(
         self, names: list[str], types: list[TypeProto | None], stored: Mapping[str, Any]
@@ -97,8 +98,7 @@ class ForeignNode:
         proto = ir.to_proto(self._node)
         del proto.input[:], proto.output[:]
         proto.input.extend(n if t is not None else "" for n, t in zip(names, types, strict=True))
-        outputs = [f"o{k}" if v.name else "" for k, v in enumerate(self._node.outputs)]
-        proto.output.extend(outputs)
+        proto.output.extend(self._outputs)
         graph = helper.make_graph(
             [proto],
             "node",
@@ -107,7 +107,7 @@ class ForeignNode:
                 for n, t in zip(names, types, strict=True)
                 if t is not None and n not in stored
             ],
-            [onnx.ValueInfoProto(name=name) for name in outputs if name],
+            [onnx.ValueInfoProto(name=name) for name in self._outputs if name],
             [_tensor(name, array) for name, array in stored.items()],
         )
         model = helper.make_model(
@@ -117,6 +117,24 @@ class ForeignNode:
             ir_version=max(self._ir_version, 4),
         )
         return runtime.open_session(model.SerializeToString(), optimization="none")
+
+
+def _output_names(node: ir.Node, opsets: Mapping[str, int]) -> list[str]:
+    """Return a name for each output; none where it is left out and may be.
+
+    onnxruntime crashes on a left-out output that the operator's definition does not let be left out (Split).
+    """
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    try:
+        formal = onnx.defs.get_schema(node.op_type, opsets.get(domain, 1), domain).outputs
+    except onnx.defs.SchemaError:
+        formal = ()
+    names = []
+    for index, value in enumerate(node.outputs):
+        known = formal[min(index, len(formal) - 1)] if formal else None
+        optional = known is None or known.option == onnx.defs.OpSchema.FormalParameterOption.Optional
+        names.append("" if not value.name and optional else f"o{index}")
+    return names
 
 
 def _tensor(name: str, array: Any) -> onnx.TensorProto:

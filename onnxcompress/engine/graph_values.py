@@ -72,7 +72,9 @@ def to_value(array: Any, dtype: torch.dtype, device: torch.device) -> Value:
         return array.astype(object) if array.dtype.kind in "SU" else array
     if not array.flags.writeable or any(stride < 0 for stride in array.strides):
         array = array.copy()
-    tensor = torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape))
+    # Of NumPy's two names for the same 64-bit integer, torch knows one.
+    plain = np.ascontiguousarray(array).view(array.dtype.name).reshape(array.shape)
+    tensor = torch.from_numpy(plain)
     return computed(tensor, dtype).to(device)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import torch
 
@@ -15,7 +16,7 @@ from onnxcompress.engine import foreign_onnx2torch
 from onnxcompress.engine import graph_roles as roles
 from onnxcompress.engine.foreign_onnxruntime import ForeignNode
 from onnxcompress.engine.graph_program import ABSENT, Program, Step
-from onnxcompress.engine.graph_values import Value, computed, widened
+from onnxcompress.engine.graph_values import Value, computed, to_array, widened
 from onnxcompress.ops._base import OPS, Node, NotCoveredError, Op
 
 Way: TypeAlias = Literal["own", "onnx2torch", "onnxruntime"]
@@ -50,9 +51,9 @@ class Executor:
         self.step = step
         self.op = own_operator(step.node)
         self.reasons: dict[Way, str] = {}
-        self._converter = None if self.op else foreign_onnx2torch.trusted(step.node)
-        self.way: Way = "own" if self.op else "onnx2torch" if self._converter else "onnxruntime"
-        self._converted: Callable[..., Any] | None = None
+        self._trusted = foreign_onnx2torch.trusted(step.node)
+        self.way: Way = "own" if self.op else "onnx2torch" if self._trusted else "onnxruntime"
+        self._converted: torch.nn.Module | None = None
         self._foreign: ForeignNode | None = None
         self._program, self._functions = program, functions
         self._host = roles.slots(roles.HOST, step.node)
@@ -82,8 +83,8 @@ class Executor:
             outputs = self._try("own", lambda: self._own(inputs, setting, runners))
             if outputs is not None:
                 return outputs
-        if self._converter is not None:
-            outputs = self._try("onnx2torch", lambda: self._convert(inputs))
+        if self._trusted:
+            outputs = self._try("onnx2torch", lambda: self._convert(inputs, setting, fixed))
             if outputs is not None:
                 return outputs
         return self._alone(inputs, setting, fixed)
@@ -145,12 +146,24 @@ class Executor:
             for k, value in enumerate(inputs)
         ]
 
-    def _convert(self, inputs: list[Value]) -> Any:
+    def _convert(self, inputs: list[Value], setting: Setting, fixed: Sequence[bool]) -> Any:
         if any(isinstance(value, (np.ndarray, list, dict)) for value in inputs):
             raise NotCoveredError("not tensors")
+        constant = [f and v is not None for f, v in zip(fixed, inputs, strict=True)]
         if self._converted is None:
-            self._converted = foreign_onnx2torch.convert(self.step.source, self._program.opsets)
-        return self._converted(*(value for value in inputs if value is not None))
+            stored = {
+                k: onnx.numpy_helper.from_array(to_array(v)) for k, v in enumerate(inputs) if constant[k]
+            }
+            self._converted = foreign_onnx2torch.convert(self.step.source, self._program.opsets, stored)
+        module = self._converted.to(setting.device)
+        given = [v for v, c in zip(inputs, constant, strict=True) if v is not None and not c]
+        outputs = module(*given)
+        several = isinstance(outputs, (tuple, list))
+        return (
+            tuple(computed(v, setting.dtype) for v in outputs)
+            if several
+            else computed(outputs, setting.dtype)
+        )
 
     def _alone(self, inputs: list[Value], setting: Setting, fixed: Sequence[bool]) -> tuple[Value, ...]:
         if self._foreign is None:

@@ -17,8 +17,7 @@ from onnxcompress.engine import graph_batch, graph_gradients
 from onnxcompress.engine.graph_program import ABSENT, Block, Step, compile_model
 from onnxcompress.engine.graph_values import Value, element_type, to_array, to_value
 from onnxcompress.engine.graph_ways import Executor, Setting, Way, reads
-
-_MOMENTUM = 0.9
+from onnxcompress.ops import zipmap
 
 
 class TorchGraph(nn.Module):
@@ -26,7 +25,8 @@ class TorchGraph(nn.Module):
 
     Half-precision models are computed in ``dtype``; their storage type is kept for ``arrays``. Constant
     parts of the graph are computed once. In training mode BatchNormalization uses the batch's statistics
-    and updates the running ones, and Dropout drops; in evaluation mode two runs give identical results.
+    and updates the running ones, and Dropout drops; in evaluation mode, in which a graph starts, two runs
+    give identical results.
 
     Args:
         model: the model; it is read, never changed.
@@ -63,14 +63,20 @@ class TorchGraph(nn.Module):
             self._program, frozenset(slot for n, slot in self._program.weights.items() if n in changing)
         )
         functions = tuple(model.ir.functions.values())
-        self._executors = {step: Executor(step, self._program, functions) for step in self._program.steps}
+        self.executors = {step: Executor(step, self._program, functions) for step in self._program.steps}
         self._constants = {slot: self._constant(array) for slot, array in self._program.constants.items()}
         self._folded: dict[int, Value] | None = None
         self._folded_steps: frozenset[Step] = frozenset()
         self._folded_without: frozenset[str] = frozenset()
         self._varying: frozenset[int] = self._varying_slots()
         self._batch = self._fixed_batch()
+        self._maps = {
+            self._program.names[step.outputs[0]]: zipmap.keys(step.node)
+            for step in self._program.main.steps
+            if step.node.op_type == "ZipMap" and step.outputs[0] in self._program.main.outputs
+        }
         self._batchable: bool | None = None
+        self.eval()
 
     # weights -----------------------------------------------------------------------------------------------
 
@@ -106,7 +112,8 @@ class TorchGraph(nn.Module):
             feeds: input name -> tensor (or NumPy array; list for a sequence).
 
         Returns:
-            Output name -> tensor; NumPy array, list or dict where the output is no tensor torch has.
+            Output name -> tensor; NumPy array, list or dict where the output is no tensor torch has. Class
+            scores that the model gives as maps (ZipMap) are one tensor here, N C.
 
         Raises:
             DataError: an input is missing or unknown.
@@ -133,7 +140,11 @@ class TorchGraph(nn.Module):
             name: None if double else element_type(self._program.values[slot])
             for name, slot in zip(self.outputs, self._program.main.outputs, strict=True)
         }
-        return {name: to_array(value, types[name]) for name, value in outputs.items()}
+        arrays = {name: to_array(value, types[name]) for name, value in outputs.items()}
+        for name, labels in self._maps.items():
+            if isinstance(arrays[name], np.ndarray):
+                arrays[name] = [dict(zip(labels, row, strict=True)) for row in arrays[name].tolist()]
+        return arrays
 
     def batchable(self, feeds: Sequence[Mapping[str, Any]] | None = None) -> bool:
         """Return whether several examples fed at once give what they give one by one; measured once.
@@ -155,13 +166,13 @@ class TorchGraph(nn.Module):
 
     def ways(self) -> dict[str, Way]:
         """Return for each node the way it is executed, as far as known before it has run."""
-        return {step.label: executor.way for step, executor in self._executors.items()}
+        return {step.label: executor.way for step, executor in self.executors.items()}
 
     def reasons(self) -> dict[str, str]:
         """Return for each node that our own operator refused, why."""
         return {
             step.label: executor.reasons["own"]
-            for step, executor in self._executors.items()
+            for step, executor in self.executors.items()
             if "own" in executor.reasons
         }
 
@@ -178,7 +189,7 @@ class TorchGraph(nn.Module):
         return (*missing, *found)
 
     def _stops(self, step: Step) -> str | None:
-        executor = self._executors[step]
+        executor = self.executors[step]
         if executor.way == "onnxruntime":
             return "runs in onnxruntime, without gradient"
         if executor.op is not None and not executor.op.differentiable:
@@ -316,23 +327,10 @@ class TorchGraph(nn.Module):
         runners = {n: _Runner(self, b, env, factor) for n, b in step.blocks.items()} if step.blocks else None
         fixed = [slot not in self._varying for slot in step.inputs]
         setting = Setting(self._dtype, self._device, self.training)
-        outputs = self._executors[step](inputs, setting, fixed, runners)
+        outputs = self.executors[step](inputs, setting, fixed, runners)
         for slot, value in zip(step.outputs, outputs, strict=False):
             if slot != ABSENT:
                 env[slot] = self._hooked(slot, value)
-        if self.training and step.node.op_type == "BatchNormalization":
-            self._track(step, inputs)
-
-    @torch.no_grad()
-    def _track(self, step: Step, inputs: list[Value]) -> None:
-        """Move running statistics towards those of the batch, as the operator defines it for training."""
-        names = {slot: name for name, slot in self._program.weights.items()}
-        x = inputs[0]
-        axes = [axis for axis in range(x.dim()) if axis != 1]
-        momentum = float(step.node.get("momentum", _MOMENTUM))
-        for slot, batch in zip(step.inputs[3:5], (x.mean(axes), x.var(axes, correction=0)), strict=True):
-            if slot in names:
-                self.weight(names[slot]).lerp_(batch.detach(), 1 - momentum)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> TorchGraph:
         """Follow ``to(device)``: constants move with the parameters."""
