@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from onnxcompress.core.run import Run
+from onnxcompress.report import format as fmt
 from onnxcompress.report.sections import _reading as reading
 from onnxcompress.report.sections._base import SECTIONS
 from onnxcompress.report.tree import Block, Document, Figures, Inline, Paragraph, Part, Table, Term
@@ -29,7 +30,7 @@ def document(run: Run) -> Document:
         subtitle += [*([" · "] if subtitle else []), reading.named(model)]
     if len(run.models) > shown:
         subtitle.append(f" and {len(run.models) - shown} more")
-    subtitle.append(f"{' · ' if subtitle else ''}{run.started} · onnxcompress {run.version}")
+    subtitle.append(f"{' · ' if subtitle else ''}{fmt.moment(run.started)} · onnxcompress {run.version}")
     return Document(TITLES.get(run.kind, "Report"), tuple(subtitle), tuple(parts))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from datetime import datetime
 
 from onnxcompress.report.tree import Quantity
 
@@ -89,6 +90,31 @@ def number(
     return Quantity(f"{digits(value, significant)}{tail}", f"{value!r}{tail}")
 
 
+def given(value: float | None) -> Quantity:
+    """Return a number as a person wrote it: no zeros added.
+
+    >>> given(0.01).text, given(100000.0).text
+    ('0.01', '100,000')
+    """
+    if value is None:
+        return missing()
+    whole = value == round(value) and abs(value) < 1e15
+    return Quantity(f"{value:,.0f}" if whole else f"{value:g}", repr(value))
+
+
+def moment(started: str) -> str:
+    """Return an ISO time as date, time of day and zone; the text itself where it is none.
+
+    >>> moment("2026-11-21T04:40:40+00:00")
+    '2026-11-21 04:40 UTC'
+    """
+    try:
+        when = datetime.fromisoformat(started)
+    except ValueError:
+        return started
+    return f"{when:%Y-%m-%d %H:%M} {when.tzname() or ''}".rstrip()
+
+
 def count(value: int | None, *, reason: str = NOT_MEASURED) -> Quantity:
     """Return a whole number with its thousands separated.
 
@@ -131,14 +157,17 @@ def _scaled(value: float, prefixes: tuple[str, ...]) -> tuple[str, str]:
 
 
 def percent(fraction: float | None, significant: int = 3, *, reason: str = NOT_MEASURED) -> Quantity:
-    """Return a fraction as a percentage.
+    """Return a fraction as a percentage, below 0.001 % as the fraction it is.
 
-    >>> percent(0.0342).text, percent(1.0).text
-    ('3.42 %', '100 %')
+    >>> percent(0.0342).text, percent(1.0).text, percent(3.1e-7).text
+    ('3.42 %', '100 %', '3.1·10⁻⁷')
     """
     unusual = _unusual(fraction, reason)
     if unusual is not None or fraction is None:
         return unusual or missing(reason)
+    if 0 < abs(fraction) < 1e-5:
+        # A percentage in powers of ten is harder to read than the fraction itself.
+        return Quantity(digits(fraction, 2), repr(fraction))
     return Quantity(f"{digits(100 * fraction, significant)} %", repr(fraction))
 
 
@@ -168,6 +197,8 @@ def cosine(value: float | None) -> Quantity:
     away = abs(1 - value)
     if away < 1e-12:
         return Quantity("1", repr(value))
+    if 0 < 1 - value < 1e-9:
+        return Quantity("> 0.999999999", repr(value))
     places = min(9, max(3, 1 - math.floor(math.log10(away)))) if away < 1 else 3
     return Quantity(f"{value:.{places}f}".replace("-", "−"), repr(value))
 

@@ -51,7 +51,7 @@ GLOSSARY: dict[str, Definition] = {
     ),
     "resident": Definition(
         "Resident memory",
-        "Growth of the process's memory by loading the model and running it once, measured in a process of "
+        "Growth of memory by loading the model and running it once, measured in a process of "
         "its own. Decoded weights take their full size here.",
         "bytes",
     ),
@@ -98,7 +98,7 @@ GLOSSARY: dict[str, Definition] = {
     ),
     "ratio": Definition(
         "Latency ratio",
-        "Latency divided by that of the first model, in pairs measured next to each other. Below 1 is faster.",
+        "Latency divided by that of the first model, in pairs measured side by side. Below 1 is faster.",
         "factor",
     ),
     "interval": Definition(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
 from onnxcompress.core.run import Run
 from onnxcompress.report import format as fmt
 from onnxcompress.report import svg
 from onnxcompress.report.document import document, terms
 from onnxcompress.report.glossary import GLOSSARY
-from onnxcompress.report.tree import Bars, Block, Distributions, Lines, Panel, Spark
+from onnxcompress.report.tree import Bars, Block, Distributions, Inline, Lines, Names, Panel, Spark, Table
 
 if TYPE_CHECKING:
     import jinja2
@@ -21,6 +23,13 @@ ROWS = (1000, 300, 100, 30, 10)
 """Rows shown of a table: the first of these with which the page stays below ``MOST_BYTES``."""
 
 SHOWN_NAMES = 4
+LONG_CELL = 42
+"""A cell of more characters may be set on several lines."""
+
+_UNIT = re.compile(r"(?<=\d) (?=(?:%|×|[kMGT]?B|[nµm]?s|min|h|points|MACs)(?:\W|$))")
+"""The space between a number and its unit, where no line may break."""
+
+Drawn: TypeAlias = Lines | Distributions | Bars
 
 
 def render(run: Run) -> str:
@@ -48,11 +57,13 @@ def _environment() -> jinja2.Environment:
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
+        keep_trailing_newline=True,
         lstrip_blocks=True,
         finalize=_finalized,
     )
     environment.filters["kind"] = lambda value: type(value).__name__
     environment.filters["svg"] = _drawn
+    environment.filters["wraps"] = _wraps
     environment.filters["listing"] = lambda listing: _Lines(listing.text)
     environment.filters["grouped"] = _grouped
     return environment
@@ -66,26 +77,45 @@ class _Lines(str):
 
 def _finalized(value: object) -> object:
     if type(value) is str:
-        return fmt.printable(value)
+        return _UNIT.sub("\u00a0", fmt.printable(value))
     if isinstance(value, _Lines):
         return "\n".join(fmt.printable(line) for line in value.split("\n"))
     return value
 
 
-def _grouped(blocks: tuple[Block, ...]) -> list[Block | list[Block]]:
-    """Put plots that follow each other into one list, to be set side by side."""
-    grouped: list[Block | list[Block]] = []
+def _wraps(cell: Inline) -> bool:
+    """Return whether a cell is long enough to be set on several lines."""
+    if isinstance(cell, Names):
+        return sum(len(name) + 2 for name in cell.names) > LONG_CELL
+    text = cell if isinstance(cell, str) else getattr(cell, "text", "")
+    return len(text) > LONG_CELL
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is set side by side where the page is wide enough: plots, with the table they belong to."""
+
+    table: Table | None
+    plots: tuple[Drawn, ...]
+
+
+def _grouped(blocks: tuple[Block, ...]) -> list[Block | Row]:
+    """Put plots that follow each other, and a table just before them, into one row."""
+    grouped: list[Block | Row] = []
     for block in blocks:
+        last = grouped[-1] if grouped else None
         if not isinstance(block, (Lines, Distributions, Bars)):
             grouped.append(block)
-        elif grouped and isinstance(grouped[-1], list):
-            grouped[-1].append(block)
+        elif isinstance(last, Row):
+            grouped[-1] = Row(last.table, (*last.plots, block))
+        elif isinstance(last, Table) and not last.long:
+            grouped[-1] = Row(last, (block,))
         else:
-            grouped.append([block])
+            grouped.append(Row(None, (block,)))
     return grouped
 
 
-def _drawn(plot: Panel | Lines | Distributions | Bars | Spark) -> Markup:
+def _drawn(plot: Panel | Spark | Drawn) -> Markup:
     """Draw a plot; what goes into the SVG is escaped where it is drawn."""
     from markupsafe import Markup  # noqa: PLC0415
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 
 from onnxcompress.core.run import Run
@@ -19,6 +20,7 @@ from onnxcompress.report.tree import (
     Name,
     Names,
     Paragraph,
+    Part,
     Quantity,
     Spark,
     Strong,
@@ -79,15 +81,15 @@ class _Writer:
         for part in report.parts:
             if part.detail:
                 pieces.append(f"<details>\n<summary><b>{part.title}</b></summary>")
-                pieces += [piece for block in part.blocks for piece in self.block(block, folded=True)]
+                pieces += [piece for block in part.blocks for piece in self.block(block, part)]
                 pieces.append("</details>")
             else:
                 pieces += [f"### {part.title}"] if part.key != "summary" else []
-                pieces += [piece for block in part.blocks for piece in self.block(block, folded=False)]
+                pieces += [piece for block in part.blocks for piece in self.block(block, part)]
         pieces.append(_definitions(terms(report)))
         return "\n\n".join(p for p in pieces if p) + "\n"
 
-    def block(self, block: Block, *, folded: bool) -> list[str]:
+    def block(self, block: Block, part: Part) -> list[str]:
         if isinstance(block, Paragraph):
             return [self.line(block.parts)]
         if isinstance(block, Figures):
@@ -96,14 +98,15 @@ class _Writer:
             title = f"> **{escaped(block.title)}**<br>\n" if block.title else ""
             return [f"> [!{ALERTS[block.level]}]\n{title}> {self.line(block.parts)}"]
         if isinstance(block, Table):
-            return self.table(block, folded=folded)
+            captioned = sum(isinstance(b, Table) for b in part.blocks) > 1
+            return self.table(block, folded=part.detail, captioned=captioned)
         if isinstance(block, Listing):
             return _listing(block)
         if isinstance(block, Lines):
             return ["\n".join(_trend(block))]
         return []
 
-    def table(self, table: Table, *, folded: bool) -> list[str]:
+    def table(self, table: Table, *, folded: bool, captioned: bool) -> list[str]:
         head = "| " + " | ".join(escaped(c.title) or " " for c in table.columns) + " |"
         rule = "|" + "|".join(" ---: " if c.numeric else " --- " for c in table.columns) + "|"
         rows = [
@@ -117,7 +120,7 @@ class _Writer:
         if table.long and not folded:
             summary = f"<details>\n<summary>{_html(table.caption)}</summary>"
             return [summary, *pieces, "</details>"]
-        return [f"**{escaped(table.caption)}**", *pieces]
+        return [f"**{escaped(table.caption)}**", *pieces] if captioned else pieces
 
     def line(self, parts: tuple[Inline, ...]) -> str:
         return "".join(self.inline(part) for part in parts)
@@ -141,7 +144,8 @@ class _Writer:
 
 
 def _html(text: str) -> str:
-    return escaped(text).replace("\\<", "&lt;").replace("\\>", "&gt;")
+    """Return text for inside an HTML tag, where Markdown's escapes do not count."""
+    return html.escape(fmt.printable(text))
 
 
 def _figures(block: Figures) -> str:
@@ -171,7 +175,8 @@ def _trend(block: Lines) -> list[str]:
         low, high = min(kept), max(kept)
         bars = "".join(BLOCKS[round((v - low) / (high - low) * 7) if high > low else 3] for v in kept)
         ends = f"{fmt.number(values[0]).text} → {fmt.number(values[-1]).text}"
-        found.append(f"- {escaped(block.y_label)}, {escaped(series.name)}: `{bars}` {ends}")
+        name = f"{block.y_label}, {series.name}" if series.name != block.y_label else series.name
+        found.append(f"- {escaped(name)}: `{bars}` {ends}")
     return found
 
 

@@ -89,22 +89,17 @@ def distributions(plot: Distributions) -> str:
     for tick in ticks(low, high, 5):
         body.append(f'<path class="grid-line" d="M{_n(x(tick))} 4V{floor}"/>')
         body.append(_text(x(tick), floor + 16, _tick(tick), "middle"))
-    rng = np.random.default_rng(0)
     for index, distribution in enumerate(plot.distributions):
-        body += _box(distribution, x, (low, high), row * index, f"s{index % 4}", rng)
+        body += _box(distribution, x, (low, high), index, row * index)
     body.append(f'<path class="axis" d="M{left} {floor}H{right}"/>')
     body.append(_text(right, floor + 34, plot.unit, "end", "label"))
     return _svg(WIDTH, floor + 40, plot.alt, body)
 
 
 def _box(
-    distribution: Distribution,
-    x: Scale,
-    limits: tuple[float, float],
-    top: float,
-    name: str,
-    rng: np.random.Generator,
+    distribution: Distribution, x: Scale, limits: tuple[float, float], row: int, top: float
 ) -> list[str]:
+    name, rng = f"s{row % 4}", np.random.default_rng(row)
     samples = np.asarray(distribution.samples, float)
     inside = samples[(samples >= limits[0]) & (samples <= limits[1])]
     beyond = len(samples) - len(inside)
@@ -136,11 +131,10 @@ def bars(plot: Bars) -> str:
     body = []
     for index, bar in enumerate(plot.bars):
         top = row * index
+        hue = f"bar s{index // 2 % 4}{' pale' if index % 2 else ''}"
         length = max(1.5, bar.length / longest * (right - left))
         body.append(_text(left, top + 14, fmt.shortened(bar.name, 52)))
-        body.append(
-            f'<path class="bar s{index // 2 % 4}{" pale" if index % 2 else ""}" d="M{left} {top + 19}h{_n(length)}v12H{left}Z"/>'
-        )
+        body.append(f'<path class="{hue}" d="M{left} {top + 19}h{_n(length)}v12H{left}Z"/>')
         body.append(_text(left + length + 6, top + 29, bar.value.text, None, "number"))
     return _svg(WIDTH, row * len(plot.bars) + 2, plot.alt, body)
 
@@ -155,7 +149,7 @@ def spark(heights: Sequence[float], alt: str) -> str:
 
 
 def ticks(low: float, high: float, most: int) -> list[float]:
-    """Return at most ``most`` round numbers from ``low`` to ``high``, 1, 2 or 5 times a power of ten apart."""
+    """Return about ``most`` round numbers from ``low`` to ``high``, 1, 2 or 5 times 10ⁿ apart."""
     if not high > low:
         return [low]
     raw = (high - low) / most

@@ -31,6 +31,7 @@ from onnxcompress.report.tree import (
 )
 
 MOST_ROWS, SHOWN_NAMES = 16, 3
+WIDE = 120
 BLOCKS = "▁▂▃▄▅▆▇█"
 TONES = {"good": "bold green", "bad": "bold red", "plain": "bold"}
 CALLOUTS = {
@@ -99,7 +100,7 @@ def _print(block: Block, console: Console) -> None:
         text.append_text(_line(block.parts))
         console.print(text)
     elif isinstance(block, Table):
-        console.print(_table(block))
+        console.print(_table(block, wide=console.width >= WIDE))
         if len(block.rows) > MOST_ROWS:
             more = f"… {len(block.rows) - MOST_ROWS:,} more rows; a report as .html or .json lists all."
             console.print(Text(more, style="dim"))
@@ -111,7 +112,8 @@ def _print(block: Block, console: Console) -> None:
         for series in block.series:
             values = tuple(y for _, y in series.points)
             ends = f"{fmt.number(values[0]).text} → {fmt.number(values[-1]).text}"
-            console.print(Text(fmt.printable(f"{block.y_label}, {series.name}: {trend(values)} {ends}")))
+            name = f"{block.y_label}, {series.name}" if series.name != block.y_label else series.name
+            console.print(Text(fmt.printable(f"{name}: {trend(values)} {ends}")))
 
 
 def _figures(block: Figures) -> Grid:
@@ -126,19 +128,23 @@ def _figures(block: Figures) -> Grid:
     return grid
 
 
-def _table(block: Table) -> Grid:
+def _table(block: Table, *, wide: bool) -> Grid:
     grid = Grid(
         box=box.SIMPLE_HEAD,
         title=Text(fmt.printable(block.caption), style="italic"),
         title_justify="left",
         pad_edge=False,
     )
-    for column in block.columns:
+    # Small histograms need room that a narrow terminal does not have.
+    shown = [
+        i for i in range(len(block.columns)) if wide or not any(isinstance(r[i], Spark) for r in block.rows)
+    ]
+    for column in (block.columns[i] for i in shown):
         grid.add_column(
             Text(fmt.printable(column.title)), justify="right" if column.numeric else "left", overflow="fold"
         )
     for row in block.rows[:MOST_ROWS]:
-        grid.add_row(*(_inline(cell) for cell in row))
+        grid.add_row(*(_inline(row[i]) for i in shown))
     return grid
 
 

@@ -52,7 +52,7 @@ def against(run: Run, reference: str) -> Comparison | None:
 def worst_error(comparison: Comparison) -> float | None:
     """Return the largest relative ℓ2 difference over the outputs; None where no output has one."""
     errors = [o.relative_l2 for o in comparison.outputs if o.relative_l2 is not None]
-    return max((e for e in errors if math.isfinite(e)), default=None)
+    return math.inf if any(math.isnan(e) for e in errors) else max(errors, default=None)
 
 
 def broken(comparison: Comparison) -> tuple[str, ...]:

@@ -16,8 +16,8 @@ def gates(run: Run) -> tuple[Block, ...]:
     rows = tuple(
         (
             Name("--" + gate.name.replace("_", "-")),
-            _value(gate, gate.limit),
-            _value(gate, gate.measured),
+            _limit(gate),
+            _measured(gate),
             Mark(gate.passed, WORDS[gate.passed]),
         )
         for gate in run.gates
@@ -31,5 +31,9 @@ def gates(run: Run) -> tuple[Block, ...]:
     return (Table("Limits set for this run", columns, rows),)
 
 
-def _value(gate: Gate, value: float | None) -> Quantity:
-    return fmt.size(value) if gate.name.endswith("bytes") else fmt.number(value, 4)
+def _limit(gate: Gate) -> Quantity:
+    return fmt.size(gate.limit) if gate.name.endswith("bytes") else fmt.given(gate.limit)
+
+
+def _measured(gate: Gate) -> Quantity:
+    return fmt.size(gate.measured) if gate.name.endswith("bytes") else fmt.number(gate.measured, 4)

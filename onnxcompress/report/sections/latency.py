@@ -18,6 +18,9 @@ from onnxcompress.report.tree import (
     Table,
 )
 
+UNITS = (("s", 1e-3), ("ms", 1.0), ("µs", 1e3))
+"""Units of time, and how many of them a millisecond is."""
+
 
 @section("latency", title="Latency", order=70, applies=lambda run: run.benchmark is not None)
 def latency(run: Run) -> tuple[Block, ...]:
@@ -52,7 +55,7 @@ def _table(benchmark: Benchmark, names: tuple[str, ...]) -> Table:
     rows = []
     for index, (name, e) in enumerate(zip(names, benchmark.latencies, strict=True)):
         times = (fmt.milliseconds(t) for t in (e.median_ms, e.p90_ms, e.p99_ms))
-        row: list[Inline] = [Name(name), *times]
+        row: list[Inline] = [Name(name) if name == e.name else name, *times]
         ratio = ratios.get(e.name) if index else None
         if compared and ratio is None:
             row += ["", "", "reference" if index == 0 else fmt.NOT_MEASURED]
@@ -65,8 +68,10 @@ def _table(benchmark: Benchmark, names: tuple[str, ...]) -> Table:
 
 
 def _plot(benchmark: Benchmark, names: tuple[str, ...]) -> tuple[Block, ...]:
+    slowest = max((e.median_ms for e in benchmark.latencies), default=1.0)
+    unit, factor = next(u for u in UNITS if slowest * u[1] >= 1 or u is UNITS[-1])
     shown = tuple(
-        Distribution(name, e.samples_ms)
+        Distribution(name, tuple(factor * s for s in e.samples_ms))
         for name, e in zip(names, benchmark.latencies, strict=True)
         if len(e.samples_ms) > 1
     )
@@ -77,7 +82,7 @@ def _plot(benchmark: Benchmark, names: tuple[str, ...]) -> tuple[Block, ...]:
         for name, e in zip(names, benchmark.latencies, strict=True)
     )
     alt = f"Distribution of the measured times of each model: {medians}."
-    return (Distributions("Measured times, each dot one round", alt, "ms", shown),)
+    return (Distributions("Measured times, each dot one round", alt, unit, shown),)
 
 
 def _how(benchmark: Benchmark) -> str:

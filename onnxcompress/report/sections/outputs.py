@@ -56,7 +56,7 @@ def _note(comparison: Comparison) -> tuple[Inline, ...]:
     where = f": {comparison.inputs}" if comparison.inputs else ""
     parts: list[Inline] = [f"{fmt.plural(comparison.examples, kind + 'example')}{where}."]
     if comparison.tolerance is not None:
-        allowed = fmt.percent(comparison.tolerance).text
+        allowed = fmt.given(comparison.tolerance).text
         parts.append(f" Allowed relative error {allowed}: ")
         words = {True: "holds", False: "FAILED", None: "undecided"}[comparison.passed]
         parts += [Mark(comparison.passed, words), "."]

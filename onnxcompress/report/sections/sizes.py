@@ -16,7 +16,7 @@ ROWS: tuple[tuple[str, str, Of, Callable[[float | None], Quantity]], ...] = (
     ("File size", "size", lambda m, e: m.size_bytes, fmt.size),
     ("gzip size", "gzip", lambda m, e: m.gzip_bytes, fmt.size),
     ("Parameters", "parameters", lambda m, e: m.parameters, lambda v: fmt.count(_whole(v))),
-    ("Bits per weight", "bits_per_weight", lambda m, e: m.bits_per_weight, lambda v: fmt.number(v)),
+    ("Bits per weight", "bits_per_weight", lambda m, e: m.bits_per_weight, fmt.number),
     ("MACs", "macs", lambda m, e: m.macs, lambda v: fmt.large(_whole(v), "")),
     ("Nodes", "nodes", lambda m, e: m.nodes, lambda v: fmt.count(_whole(v))),
     ("Load time", "load", lambda m, e: e.load_ms if e else None, fmt.milliseconds),

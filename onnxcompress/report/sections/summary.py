@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 from onnxcompress.core.run import Accuracy, LatencyRatio, Run
 from onnxcompress.report import format as fmt
 from onnxcompress.report.sections import _reading as reading
 from onnxcompress.report.sections._base import section
-from onnxcompress.report.tree import Block, Figure, Figures, Inline, Name, Paragraph, Quantity, Strong, Term
+from onnxcompress.report.tree import Block, Figure, Figures, Inline, Paragraph, Quantity, Strong, Term
 
 
 @section("summary", title="Summary", order=10, applies=lambda run: True)
@@ -25,7 +27,7 @@ def _of_one(run: Run) -> tuple[Figure, ...]:
     if not run.models:
         return ()
     if len(run.models) > 1:
-        return (Figure("Models", fmt.count(len(run.models)), "timed in turn"),)
+        return _of_many(run)
     model, latency = run.models[0], reading.latency_of(run, 0)
     figures = [
         Figure("File size", fmt.size(model.size_bytes), f"gzip {fmt.size(model.gzip_bytes).text}", "size"),
@@ -38,6 +40,20 @@ def _of_one(run: Run) -> tuple[Figure, ...]:
     if latency:
         detail = f"p99 {fmt.milliseconds(latency.p99_ms).text}"
         figures.append(Figure("Latency", fmt.milliseconds(latency.median_ms), detail, "latency"))
+    return tuple(figures)
+
+
+def _of_many(run: Run) -> tuple[Figure, ...]:
+    names = reading.labels(run)
+    smallest = min(range(len(run.models)), key=lambda i: run.models[i].size_bytes)
+    size = fmt.size(run.models[smallest].size_bytes)
+    figures = [
+        Figure("Models", fmt.count(len(run.models)), f"the first, {names[0]}, is the reference"),
+        Figure("Smallest file", size, names[smallest], "size"),
+    ]
+    if run.benchmark and run.benchmark.latencies:
+        fastest = min(run.benchmark.latencies, key=lambda e: e.median_ms)
+        figures.append(Figure("Lowest median", fmt.milliseconds(fastest.median_ms), fastest.name, "latency"))
     return tuple(figures)
 
 
@@ -62,7 +78,7 @@ def _of_pair(run: Run) -> tuple[Figure, ...]:
         inputs = "random input" if original.random_inputs else "input"
         error = reading.worst_error(original)
         bad = bool(reading.broken(original)) or original.passed is False
-        value = Quantity("broken", known=False) if reading.broken(original) else _equal_or(original, error)
+        value = Quantity("broken") if reading.broken(original) else _equal_or(original, error)
         detail = f"worst output, {fmt.plural(original.examples, inputs)}"
         figures.append(Figure("Output error", value, detail, "relative_l2", "bad" if bad else "plain"))
     figures += _accuracy_figure(run.accuracy)
@@ -89,9 +105,16 @@ def _accuracy_figure(accuracy: Accuracy | None) -> list[Figure]:
     if accuracy is None:
         return [Figure("Accuracy", fmt.missing(), "no labelled data", "metric")]
     worse = (accuracy.after < accuracy.before) == accuracy.higher_is_better
-    tone = "plain" if accuracy.after == accuracy.before else ("bad" if worse else "good")
+    tone = "plain" if _within_noise(accuracy) else ("bad" if worse else "good")
     detail = f"before {reading.metric(accuracy, accuracy.before).text} ({reading.change(accuracy).text})"
     return [Figure(accuracy.metric, reading.metric(accuracy, accuracy.after), detail, "metric", tone)]
+
+
+def _within_noise(accuracy: Accuracy) -> bool:
+    """Return whether the change is below twice the standard error of a fraction of so many examples."""
+    p, change = accuracy.before, abs(accuracy.after - accuracy.before)
+    fraction = 0 <= p <= 1 and accuracy.examples > 0
+    return change <= (2 * math.sqrt(p * (1 - p) / accuracy.examples) if fraction else 0)
 
 
 def _done(run: Run) -> tuple[Inline, ...]:
@@ -103,16 +126,15 @@ def _done(run: Run) -> tuple[Inline, ...]:
         count = len(reading.compressed(run))
         told = f" in {fmt.plural(count, 'weight')}" if count else ""
         return (first, " was compressed", *((" with ", Strong(methods)) if methods else ()), f"{told}.")
-    if run.kind == "compare" and len(run.models) > 1:
-        return (reading.named(run.models[1]), " is compared with ", first, ".")
+    if len(run.models) == 2:
+        return (reading.named(run.models[1]), " is held against ", first, ".")
     if run.kind == "inspect":
         model = run.models[0]
-        facts = f" has {fmt.plural(model.nodes, 'node')} of opset {model.opset} and {model.parameters:,} parameters."
-        return (first, facts)
-    if run.benchmark and len(run.models) > 1:
-        fastest = min(run.benchmark.latencies, key=lambda e: e.median_ms)
-        time = fmt.milliseconds(fastest.median_ms).text
-        return (f"Of {len(run.models)} models, ", Name(fastest.name), f" has the lowest median: {time}.")
+        nodes, parameters = fmt.plural(model.nodes, "node"), fmt.plural(model.parameters, "parameter")
+        return (first, f" has {nodes} of opset {model.opset} and {parameters}.")
+    if len(run.models) > 2:
+        timed = " were timed in turn" if run.benchmark else " are compared"
+        return (f"{len(run.models)} models{timed}; ", first, " is the reference.")
     return ()
 
 
@@ -155,8 +177,8 @@ def _accuracy(run: Run) -> tuple[Inline, ...]:
         reading.metric(accuracy, accuracy.before).text,
         reading.metric(accuracy, accuracy.after).text,
     )
-    examples = fmt.plural(accuracy.examples, "example")
-    return (f"{accuracy.metric} went from {before} to ", Strong(after), f" on {examples} ({accuracy.split}).")
+    where = f" on {fmt.plural(accuracy.examples, 'example')} ({accuracy.split})."
+    return (f"The metric {accuracy.metric} went from {before} to ", Strong(after), where)
 
 
 def _speed(run: Run) -> tuple[Inline, ...]:

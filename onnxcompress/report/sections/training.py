@@ -9,6 +9,9 @@ from onnxcompress.report import format as fmt
 from onnxcompress.report.sections._base import section
 from onnxcompress.report.tree import Block, Column, Inline, Lines, Paragraph, Series, Table
 
+WIDE_RANGE = 30
+"""Values that differ by a larger factor are drawn on a logarithmic axis."""
+
 
 @section(
     "training",
@@ -33,9 +36,10 @@ def _how(t: Training) -> str:
     labels = "with labels" if t.labelled else "without labels, the original model as teacher"
     examples = fmt.plural(t.train_examples, "random example" if t.random_data else "example")
     checked = f"validated on {t.validation_examples:,}"
-    epochs = f"{fmt.digits(t.epochs)} epochs" if t.epochs else "no training step"
+    epochs = f"{fmt.given(t.epochs).text} epochs" if t.epochs else "no training step"
     metric = f", metric {t.metric}" if t.metric else ""
-    return f"{examples} from {t.data}, {labels}; {checked}; loss {t.loss}{metric}; {epochs} on {t.device}. Stopped: {t.stopped}."
+    goal = f"loss {t.loss}{metric}; {epochs} on {t.device}"
+    return f"{examples} from {t.data}, {labels}; {checked}; {goal}. Stopped: {t.stopped}."
 
 
 def _plots(t: Training) -> tuple[Block, ...]:
@@ -76,7 +80,7 @@ def _plots(t: Training) -> tuple[Block, ...]:
         ),
     )
     plots = []
-    for caption, y_label, y_log, lines in charts:
+    for caption, y_label, log, lines in charts:
         drawn = tuple(s for s in lines if s is not None)
         if drawn:
             told = "; ".join(
@@ -84,7 +88,11 @@ def _plots(t: Training) -> tuple[Block, ...]:
                 for s in drawn
             )
             alt = f"Line chart of {y_label} along {label}: {told}."
-            plots.append(Lines(f"{caption}, along {label}", alt, label, y_label, drawn, along_mu, y_log))
+            heights = [y for s in drawn for _, y in s.points]
+            wide = min(heights) > 0 and max(heights) > WIDE_RANGE * min(heights)
+            plots.append(
+                Lines(f"{caption}, along {label}", alt, label, y_label, drawn, along_mu, log or wide)
+            )
     return tuple(plots)
 
 

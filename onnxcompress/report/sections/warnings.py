@@ -28,7 +28,7 @@ def _callouts(run: Run) -> list[Callout]:
 
 def _failures(run: Run) -> list[Callout]:
     found = []
-    failed = [g.name for g in run.gates if g.passed is False]
+    failed = ["--" + g.name.replace("_", "-") for g in run.gates if g.passed is False]
     if failed:
         found.append(Callout("danger", "A limit does not hold", (f"Failed: {', '.join(failed)}.",)))
     for comparison in run.comparisons:
@@ -49,12 +49,12 @@ def _failures(run: Run) -> list[Callout]:
 def _random(run: Run) -> list[Callout]:
     found = []
     if any(m.training is not None and m.training.random_data for m in run.methods):
-        text = "Weights were fitted to random numbers. They say nothing of real inputs: try things out, ship nothing."
+        text = "Weights were fitted to random numbers, which say nothing of real inputs: for trying out only."
         found.append(Callout("danger", "Trained on random data", (text,)))
     if any(c.random_inputs for c in run.comparisons):
         text = (
-            "Outputs were compared on seeded random inputs of the declared types and shapes. On real inputs the "
-            "difference may be larger or smaller; only data can tell what it costs in accuracy."
+            "Outputs were compared on seeded random inputs of the declared types and shapes. On real inputs "
+            "the difference may be larger or smaller; only data can tell what it costs in accuracy."
         )
         found.append(Callout("warning", "Random inputs", (text,)))
     return found
@@ -63,14 +63,14 @@ def _random(run: Run) -> list[Callout]:
 def _unmeasured(run: Run) -> list[Callout]:
     found = []
     if not run.comparisons and run.accuracy is None and run.benchmark is None:
-        text = "Neither outputs nor accuracy nor latency were measured: this report vouches for the file's size alone."
+        text = "Neither outputs nor accuracy nor latency: this report vouches for the file's size alone."
         found.append(Callout("danger", "Nothing was measured", (text,)))
     low = [w for w in run.weights if w.entries is not None and w.entries <= LOW_BITS_ENTRIES]
     if low and not reading.trained(run):
+        most = max(w.entries or 0 for w in low)
+        told = f"{fmt.plural(len(low), 'weight')} got a codebook of at most {most} values without training. "
         parts: tuple[Inline, ...] = (
-            f"{fmt.plural(len(low), 'weight')} ({Name(low[0].name).text if len(low) == 1 else 'codebooks'} of at most "
-            f"{max(w.entries or 0 for w in low)} values) got so few values without training. At 3 bits or less that "
-            "usually costs accuracy: give ",
+            f"{told}At 3 bits or less that usually costs accuracy: give ",
             Name("--data"),
             " to train, or use ",
             Name("--bits 4"),

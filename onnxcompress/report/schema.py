@@ -1,0 +1,118 @@
+"""The JSON form of a run, described from the dataclasses it is written from."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import types
+import typing
+from typing import Any
+
+from onnxcompress.core import run as runs
+
+HEAD = f"""# JSON of a run
+
+`--report out.json` writes one object, the `Run` of `onnxcompress/core/run.py`, schema `{runs.SCHEMA}`.
+Reading another schema is refused; new optional fields may appear within one schema, so readers ignore
+what they do not know. `null` means not measured or not applicable; a number that is not finite is written
+as `null` too. Sizes are bytes, times are milliseconds (`_ms`) or seconds (`_s`), fractions go from 0 to 1.
+
+This page is generated (`python -m onnxcompress.report.schema > docs/run_schema.md`); a test compares the two.
+"""
+
+MEANING = {
+    "Run.schema": "version of this format",
+    "Run.version": "version of onnxcompress",
+    "Run.kind": '`"compress"`, `"inspect"`, `"compare"` or `"bench"`',
+    "Run.command": "the command line, one string an argument; null for a call from Python",
+    "Run.recipe": "all settings, resolved; `--recipe` reads the same",
+    "Run.seed": "seed of every random choice",
+    "Run.started": "ISO 8601, with time zone",
+    "Run.models": "original, then compressed; or the models named on the command line, in order",
+    "Run.methods": "what ran, in order",
+    "Run.weights": "the weights changed; for `inspect` all weights",
+    "Run.refusals": "what was left alone, and why",
+    "Run.warnings": "sentences a person must see",
+    "ModelFacts.gzip_bytes": "bytes after gzip",
+    "ModelFacts.size_bytes": "bytes on disk, external data included",
+    "ModelFacts.input_shapes": "input name to the shape that MACs and latency were measured at",
+    "ModelFacts.macs_unknown_ops": "operators that `macs` does not count",
+    "ModelFacts.parameters": "elements of all floating-point tensors with a value",
+    "WeightFacts.consumers": "nodes that read the weight",
+    "WeightFacts.encoding": 'how it is stored: `"dense"`, `"codebook"` …',
+    "WeightFacts.entries": "values in the codebook",
+    "WeightFacts.bits_before": "bits in the original file",
+    "WeightFacts.bits_after": "bits in the written file: codes, codebook, scales",
+    "WeightFacts.relative_error": "‖w − ŵ‖₂ / ‖w‖₂",
+    "WeightFacts.codebook": "the values it may take, for plots",
+    "WeightFacts.histogram": "of the original values",
+    "Training.epochs": "passes over the training examples, in total",
+    "Training.stopped": "why training ended",
+    "Training.random_data": "the examples were random numbers",
+    "Training.without_gradient": "weights no gradient reaches",
+    "Accuracy.split": "which examples, in words",
+    "Latency.load_ms": "from the file to a session ready to run",
+    "Latency.resident_bytes": "memory the loaded model takes",
+    "Latency.peak_bytes": "largest memory of the process",
+    "LatencyRatio.ratio": "below 1 is faster",
+    "LatencyRatio.verdict": '`"faster"`, `"slower"` or `"no measurable difference"`',
+    "Benchmark.clock": "what clock times were read from",
+    "Gate.measured": "null: not measured",
+    "Environment.packages": "package to version",
+    "Comparison.inputs": "where the inputs come from, in words",
+    "Comparison.tolerance": "largest relative ℓ2 difference allowed; null: none was promised",
+    "OutputDifference.cosine": "−1 to 1",
+    "OutputDifference.max_abs": "in the output's own unit",
+}
+"""What a field's name and its type's description leave open."""
+
+
+def types_of_run() -> tuple[type, ...]:
+    """Return the dataclasses that make up a run, ``Run`` first, each before those it holds."""
+    found: dict[type, None] = {}
+
+    def visit(kind: Any) -> None:
+        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+            if kind not in found:
+                found[kind] = None
+                for hint in typing.get_type_hints(kind).values():
+                    visit(hint)
+        else:
+            for argument in typing.get_args(kind):
+                visit(argument)
+
+    visit(runs.Run)
+    return tuple(found)
+
+
+def markdown() -> str:
+    """Return the description of the JSON form as Markdown."""
+    pieces = [HEAD]
+    for kind in types_of_run():
+        hints = typing.get_type_hints(kind)
+        about = inspect.cleandoc(kind.__doc__ or "").replace("``", "`")
+        rows = ["| field | type | meaning |", "| --- | --- | --- |"]
+        for field in dataclasses.fields(kind):
+            meaning = MEANING.get(f"{kind.__name__}.{field.name}", "")
+            rows.append(f"| `{field.name}` | {_json_type(hints[field.name])} | {meaning} |")
+        pieces.append("\n".join([f"## {kind.__name__}", "", about, "", *rows, ""]))
+    return "\n".join(pieces)
+
+
+def _json_type(hint: Any) -> str:
+    """Return the JSON type of an annotation, in words; dataclasses as links."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_json_type(a) for a in arguments)
+    if origin is tuple:
+        return f"array of {_json_type(arguments[0])}"
+    if origin is dict:
+        return f"object of {_json_type(arguments[1])}"
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return f"[{hint.__name__}](#{hint.__name__.lower()})"
+    names = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
+    return names.get(hint, "anything")
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")
