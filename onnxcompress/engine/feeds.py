@@ -59,7 +59,7 @@ def random_feeds(
     """
     rng = np.random.default_rng(seed)
     concrete = _Dimensions(infos, shapes or {}).shapes(next(_Dimensions(infos, shapes or {}).candidates()))
-    chosen: Mapping[str, Draw] = {} if model is None else model.ir.meta.get(_DRAWS, {})
+    chosen: Mapping[str, Draw] = {} if model is None else model.ir.graph.meta.get(_DRAWS, {})
     ways = {i.name: chosen.get(i.name) or draws(i, model)[0] for i in infos}
     return [_draw(infos, concrete, ways, rng) for _ in range(examples)]
 
@@ -94,13 +94,13 @@ def resolve_shapes(
             first = first or error
         else:
             if _informative(outputs):
-                model.ir.meta[_DRAWS] = ways
+                model.ir.graph.meta[_DRAWS] = ways
                 return shapes
             fallback = fallback or (shapes, ways)
         if time.monotonic() > deadline:
             break
     if fallback is not None:  # it runs; outputs are empty or not finite whatever is drawn
-        model.ir.meta[_DRAWS] = fallback[1]
+        model.ir.graph.meta[_DRAWS] = fallback[1]
         return fallback[0]
     raise UnsupportedError(
         "found no inputs that onnxruntime accepts",

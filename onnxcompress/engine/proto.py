@@ -1,7 +1,7 @@
 """ModelProto to onnx_ir and back without loss.
 
 onnx_ir forgets, or refuses, a few things a file may hold. They travel beside the graph, in ``meta`` of the
-graph, node or model they belong to (which ``clone`` keeps), and ``to_proto`` puts them back:
+graph or node they belong to (which ``clone`` keeps), and ``to_proto`` puts them back:
 
 * sparse initializers and sparse Constants: dense in the graph, sparse again in the file while unchanged;
 * map types of inputs and outputs, attributes onnx_ir has no class for;
@@ -78,7 +78,7 @@ def from_proto(proto: onnx.ModelProto, *, base_dir: str | None = None) -> ir.Mod
     for function in model.functions.values():
         function.sort()
     if training:
-        model.meta[_TRAINING] = training
+        model.graph.meta[_TRAINING] = training
     if base_dir is not None:
         for tensor in tensors(model):
             if isinstance(tensor, ir.ExternalTensor):
@@ -96,7 +96,7 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
     _restore(model.graph, proto.graph)
     for function, function_proto in zip(model.functions.values(), proto.functions, strict=True):
         _restore(function, function_proto)
-    for data in model.meta.get(_TRAINING, ()):
+    for data in model.graph.meta.get(_TRAINING, ()):
         proto.training_info.add().ParseFromString(data)
     return proto
 
