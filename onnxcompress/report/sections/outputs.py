@@ -52,9 +52,10 @@ def _table(comparison: Comparison) -> Table:
 
 
 def _note(comparison: Comparison) -> tuple[Inline, ...]:
-    kind = "random " if comparison.random_inputs else ""
-    where = f": {comparison.inputs}" if comparison.inputs else ""
-    parts: list[Inline] = [f"{fmt.plural(comparison.examples, kind + 'example')}{where}."]
+    examples = fmt.plural(comparison.examples, "random example" if comparison.random_inputs else "example")
+    counted = not comparison.inputs or comparison.inputs.startswith(f"{comparison.examples} ")
+    where = comparison.inputs or examples
+    parts: list[Inline] = [f"Compared on {where}." if counted else f"Compared on {examples}: {where}."]
     if comparison.tolerance is not None:
         allowed = fmt.given(comparison.tolerance).text
         parts.append(f" Allowed relative error {allowed}: ")

@@ -12,5 +12,6 @@ from onnxcompress.report.tree import Block, Paragraph
 @section("refusals", title="Left alone", order=100, detail=True, applies=lambda run: bool(run.refusals))
 def refusals(run: Run) -> tuple[Block, ...]:
     """Show what was left alone, one row a reason."""
-    told = f"{fmt.plural(len(run.refusals), 'place')} left as in the original."
+    kept = "that compression would leave" if run.kind == "inspect" else "left"
+    told = f"{fmt.plural(len(run.refusals), 'place')} {kept} as in the original."
     return Paragraph((told,)), reading.reasons(run.refusals, "Left alone, by reason", "Where")

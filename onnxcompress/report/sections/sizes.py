@@ -24,6 +24,9 @@ ROWS: tuple[tuple[str, str, Of, Callable[[float | None], Quantity]], ...] = (
     ("Peak memory", "peak", lambda m, e: e.peak_bytes if e else None, fmt.size),
 )
 
+MEASURED = ("load", "resident", "peak")
+"""Rows that only a measurement fills."""
+
 
 def _whole(value: float | None) -> int | None:
     return None if value is None else int(value)
@@ -41,6 +44,8 @@ def sizes(run: Run) -> tuple[Block, ...]:
         )
     rows = []
     for label, term, of, shown in ROWS:
+        if run.kind == "inspect" and run.benchmark is None and term in MEASURED:
+            continue
         values = [of(m, reading.latency_of(run, i)) for i, m in enumerate(run.models)]
         row: list[Inline] = [Term(label, term), *(shown(v) for v in values)]
         if two:

@@ -23,7 +23,11 @@ def _callouts(run: Run) -> list[Callout]:
     found = [*_failures(run), *_random(run)]
     if run.kind == "compress":
         found += _unmeasured(run)
-    return found + [Callout("warning", "", (text,)) for text in run.warnings]
+    return found + [Callout("warning", "", (_sentence(text),)) for text in run.warnings]
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
 def _failures(run: Run) -> list[Callout]:
@@ -66,11 +70,12 @@ def _unmeasured(run: Run) -> list[Callout]:
         text = "Neither outputs nor accuracy nor latency: this report vouches for the file's size alone."
         found.append(Callout("danger", "Nothing was measured", (text,)))
     low = [w for w in run.weights if w.entries is not None and w.entries <= LOW_BITS_ENTRIES]
-    if low and not reading.trained(run):
+    told = any("--data" in warning for warning in run.warnings)
+    if low and not reading.trained(run) and not told:
         most = max(w.entries or 0 for w in low)
-        told = f"{fmt.plural(len(low), 'weight')} got a codebook of at most {most} values without training. "
+        said = f"{fmt.plural(len(low), 'weight')} got a codebook of at most {most} values without training. "
         parts: tuple[Inline, ...] = (
-            f"{told}At 3 bits or less that usually costs accuracy: give ",
+            f"{said}At 3 bits or less that usually costs accuracy: give ",
             Name("--data"),
             " to train, or use ",
             Name("--bits 4"),
