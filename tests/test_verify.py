@@ -181,6 +181,38 @@ def test_other_shapes_and_types_are_errors(expected: object, actual: object) -> 
         compared(expected, actual)
 
 
+def above(limit: float) -> bytes:
+    """The numbers of ``x`` above a limit, and ``x`` itself."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        above (float[N] x) => (float[K] kept, float[N] all)
+        { b = Greater(x, limit) kept = Compress(x, b) all = Identity(x) }"""
+    )
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(limit, np.float32), "limit"))
+    return model.SerializeToString()
+
+
+def test_another_number_of_detections_is_a_difference_but_no_error() -> None:
+    feeds = [{"x": np.arange(5, dtype=np.float32)}]
+    found = verify.compare(above(1), above(2), feeds, inputs="x", random_inputs=False)
+    kept, everything = found.outputs
+    assert (kept.equal, everything.equal, found.passed) == (False, True, None)
+    assert kept.problem == "has shape 2 where the reference has 3"
+    verify.require(found)
+    strict = verify.compare(above(1), above(2), feeds, inputs="x", random_inputs=False, tolerance=1.0)
+    with pytest.raises(VerificationError, match="has shape 2"):
+        verify.require(strict)
+    # The axis that the input shares may not differ, nor may any where nothing is declared.
+    with pytest.raises(VerificationError, match="output 'all' is float32 of shape 1"):
+        verify.compare(
+            above(1),
+            lambda f: {"kept": f["x"][2:], "all": f["x"][:1]},
+            feeds,
+            inputs="x",
+            random_inputs=False,
+        )
+
+
 def test_missing_outputs_are_errors() -> None:
     with pytest.raises(VerificationError, match="'z' instead of 'y'"):
         verify.compare(constant(y=1), constant(z=1), [{}], inputs="none", random_inputs=False)
