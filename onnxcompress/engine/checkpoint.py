@@ -87,7 +87,7 @@ class Checkpoint:
                 arrays = {
                     name: _typed(archive[f"a/{name}"], dtype) for name, dtype in header["types"].items()
                 }
-        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
             raise UsageError(
                 "cannot resume", where=str(self.path), why=f"not a checkpoint ({error})", fix="delete it"
             ) from None

@@ -22,6 +22,7 @@ VALIDATION_MOST = 5000
 def make_task(
     samples: Examples,
     *,
+    limit: int | None = None,
     val: float | int | None = None,
     loss: str | Callable[..., Any] | None = None,
     metric: str | Callable[..., Any] | None = None,
@@ -31,6 +32,7 @@ def make_task(
 
     Args:
         samples: the data.
+        limit: use only this many examples of the training split, validation included, drawn with ``seed``.
         val: examples for validation, as a fraction (below 1) or a count; None: the data's own validation
             split, else a tenth of the training split, at most 5,000. Given, it replaces the data's own.
         loss: ``"ce"``, ``"mse"``, ``"kl"``, ``"l2"``, a sum such as ``"ce+kl"``, ``"module.py:function"``,
@@ -43,7 +45,14 @@ def make_task(
         DataError: the validation split would leave nothing to train on.
         UsageError: a loss that needs labels was asked for and there are none, or it is not known.
     """
-    train, validation = _split(samples, val, seed)
+    available, limited = samples.splits["train"], ""
+    if limit is not None:
+        if limit < 1:
+            raise UsageError("--limit must be positive", why=f"found {limit}")
+        if limit < len(available):
+            limited = f"{limit} of {len(available)} training examples"
+            available = np.sort(np.random.default_rng([seed, 0x11]).choice(available, limit, replace=False))
+    train, validation = _split(samples, available, val, seed)
     targets = samples.targets
     labelled = targets is not None
     chosen = named_function(loss, "loss") if loss is not None else None
@@ -68,14 +77,13 @@ def make_task(
         loss=chosen,
         metric=measured,
         random=samples.random,
-        origin="; ".join([samples.origin, *samples.notes]),
+        origin="; ".join([samples.origin, *([limited] if limited else []), *samples.notes]),
         seed=seed,
         warnings=samples.warnings,
     )
 
 
-def _split(samples: Examples, val: float | int | None, seed: int) -> tuple[Array, Array]:
-    train = samples.splits["train"]
+def _split(samples: Examples, train: Array, val: float | int | None, seed: int) -> tuple[Array, Array]:
     own = samples.splits.get("validation")
     if own is not None and samples.targets is not None and samples.labels(own) is None:
         own = None
