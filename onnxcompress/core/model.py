@@ -133,7 +133,9 @@ def subgraphs(graph: ir.Graph) -> Iterator[tuple[str, ir.Graph]]:
         nested = [a for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH and not a.is_ref()]
         if nested:
             # Names of nodes are optional and need not be unique.
-            label = node.name if node.name and node.name not in labels else f"{node.op_type}_{index}"
+            label = node.name or f"{node.op_type}_{index}"
+            while label in labels:
+                label += f"_{index}"
             labels.add(label)
             yield from ((f"{label}.{a.name}/", a.as_graph()) for a in nested)
 

@@ -134,6 +134,10 @@ class OrtSession:
             UnsupportedError: as ``run``.
         """
         self._check_names(feeds)
+        if not all(isinstance(a, np.ndarray) and a.dtype != np.object_ for a in feeds.values()):
+            self.run(feeds)  # strings and sequences cannot be bound
+            names = [o.name for o in self.outputs]
+            return lambda: self._discard(names, feeds)
         binding = self._session.io_binding()
         try:
             for name, array in feeds.items():
@@ -153,6 +157,9 @@ class OrtSession:
         """Stop recording and return the file that holds the record, as JSON."""
         return Path(self._session.end_profiling())
 
+    def _discard(self, names: list[str], feeds: Mapping[str, Any]) -> None:
+        self._session.run(names, dict(feeds))
+
     def _check_names(self, feeds: Mapping[str, Any]) -> None:
         missing = [i.name for i in self.inputs if i.name not in feeds and not i.dtype.startswith("optional")]
         if missing:
@@ -167,7 +174,9 @@ class OrtSession:
     def _error(self, error: BaseException) -> DataError | UnsupportedError:
         why = one_line(error)
         about_feeds = isinstance(error, (TypeError, ValueError)) or re.search(
-            r"for input: |input data type|invalid dimensions|Invalid rank|Invalid Feed", why, re.IGNORECASE
+            r"for input: |Input must be|input data type|invalid dimensions|Invalid rank|Invalid Feed",
+            why,
+            re.IGNORECASE,
         )
         if about_feeds and "while running" not in why:
             return DataError("onnxruntime does not accept these inputs", where=self._where, why=why)
