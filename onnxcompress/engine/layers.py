@@ -97,6 +97,22 @@ def left_alone(model: Model, found: Iterable[Layer]) -> tuple[Refusal, ...]:
     return tuple(refusals)
 
 
+def companions(model: Model, found: Iterable[Layer]) -> tuple[str, ...]:
+    """Return the weights that are worth training along uncompressed layers: biases, scales, slopes.
+
+    These are vectors (all axes but one of length 1); single numbers only where an operator has them as bias.
+    Constants of other shapes (grids of anchors, masks, windows) are part of the computation and are not.
+    """
+    names = {layer.weight for layer in found}
+    chosen = []
+    for weight in model.weights.values():
+        if weight.name in names or weight.size != max(weight.shape, default=0):
+            continue
+        if weight.size > 1 or any(slot >= 2 for _, slot in weight.value.uses()):
+            chosen.append(weight.name)
+    return tuple(chosen)
+
+
 def select(
     found: Sequence[Layer], include: Sequence[str], exclude: Sequence[str], *, others: Iterable[str] = ()
 ) -> tuple[Layer, ...]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 Axes = tuple[int | None, ...]
@@ -133,9 +134,9 @@ def hands_on(node: ir.Node, slot: int, constant: set[ir.Value], sizes: Sequence[
 
 def size_of(value: ir.Value | None) -> int | None:
     """Return the number of elements of a value whose shape is known."""
-    if value is None or value.shape is None or not all(isinstance(d, int) for d in value.shape):
+    if value is None or value.shape is None or not value.shape.is_static():
         return None
-    return math.prod(int(d) for d in value.shape)  # type: ignore[arg-type]
+    return int(np.prod(value.shape.numpy(), dtype=np.int64))
 
 
 def moved(node: ir.Node, axes: Axes, shape: Sequence[int] | None, target: Any) -> Axes | None:

@@ -1,0 +1,343 @@
+"""The LC algorithm: min L(w) subject to w = Δ(Θ), by alternating learning (L) and compression (C) steps.
+
+Augmented Lagrangian (Carreira-Perpiñán 2017, eqs. 7–10), for μ = μ0·a^k, k = 0, 1, …::
+
+    L step   w ← argmin_w L(w) + μ/2 ‖w − Δ(Θ) − λ/μ‖²       (SGD, learning rate at most 1/μ: eq. 17)
+    C step   Θ ← Π(w − λ/μ)
+             λ ← λ − μ (w − Δ(Θ))                             (λ = 0 throughout: quadratic penalty)
+
+The C step knows no network and the L step no codebook. Direct compression (DC) is Θ = Π(reference), no step
+at all; iterated direct compression (iDC) starts every L step at Δ(Θ) and has no penalty.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+
+from onnxcompress.core.encoding import Array, Encoding
+from onnxcompress.core.run import TrainingPoint
+from onnxcompress.encodings._base import Projection
+
+Mode = Literal["dc", "idc", "lc"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Weights that one projection compresses jointly (one codebook for all)."""
+
+    weights: tuple[str, ...]
+    projection: Projection
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The path of the penalty parameter and of the learning rate.
+
+    Attributes:
+        mode: ``"dc"``, ``"idc"`` or ``"lc"``.
+        steps: number of L steps.
+        epochs: passes over the training split in one L step.
+        lr: learning rate of the first L step.
+        lr_decay: factor from one L step to the next.
+        mu0: penalty parameter of the first L step.
+        growth: factor from one L step to the next.
+        multipliers: augmented Lagrangian; otherwise the quadratic penalty.
+        tolerance: the path ends where ‖w − Δ(Θ)‖ / ‖w‖ is smaller.
+    """
+
+    mode: Mode
+    steps: int
+    epochs: float
+    lr: float
+    lr_decay: float
+    mu0: float
+    growth: float
+    multipliers: bool
+    tolerance: float
+
+    def mu(self, step: int) -> float:
+        """Return μ of an L step, counted from 0; 0 where the mode has no penalty."""
+        return self.mu0 * self.growth**step if self.mode == "lc" else 0.0
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of an L step, clipped at 1/μ (eq. 17)."""
+        rate, mu = self.lr * self.lr_decay**step, self.mu(step)
+        return min(rate, 1.0 / mu) if mu > 0 else rate
+
+
+@dataclass(frozen=True)
+class Pull:
+    """The penalty ``mu/2 Σ ‖w − target‖²`` of one L step."""
+
+    mu: float
+    targets: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What an L step came to: mean task loss, passes made, and whether time ran out or the loss diverged."""
+
+    loss: float | None
+    epochs: float
+    stopped: Literal["done", "time", "diverged"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Loss and metric on the validation split; ``metric`` is None where there is none."""
+
+    loss: float
+    metric: float | None
+
+
+class Learner(Protocol):
+    """The L step: it owns the network, the data, and the weights that are not compressed."""
+
+    higher_is_better: bool
+
+    def weights(self, names: Sequence[str]) -> dict[str, Array]:
+        """Return weights as they are now."""
+        ...
+
+    def put(self, arrays: Mapping[str, Array]) -> None:
+        """Set weights."""
+        ...
+
+    def others(self) -> dict[str, Array]:
+        """Return the weights that are trained along but not compressed (biases, normalisation)."""
+        ...
+
+    def learn(self, step: int, pull: Pull | None, *, epochs: float, lr: float) -> Learned:
+        """Train from the present weights."""
+        ...
+
+    def score(self, arrays: Mapping[str, Array]) -> Score:
+        """Evaluate on the validation split with these weights in place of the present ones."""
+        ...
+
+
+@dataclass
+class State:
+    """Where the loop is; complete between two steps, so that it can be written down and taken up again.
+
+    Attributes:
+        step: L steps made.
+        decoded: Δ(Θ), weight name -> array.
+        multipliers: λ, weight name -> array; empty while it is zero.
+        best: Δ(Θ) and the uncompressed weights of the best state so far.
+        best_score: its score.
+        best_step: the number of L steps it was found after; 0 is direct compression.
+        points: the path.
+        epochs: passes over the training split.
+        elapsed_s: seconds spent before this process took up the loop.
+    """
+
+    step: int = 0
+    decoded: dict[str, Array] = field(default_factory=dict)
+    multipliers: dict[str, Array] = field(default_factory=dict)
+    best: dict[str, Array] = field(default_factory=dict)
+    best_score: Score | None = None
+    best_step: int = 0
+    points: list[TrainingPoint] = field(default_factory=list)
+    epochs: float = 0.0
+    elapsed_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """The best compressed model of the path.
+
+    Attributes:
+        encodings: weight name -> Θ; what is returned is always Δ(Θ), never w.
+        others: values of the uncompressed weights that go with it.
+        points: the path; point 0 is direct compression.
+        chosen: index of the point that is returned.
+        epochs: passes over the training split.
+        stopped: why the path ended, in words.
+    """
+
+    encodings: Mapping[str, Encoding]
+    others: Mapping[str, Array]
+    points: tuple[TrainingPoint, ...]
+    chosen: int
+    epochs: float
+    stopped: str
+
+
+def compress(
+    parts: Sequence[Part],
+    learner: Learner,
+    schedule: Schedule,
+    *,
+    state: State | None = None,
+    tell: Callable[[State, TrainingPoint], None] = lambda state, point: None,
+) -> Result:
+    """Run DC, iDC or LC and return the state that scored best on the validation split.
+
+    Args:
+        parts: what is compressed how; weights that no part names are trained along, uncompressed.
+        learner: the L step, holding the reference weights (or those that belong to ``state``).
+        schedule: the path.
+        state: a state to go on from; None: start.
+        tell: called after every step with the complete state (to save it, to show progress).
+    """
+    return _Loop(parts, learner, schedule, state or State(), tell).run()
+
+
+def project(
+    parts: Sequence[Part],
+    weights: Mapping[str, Array],
+    *,
+    mu: float | None = None,
+    previous: Mapping[str, Encoding] | None = None,
+) -> dict[str, Encoding]:
+    """Return the C step of all parts: weight name -> Θ."""
+    found: dict[str, Encoding] = {}
+    for part in parts:
+        warm = [previous[name] for name in part.weights] if previous else None
+        encodings = part.projection.project([weights[n] for n in part.weights], mu=mu, previous=warm)
+        found.update(zip(part.weights, encodings, strict=True))
+    return found
+
+
+def better(new: Score, old: Score, higher_is_better: bool) -> bool:
+    """Return whether a score is better: by the metric, at equal metric by the loss; NaN is worst."""
+    if math.isnan(new.loss) or (new.metric is not None and math.isnan(new.metric)):
+        return False
+    if math.isnan(old.loss) or (old.metric is not None and math.isnan(old.metric)):
+        return True
+    if new.metric is not None and old.metric is not None and new.metric != old.metric:
+        return (new.metric > old.metric) == higher_is_better
+    return new.loss < old.loss
+
+
+class _Loop:
+    """One run of the algorithm."""
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        learner: Learner,
+        schedule: Schedule,
+        state: State,
+        tell: Callable[[State, TrainingPoint], None],
+    ) -> None:
+        self.parts, self.learner, self.schedule, self.state, self.tell = parts, learner, schedule, state, tell
+        self.names = [name for part in parts for name in part.weights]
+        self.theta: dict[str, Encoding] = {}
+        self.best_theta: dict[str, Encoding] | None = None
+        self.began = time.monotonic() - state.elapsed_s
+
+    def run(self) -> Result:
+        state = self.state
+        if state.points:
+            # Projecting what was decoded gives the same Θ back: projections are idempotent.
+            self.theta = project(self.parts, state.decoded)
+        else:
+            self._start()
+        stopped = "direct compression" if self.schedule.mode == "dc" else "all steps made"
+        while self.schedule.mode != "dc" and state.step < self.schedule.steps:
+            end = self._step()
+            if end is not None:
+                stopped = end
+                break
+        encodings = self.best_theta or project(self.parts, {name: state.best[name] for name in self.names})
+        others = {name: array for name, array in state.best.items() if name not in encodings}
+        return Result(encodings, others, tuple(state.points), state.best_step, state.epochs, stopped)
+
+    def _start(self) -> None:
+        """Direct compression: the μ → 0 end of the path, and the state every later one has to beat."""
+        weights = self.learner.weights(self.names)
+        self.theta = project(self.parts, weights)
+        self.state.decoded = self._decode()
+        if self.schedule.mode == "idc":
+            self.learner.put(self.state.decoded)
+        self._note(weights, None, None)
+
+    def _step(self) -> str | None:
+        """Make one L and one C step; return why the path ends here, None where it goes on."""
+        state, schedule = self.state, self.schedule
+        mu = schedule.mu(state.step)
+        pull = self._pull(mu) if mu > 0 else None
+        learned = self.learner.learn(state.step, pull, epochs=schedule.epochs, lr=schedule.rate(state.step))
+        if learned.stopped == "diverged":
+            return "the loss diverged"
+        weights = self.learner.weights(self.names)
+        self.theta = project(self.parts, self._shifted(weights, mu), mu=mu or None, previous=self.theta)
+        state.decoded = self._decode()
+        if schedule.mode == "idc":
+            self.learner.put(state.decoded)
+        if schedule.multipliers and mu > 0:
+            self._update_multipliers(weights, mu)
+        state.step += 1
+        state.epochs += learned.epochs
+        point = self._note(weights, mu or None, learned.loss)
+        if learned.stopped == "time":
+            return "the time limit was reached"
+        if schedule.mode == "lc" and point.gap is not None and point.gap < schedule.tolerance:
+            return f"w and Δ(Θ) differ by less than {schedule.tolerance:g}"
+        return None
+
+    def _pull(self, mu: float) -> Pull:
+        """Return the penalty towards Δ(Θ) + λ/μ."""
+        multipliers = self.state.multipliers
+        targets = {
+            name: decoded + (multipliers[name] / mu).astype(decoded.dtype) if name in multipliers else decoded
+            for name, decoded in self.state.decoded.items()
+        }
+        return Pull(mu, targets)
+
+    def _shifted(self, weights: Mapping[str, Array], mu: float) -> dict[str, Array]:
+        """Return w − λ/μ, in the weights' own types."""
+        multipliers = self.state.multipliers
+        return {
+            name: w - (multipliers[name] / mu).astype(w.dtype) if name in multipliers else w
+            for name, w in weights.items()
+        }
+
+    def _update_multipliers(self, weights: Mapping[str, Array], mu: float) -> None:
+        for name, w in weights.items():
+            step = mu * (w.astype(np.float64) - self.state.decoded[name])
+            old = self.state.multipliers.get(name)
+            self.state.multipliers[name] = (-step if old is None else old - step).astype(np.float32)
+
+    def _decode(self) -> dict[str, Array]:
+        return {name: encoding.decode() for name, encoding in self.theta.items()}
+
+    def _note(self, weights: Mapping[str, Array], mu: float | None, loss: float | None) -> TrainingPoint:
+        """Score Δ(Θ), keep it if it is the best so far, and append a point to the path."""
+        state = self.state
+        score = self.learner.score(state.decoded)
+        if state.best_score is None or better(score, state.best_score, self.learner.higher_is_better):
+            state.best_score, state.best_step = score, state.step
+            state.best = {**self.learner.others(), **state.decoded}
+            self.best_theta = self.theta
+        point = TrainingPoint(
+            step=state.step,
+            mu=mu,
+            loss=loss,
+            compressed_loss=score.loss,
+            compressed_metric=score.metric,
+            gap=_gap(weights, state.decoded),
+            elapsed_s=time.monotonic() - self.began,
+        )
+        state.points.append(point)
+        state.elapsed_s = point.elapsed_s
+        self.tell(state, point)
+        return point
+
+
+def _gap(weights: Mapping[str, Array], decoded: Mapping[str, Array]) -> float:
+    """Return ‖w − Δ(Θ)‖ / ‖w‖ over all compressed weights."""
+    apart = whole = 0.0
+    for name, w in weights.items():
+        wide = w.astype(np.float64)
+        apart += float(np.square(wide - decoded[name].astype(np.float64)).sum())
+        whole += float(np.square(wide).sum())
+    return math.sqrt(apart / whole) if whole > 0 else 0.0

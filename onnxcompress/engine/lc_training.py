@@ -1,0 +1,235 @@
+"""LC on a model: graph, trainer, schedule, checkpoints and progress, for methods that compress weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from onnxcompress.core.encoding import Array, Encoding
+from onnxcompress.core.model import Model
+from onnxcompress.core.resources import Resources
+from onnxcompress.core.run import Training, TrainingPoint
+from onnxcompress.core.task import Task
+from onnxcompress.engine.checkpoint import Checkpoint
+from onnxcompress.engine.lc import Part, Schedule, Score, State, compress, project
+from onnxcompress.engine.lstep import TrainedLearner
+from onnxcompress.engine.schedule import Wishes, fit_schedule
+from onnxcompress.engine.torchgraph import TorchGraph
+from onnxcompress.engine.training import Trainer
+
+_SAVE_EVERY_S = 20.0
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of it.
+
+    Attributes:
+        encodings: weight name -> Θ.
+        others: uncompressed weights whose values changed.
+        training: for the report.
+        schedule: the path that was taken, every automatic value filled in; None where nothing could train.
+        warnings: sentences the user must see.
+    """
+
+    encodings: Mapping[str, Encoding]
+    others: Mapping[str, Array]
+    training: Training
+    schedule: Schedule | None
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be compressed, and with what.
+
+    Attributes:
+        model: the reference.
+        parts: what is compressed how. Weights that no gradient reaches are projected directly.
+        others: weights that may be trained along uncompressed.
+        task: the data.
+        resources: device, time limit, checkpoint folder, progress.
+        wishes: what the user set of the schedule.
+        batch_size: None: the trainer's choice.
+        fingerprint: what a resumed run must have in common with the interrupted one.
+    """
+
+    model: Model
+    parts: Sequence[Part]
+    others: Sequence[str]
+    task: Task
+    resources: Resources
+    wishes: Wishes
+    batch_size: int | None = None
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)
+
+
+def train(job: Job) -> Trained:
+    """Compress weights while training the network around them."""
+    return _Run(job).run()
+
+
+class _Run:
+    def __init__(self, job: Job) -> None:
+        self.model, self.task, self.resources, self.wishes = job.model, job.task, job.resources, job.wishes
+        self.began = time.monotonic()
+        self.resources.progress(0.0, "preparing the network and the data", None)
+        graph = TorchGraph(job.model, device=job.resources.device)
+        self.trainer = Trainer(graph, job.task, job.resources, batch_size=job.batch_size)
+        self.stuck = graph.without_gradient()
+        unreached = {r.where for r in self.stuck} | (set(job.model.weights) - set(graph.trainable))
+        self.parts, self.fixed = _separate(job.parts, unreached)
+        compressed = tuple(name for part in self.parts for name in part.weights)
+        along = tuple(n for n in job.others if n not in unreached and n not in compressed)
+        self.learner = TrainedLearner(
+            self.trainer, compressed, along, save=self._save, progress=self._progress
+        )
+        folder = job.resources.checkpoint_dir
+        self.checkpoint = Checkpoint(folder, job.fingerprint) if folder is not None else None
+        self.saved_s = time.monotonic()
+        self.state = State()
+        self.schedule: Schedule | None = None
+
+    def run(self) -> Trained:
+        arrays = {n: self.model.array(n) for part in (*self.fixed, *self.parts) for n in part.weights}
+        fixed = project(self.fixed, {n: arrays[n] for part in self.fixed for n in part.weights})
+        self.trainer.graph.set_arrays({name: encoding.decode() for name, encoding in fixed.items()})
+        if not self.parts:
+            return self._untrained(fixed)
+        if not self._resumed():
+            direct = {n: e.decode() for n, e in project(self.parts, arrays).items()}
+            self.resources.progress(0.0, "finding the learning rate", None)
+            self.schedule = fit_schedule(self.learner, self.task, direct, self.wishes, time_s=self._left())
+        assert self.schedule is not None
+        result = compress(self.parts, self.learner, self.schedule, state=self.state, tell=self._tell)
+        others = {
+            name: array for name, array in result.others.items() if not _same(array, self.model.array(name))
+        }
+        chosen = result.points[result.chosen].step
+        stopped = f"{result.stopped}; the state after step {chosen} of {len(result.points) - 1} is kept"
+        training = self._facts(result.points, result.epochs, stopped)
+        return Trained({**fixed, **result.encodings}, others, training, self.schedule, self._warnings())
+
+    def _untrained(self, fixed: Mapping[str, Encoding]) -> Trained:
+        found = self.trainer.evaluate()
+        score = Score(found.loss, found.metric)
+        point = TrainingPoint(0, None, None, score.loss, score.metric, None, time.monotonic() - self.began)
+        training = self._facts((point,), 0.0, "no gradient reaches any of the weights")
+        warning = "no gradient reaches the weights to compress; they were compressed directly"
+        return Trained(fixed, {}, training, None, (*self._warnings(), warning))
+
+    def _facts(self, points: tuple[TrainingPoint, ...], epochs: float, stopped: str) -> Training:
+        task, trainer = self.task, self.trainer
+        names = {n for part in (*self.parts, *self.fixed) for n in part.weights}
+        return Training(
+            data=task.origin,
+            random_data=task.random,
+            labelled=task.labelled,
+            loss=trainer.loss_name,
+            metric=trainer.metric_name,
+            train_examples=len(task.train),
+            validation_examples=len(task.validation),
+            epochs=epochs,
+            device=self.resources.device,
+            stopped=stopped,
+            points=points,
+            without_gradient=tuple(r for r in self.stuck if r.where in names),
+        )
+
+    def _warnings(self) -> tuple[str, ...]:
+        compressed = {n for part in self.fixed for n in part.weights}
+        stuck = [r for r in self.stuck if r.where in compressed]
+        told = [f"weight '{r.where}' was compressed without training: it {r.why}" for r in stuck]
+        return (*self.trainer.warnings, *told)
+
+    def _left(self) -> float | None:
+        limit = self.resources.max_time_s
+        return None if limit is None else max(limit - (time.monotonic() - self.began), 0.0)
+
+    # progress ----------------------------------------------------------------------------------------------
+
+    def _progress(self, step: int, fraction: float, words: str) -> None:
+        assert self.schedule is not None
+        done = (step + fraction) / self.schedule.steps
+        self.resources.progress(done, f"L step {step + 1} of {self.schedule.steps}, {words}", None)
+
+    def _tell(self, state: State, point: TrainingPoint) -> None:
+        assert self.schedule is not None
+        words = f"step {state.step} of {self.schedule.steps}: compressed loss {point.compressed_loss:.4g}"
+        if point.compressed_metric is not None:
+            words += f", {self.trainer.metric_name} {point.compressed_metric:.4g}"
+        if point.gap is not None:
+            words += f", gap {point.gap:.3g}"
+        self.resources.progress(min(state.step / self.schedule.steps, 1.0), words, point)
+        last = state.step in (0, self.schedule.steps)
+        if last or time.monotonic() - self.saved_s > _SAVE_EVERY_S:
+            self._save()
+
+    # checkpoints -------------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        if self.checkpoint is None or self.schedule is None:
+            return
+        arrays, values = self.trainer.state()
+        held = {f"trainer/{name}": array for name, array in arrays.items()}
+        state = self.state
+        for group in ("decoded", "multipliers", "best"):
+            held.update({f"{group}/{name}": array for name, array in getattr(state, group).items()})
+        self.checkpoint.save(
+            held,
+            {
+                "trainer": values,
+                "schedule": dataclasses.asdict(self.schedule),
+                "step": state.step,
+                "best_step": state.best_step,
+                "best_score": None if state.best_score is None else dataclasses.asdict(state.best_score),
+                "points": [dataclasses.asdict(point) for point in state.points],
+                "epochs": state.epochs,
+                "elapsed_s": state.elapsed_s,
+            },
+        )
+        self.saved_s = time.monotonic()
+
+    def _resumed(self) -> bool:
+        """Take up the state in the checkpoint folder, where there is one and it is asked for."""
+        found = self.checkpoint.load() if self.checkpoint is not None and self.resources.resume else None
+        if found is None:
+            return False
+        arrays, values = found
+        groups: dict[str, dict[str, Array]] = {"trainer": {}, "decoded": {}, "multipliers": {}, "best": {}}
+        for key, array in arrays.items():
+            group, _, name = key.partition("/")
+            groups[group][name] = array
+        self.trainer.restore(groups["trainer"], values["trainer"])
+        self.schedule = Schedule(**values["schedule"])
+        score = values["best_score"]
+        self.state = State(
+            step=values["step"],
+            decoded=groups["decoded"],
+            multipliers=groups["multipliers"],
+            best=groups["best"],
+            best_score=None if score is None else Score(**score),
+            best_step=values["best_step"],
+            points=[TrainingPoint(**point) for point in values["points"]],
+            epochs=values["epochs"],
+            elapsed_s=values["elapsed_s"],
+        )
+        return True
+
+
+def _separate(parts: Sequence[Part], unreached: set[str]) -> tuple[list[Part], list[Part]]:
+    """Return the parts that training can move, and those of weights that no gradient reaches."""
+    moving, fixed = [], []
+    for part in parts:
+        free = tuple(n for n in part.weights if n not in unreached)
+        if free:
+            moving.append(Part(free, part.projection))
+        fixed += [Part((n,), part.projection) for n in part.weights if n in unreached]
+    return moving, fixed
+
+
+def _same(a: Array, b: Array) -> bool:
+    return a.dtype == b.dtype and bool((a == b).all())

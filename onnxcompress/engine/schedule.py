@@ -1,0 +1,170 @@
+"""The schedule that fits a task: what the user set, and the rest found in quantities free of any scale.
+
+* Learning rate: of short runs started at Δ(Θ) of direct compression, the largest rate that takes back
+  ``RECOVERED`` of the loss which compression costs (the one that takes back most where none does). Large
+  rates let weights change their codebook entry and regularise; too large ones undo the reference.
+* Penalty: over an L step of S SGD steps with rate η and momentum m, the penalty alone would shrink
+  ‖w − Δ(Θ)‖ by exp(−μ η S/(1 − m)). The path runs from a weak pull (exponent ``FIRST_PULL``) to a rigid one
+  (``LAST_PULL``), whatever the loss, the number of examples and the size of the network.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from onnxcompress.core.encoding import Array
+from onnxcompress.core.task import Task
+from onnxcompress.engine.lc import Mode, Schedule
+from onnxcompress.engine.lstep import TrainedLearner
+
+STEPS = 40
+"""L steps of the path."""
+
+EPOCHS = 3.0
+"""Passes over the training split in one L step, within the following bounds of SGD steps."""
+
+LEAST_STEPS, MOST_STEPS = 100, 1500
+LR_DECAY = 0.98
+FIRST_PULL, LAST_PULL = 0.1, 100.0
+TOLERANCE = 1e-3
+
+RECOVERED = 0.7
+PROBE_STEPS = 60
+PROBE_EXAMPLES = 2048
+_CANDIDATES = 11
+_TIME_SHARE = 0.85
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user set of a schedule; None: found automatically."""
+
+    mode: Mode = "lc"
+    multipliers: bool = True
+    steps: int | None = None
+    epochs: float | None = None
+    lr: float | None = None
+    lr_decay: float | None = None
+    mu0: float | None = None
+    growth: float | None = None
+    tolerance: float | None = None
+
+
+def fit_schedule(
+    learner: TrainedLearner,
+    task: Task,
+    direct: Mapping[str, Array],
+    wishes: Wishes,
+    *,
+    time_s: float | None = None,
+) -> Schedule:
+    """Return the schedule.
+
+    Args:
+        learner: holds the reference weights, and holds them again afterwards.
+        task: what is trained on.
+        direct: Δ(Θ) of direct compression.
+        wishes: what the user set.
+        time_s: time left for the whole path; L steps are shortened to fit, so that it ends compressed.
+    """
+    per_epoch = learner.trainer.steps_per_epoch
+    steps = wishes.steps or STEPS
+    epochs = wishes.epochs or min(max(EPOCHS * per_epoch, LEAST_STEPS), MOST_STEPS) / per_epoch
+    began = time.monotonic()
+    probe = _Probe(learner, task, direct)
+    lr = wishes.lr or probe.learning_rate()
+    if time_s is not None:
+        left = _TIME_SHARE * (time_s - (time.monotonic() - began))
+        epochs = max(min(epochs, left / (steps * per_epoch * probe.step_s())), 1 / per_epoch)
+    travelled = lr * epochs * per_epoch / (1 - learner.momentum)
+    mu0 = wishes.mu0 or FIRST_PULL / travelled
+    growth = wishes.growth or max(1.0, LAST_PULL / (mu0 * travelled)) ** (1 / max(1, steps - 1))
+    return Schedule(
+        mode=wishes.mode,
+        steps=steps,
+        epochs=epochs,
+        lr=lr,
+        lr_decay=wishes.lr_decay or LR_DECAY,
+        mu0=mu0,
+        growth=growth,
+        multipliers=wishes.multipliers,
+        tolerance=TOLERANCE if wishes.tolerance is None else wishes.tolerance,
+    )
+
+
+class _Probe:
+    """Short runs from direct compression; the reference is put back after each."""
+
+    def __init__(self, learner: TrainedLearner, task: Task, direct: Mapping[str, Array]) -> None:
+        self.learner, self.trainer, self.direct = learner, learner.trainer, direct
+        generator = np.random.default_rng([task.seed, 0x9B0BE])
+        self.examples = generator.permutation(task.train)[:PROBE_EXAMPLES]
+        self.names: Sequence[str] = (*learner.compressed, *learner.others())
+
+    def learning_rate(self) -> float:
+        """Return the learning rate that the rule at the top of this file chooses."""
+        base = self.trainer.evaluate(self.examples).loss
+        start = self.trainer.evaluate(self.examples, arrays=self.direct).loss
+        if not math.isfinite(start):
+            start = 2 * base + 1
+        damage = max(start - base, 1e-3 * abs(base), 1e-12)
+        slope = self._squared_gradient()
+        if not slope > 0 or not math.isfinite(slope):
+            return 1e-3
+        rate = damage / slope / 32
+        best, chosen, least = rate, None, math.inf
+        for _ in range(_CANDIDATES):
+            excess = (self._after(rate) - base) / damage
+            if excess < least:
+                best, least = rate, excess
+            if excess <= 1 - RECOVERED:
+                chosen = rate
+            if not excess < 1.5 and least < 1:
+                break
+            rate *= 2
+        return chosen or best
+
+    def step_s(self) -> float:
+        """Return the seconds that one SGD step takes."""
+        steps = min(PROBE_STEPS, 10)
+        began = time.monotonic()
+        self._run(steps, 1e-12)
+        return max((time.monotonic() - began) / steps, 1e-6)
+
+    def _after(self, rate: float) -> float:
+        """Return the loss after a short run with this rate; infinite where it diverged."""
+        return self._run(PROBE_STEPS, rate)
+
+    def _squared_gradient(self) -> float:
+        """Return ‖∂L/∂w‖² of one batch at Δ(Θ)."""
+        self._run(1, 1e-30)
+        gradients = [self.trainer.graph.weight(name).grad for name in self.names]
+        return sum(float(g.double().square().sum()) for g in gradients if g is not None)
+
+    def _run(self, steps: int, rate: float) -> float:
+        graph, trainer = self.trainer.graph, self.trainer
+        reference = [graph.weight(name).detach().clone() for name in self.names]
+        known = len(trainer.warnings)
+        try:
+            self.learner.put(self.direct)
+            outcome = trainer.run(
+                steps / trainer.steps_per_epoch,
+                lr=rate,
+                momentum=self.learner.momentum,
+                parameters=self.names,
+                progress=lambda fraction, words: None,
+            )
+            # A rate at which the trainer had to step back is too large.
+            halved = outcome.stopped == "diverged" or len(trainer.warnings) > known
+            return math.inf if halved else trainer.evaluate(self.examples).loss
+        finally:
+            del trainer.warnings[known:]
+            with torch.no_grad():
+                for name, values in zip(self.names, reference, strict=True):
+                    graph.weight(name).copy_(values)
