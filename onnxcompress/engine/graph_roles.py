@@ -29,22 +29,25 @@ HOST: dict[str, tuple[int, ...]] = {
 """Inputs that are read as numbers (shapes, axes, counts): kept in CPU memory, so that a GPU never waits."""
 
 CHOICES: dict[str, tuple[int, ...]] = {
-    **dict.fromkeys(("Upsample", "Dropout", "TopK", "RoiAlign", "CropAndResize"), (1,)),
+    **dict.fromkeys(("CropAndResize", "Dropout", "RoiAlign", "TopK", "Upsample"), (1,)),
     **dict.fromkeys(("Clip", "OneHot"), (1, 2)),
+    **dict.fromkeys(("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"), (0, 1)),
+    **dict.fromkeys(("ArgMax", "ArgMin", "EyeLike", "IsInf", "IsNaN", "NonZero", "Shape", "Size"), (0,)),
+    "CastLike": (1,),
     "MaxRoiPool": (1,),
     "NonMaxSuppression": (2, 3, 4),
     "Pad": (2,),
     "Range": (0, 1, 2),
     "Resize": (1, 2, 3),
 }
-"""Floating-point inputs that choose what an operator does: no gradient is taken with respect to them."""
+"""Inputs that choose what an operator does, or are only compared or measured: never a gradient."""
 
 STATISTICS: dict[str, tuple[int, ...]] = {"BatchNormalization": (3, 4)}
 """Inputs that hold running statistics: updated in training, never by a gradient."""
 
 MOVEMENT = frozenset({
     "Cast", "CastLike", "Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split",
-    "Squeeze", "Tile", "Transpose", "Unsqueeze",
+    "Squeeze", "Tile", "Transpose", "Trilu", "Unsqueeze", "Where",
 })  # fmt: skip
 """Operators that hand elements on: what their output is for, their input is for."""
 
