@@ -133,7 +133,8 @@ def large(value: int | None, unit: str, *, reason: str = NOT_MEASURED) -> Quanti
     if value is None:
         return missing(reason)
     text, prefix = _scaled(value, ("", "k", "M", "G", "T"))
-    return Quantity(f"{text} {prefix} {unit}" if prefix else f"{text} {unit}", f"{value:,} {unit}")
+    parts = [text, *([prefix] if prefix else []), *([unit] if unit else [])]
+    return Quantity(" ".join(parts), f"{value:,} {unit}".rstrip())
 
 
 def size(value: float | None, *, reason: str = NOT_MEASURED) -> Quantity:

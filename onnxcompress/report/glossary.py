@@ -104,7 +104,7 @@ GLOSSARY: dict[str, Definition] = {
     "interval": Definition(
         "95 % interval",
         "Bootstrap interval: with so much noise, the true ratio lies in it with 95 % confidence. Where it "
-        "holds 1, no difference was measured.",
+        "holds 1, or comes close to it, no difference was measured.",
         "factor",
     ),
     "encoding": Definition(

@@ -78,7 +78,7 @@ def lines(plot: Lines) -> str:
 
 def distributions(plot: Distributions) -> str:
     """Draw one row a model: a box from quartile to quartile, whiskers at 5 % and 95 %, a dot each sample."""
-    row, left, right = 62, 8, WIDTH - 14
+    row, left, right = 62, 1, WIDTH - 14
     pooled = np.concatenate([np.asarray(d.samples, float) for d in plot.distributions])
     low, high = float(np.quantile(pooled, 0.002)), float(np.quantile(pooled, 0.985))
     spread = (high - low) or max(abs(low), 1e-9)
@@ -117,7 +117,7 @@ def _box(
     whiskers = f"M{_n(x(p5))} {middle}H{_n(x(p25))}M{_n(x(p75))} {middle}H{_n(x(p95))}"
     box = f"M{_n(x(p25))} {middle - 9}H{_n(x(p75))}v18H{_n(x(p25))}Z"
     return [
-        _text(8, top + 22, label),
+        _text(1, top + 22, label),
         f'<path class="strip {name}" d="{dots}"/>',
         f'<path class="box {name}" d="{whiskers}{box}"/>',
         f'<path class="median {name}" d="M{_n(x(p50))} {middle - 12}v24"/>',
@@ -126,7 +126,7 @@ def _box(
 
 def bars(plot: Bars) -> str:
     """Draw horizontal bars from zero, each with its name above and its number at the end."""
-    row, left, right = 38, 8, WIDTH - 76
+    row, left, right = 38, 1, WIDTH - 76
     longest = max((b.length for b in plot.bars), default=0) or 1
     body = []
     for index, bar in enumerate(plot.bars):

@@ -63,6 +63,8 @@ def weight(name: str, shape: tuple[int, ...], entries: int, seed: int) -> Weight
         bits_after=amount * max(1, int(np.log2(entries))) + 32 * entries,
         relative_error=0.31,
         codebook=tuple(float(c) for c in centres),
+        role="contraction",
+        macs=amount,
         histogram=Histogram(tuple(float(e) for e in edges), tuple(int(c) for c in counts)),
     )
 
@@ -236,7 +238,7 @@ def sparse() -> Run:
     """Every part present, every optional field of it missing."""
     run = compress()
     point = TrainingPoint(0, None, None, None, None, None, 0.0)
-    plain = WeightFacts("W", (3,), "float32", (), "codebook", None, 96, 32, 0.1, None, None)
+    plain = WeightFacts("W", (3,), "float32", (), "codebook", None, 96, 32, None, None, None)
     latency = Latency("a", 1.0, 1.0, 1.0, 1.0, None, None, None, ())
     output = OutputDifference("y", (), None, None, None, None, True)
     return replace(
@@ -262,7 +264,7 @@ def inspect() -> Run:
     run = compress()
     dense = tuple(
         replace(
-            w, encoding="dense", entries=None, codebook=None, bits_after=w.bits_before, relative_error=0.0
+            w, encoding="dense", entries=None, codebook=None, bits_after=w.bits_before, relative_error=None
         )
         for w in run.weights
     )

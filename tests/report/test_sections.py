@@ -13,6 +13,7 @@ from onnxcompress.report.sections._base import SECTIONS
 from onnxcompress.report.tree import (
     Block,
     Callout,
+    Figure,
     Figures,
     Histograms,
     Lines,
@@ -107,6 +108,23 @@ def test_a_drop_within_noise_is_not_marked() -> None:
     assert tone(0.99) == "good"
 
 
+def test_outputs_far_away_are_marked_where_accuracy_is_not_known() -> None:
+    run = replace(compress(), accuracy=None)
+
+    def figure(error: float, agreement: float) -> Figure:
+        first, second = run.comparisons
+        output = replace(first.outputs[0], relative_l2=error, top1_agreement=agreement)
+        changed = replace(run, comparisons=(replace(first, outputs=(output,)), second))
+        figures = section(changed, "summary")[0]
+        assert isinstance(figures, Figures)
+        return figures.figures[1]
+
+    assert figure(0.08, 0.99).tone == "plain"
+    assert figure(0.52, 0.99).tone == "bad"
+    assert figure(0.08, 0.0).tone == "bad"
+    assert "top-1 agreement 99.21 %" in figure(0.08, 0.99213).detail
+
+
 def test_loud_marks() -> None:
     assert warned(failing()) == {
         "A limit does not hold": "danger",
@@ -171,7 +189,9 @@ def test_histograms_show_the_largest_weights_and_rows_link_to_them() -> None:
 def test_inspect_shows_weights_without_before_and_after() -> None:
     table = section(inspect(), "weights")[1]
     assert isinstance(table, Table)
-    assert "Weight error" not in [c.title for c in table.columns]
+    titles = [c.title for c in table.columns]
+    assert "Role" in titles
+    assert not {"Weight error", "Entries"} & set(titles)
 
 
 def test_training_path_runs_along_mu_or_steps() -> None:

@@ -55,6 +55,11 @@ def worst_error(comparison: Comparison) -> float | None:
     return math.inf if any(math.isnan(e) for e in errors) else max(errors, default=None)
 
 
+def least_agreement(comparison: Comparison) -> float | None:
+    """Return the smallest top-1 agreement over the outputs; None where no output holds class scores."""
+    return min((o.top1_agreement for o in comparison.outputs if o.top1_agreement is not None), default=None)
+
+
 def broken(comparison: Comparison) -> tuple[str, ...]:
     """Return names of outputs whose difference could not be expressed as a number."""
     return tuple(o.name for o in comparison.outputs if o.problem is not None)

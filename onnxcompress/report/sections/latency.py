@@ -89,5 +89,8 @@ def _how(benchmark: Benchmark) -> str:
     taken = f"{fmt.plural(benchmark.sessions, 'session')} of {fmt.plural(benchmark.rounds, 'round')}"
     threads = fmt.plural(benchmark.threads, "thread")
     inputs = f" Inputs: {benchmark.inputs}." if benchmark.inputs else ""
+    margin = ""
+    if benchmark.ratios and benchmark.margin:
+        margin = f" A difference within {fmt.percent(benchmark.margin, 2).text} is not called one."
     turns = "models taking turns; " if len(benchmark.latencies) > 1 else ""
-    return f"{taken}, {turns}{threads}, {benchmark.provider}, {benchmark.clock}.{inputs}"
+    return f"{taken}, {turns}{threads}, {benchmark.provider}, {benchmark.clock}.{inputs}{margin}"

@@ -10,6 +10,9 @@ from onnxcompress.report.sections import _reading as reading
 from onnxcompress.report.sections._base import section
 from onnxcompress.report.tree import Block, Figure, Figures, Inline, Paragraph, Quantity, Strong, Term
 
+FAR_ERROR, FAR_AGREEMENT = 0.5, 0.9
+"""Outputs are marked from here on: differing by half their size, or in the class of a tenth of examples."""
+
 
 @section("summary", title="Summary", order=10, applies=lambda run: True)
 def summary(run: Run) -> tuple[Block, ...]:
@@ -77,9 +80,14 @@ def _of_pair(run: Run) -> tuple[Figure, ...]:
     else:
         inputs = "random input" if original.random_inputs else "input"
         error = reading.worst_error(original)
-        bad = bool(reading.broken(original)) or original.passed is False
         value = Quantity("broken") if reading.broken(original) else _equal_or(original, error)
-        detail = f"worst output, {fmt.plural(original.examples, inputs)}"
+        agreement = reading.least_agreement(original)
+        told = "worst output" if agreement is None else f"top-1 agreement {fmt.agreement(agreement).text}"
+        detail = f"{told}, {fmt.plural(original.examples, inputs)}"
+        # Where accuracy was measured it says more than outputs do.
+        apart = error is not None and error >= FAR_ERROR
+        far = run.accuracy is None and (apart or (agreement is not None and agreement < FAR_AGREEMENT))
+        bad = far or bool(reading.broken(original)) or original.passed is False
         figures.append(Figure("Output error", value, detail, "relative_l2", "bad" if bad else "plain"))
     figures += _accuracy_figure(run.accuracy)
     ratio = reading.ratio(run)
@@ -161,11 +169,13 @@ def _outputs(run: Run) -> tuple[Inline, ...]:
         return (Strong("Outputs are broken"), f"{on}: see Outputs.")
     if comparison.outputs and all(o.equal for o in comparison.outputs):
         return (f"Outputs are equal{on}.",)
+    agreement = reading.least_agreement(comparison)
+    same = "" if agreement is None else f"; the top class is the same for {fmt.agreement(agreement).text}"
     error = fmt.percent(reading.worst_error(comparison), reason="an amount that is not a number")
     return (
         f"Outputs differ from the original's by at most {error.text} (",
         Term("relative error", "relative_l2"),
-        f"){on}.",
+        f"){on}{same}.",
     )
 
 

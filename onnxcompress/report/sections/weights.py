@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from onnxcompress.core.run import Run, WeightFacts
 from onnxcompress.report import format as fmt
 from onnxcompress.report.sections import _reading as reading
@@ -53,44 +56,62 @@ def _panels(facts: tuple[WeightFacts, ...]) -> dict[int, Panel]:
     return panels
 
 
+@dataclass(frozen=True)
+class Told:
+    """A column, and what it tells of a weight; ``key`` is that of the weight's histogram."""
+
+    head: Column
+    cell: Callable[[WeightFacts, str | None], Inline]
+
+
 def _table(run: Run, panels: dict[int, Panel]) -> Table:
+    columns = _columns(run)
+    rows = tuple(
+        tuple(c.cell(w, panels[i].key if i in panels else None) for c in columns)
+        for i, w in enumerate(run.weights)
+    )
+    changed = "" if run.kind == "inspect" else ", before and after"
+    caption = f"{fmt.plural(len(rows), 'weight')}{changed}"
+    return Table(caption, tuple(c.head for c in columns), rows, long=len(rows) > 12)
+
+
+def _columns(run: Run) -> list[Told]:
+    """Return the columns for which a weight of this run has something to tell."""
     changed = run.kind != "inspect"
-    columns = [
-        Column("Weight"),
-        Column("Shape"),
-        Column("Stored as", "encoding"),
-        Column("Entries", "entries", numeric=True),
-        Column("Bits a weight", "weight_bits", numeric=True),
-        Column("Size", "size", numeric=True),
-        *([Column("Weight error", "weight_error", numeric=True)] if changed else []),
-        *([Column("Values")] if any(w.histogram for w in run.weights) else []),
-        Column("Used by"),
+    entries, error = Column("Entries", "entries", True), Column("Weight error", "weight_error", True)
+    macs, size = Column("MACs", "macs", True), Column("Size", "size", True)
+    shown: list[tuple[bool, Told]] = [
+        (True, Told(Column("Weight"), lambda w, key: Name(w.name, key))),
+        (True, Told(Column("Shape"), lambda w, key: fmt.shape(w.shape))),
+        (any(w.role for w in run.weights), Told(Column("Role"), lambda w, key: w.role or "—")),
+        (True, Told(Column("Stored as", "encoding"), lambda w, key: _stored(w))),
+        (_some(run, "entries"), Told(entries, lambda w, key: fmt.count(w.entries, reason="—"))),
+        (True, Told(Column("Bits a weight", "weight_bits", True), lambda w, key: _bits(w))),
+        (True, Told(size, lambda w, key: _size(w, changed))),
+        (changed, Told(error, lambda w, key: fmt.percent(w.relative_error, reason="—"))),
+        (_some(run, "macs"), Told(macs, lambda w, key: fmt.large(w.macs, "", reason="—"))),
+        (_some(run, "histogram"), Told(Column("Values"), lambda w, key: _spark(w))),
+        (True, Told(Column("Used by"), lambda w, key: Names(w.consumers) if w.consumers else "—")),
     ]
-    rows = tuple(_row(run, i, panels, changed) for i in range(len(run.weights)))
-    caption = f"{fmt.plural(len(rows), 'weight')}" + (", before and after" if changed else "")
-    return Table(caption, tuple(columns), rows, long=len(rows) > 12)
+    return [told for wanted, told in shown if wanted]
 
 
-def _row(run: Run, index: int, panels: dict[int, Panel], changed: bool) -> tuple[Inline, ...]:
-    w = run.weights[index]
+def _some(run: Run, field: str) -> bool:
+    return any(getattr(w, field) is not None for w in run.weights)
+
+
+def _stored(w: WeightFacts) -> str:
+    return f"{w.encoding}, {w.dtype}" if w.encoding == "dense" else w.encoding
+
+
+def _bits(w: WeightFacts) -> Quantity:
     amount = reading.elements(w)
-    bits = fmt.number(w.bits_after / amount if amount else None, reason=fmt.NOT_APPLICABLE)
-    size = fmt.size(w.bits_after / 8)
-    if changed:
-        size = Quantity(f"{fmt.size(w.bits_before / 8).text} → {size.text}", size.exact)
-    row: list[Inline] = [
-        Name(w.name, panels[index].key if index in panels else None),
-        fmt.shape(w.shape),
-        f"{w.encoding}, {w.dtype}" if w.encoding == "dense" else w.encoding,
-        fmt.count(w.entries, reason="—"),
-        bits,
-        size,
-    ]
-    row += [fmt.percent(w.relative_error)] if changed else []
-    if any(other.histogram for other in run.weights):
-        row.append(_spark(w))
-    row.append(Names(w.consumers) if w.consumers else "—")
-    return tuple(row)
+    return fmt.number(w.bits_after / amount if amount else None, reason=fmt.NOT_APPLICABLE)
+
+
+def _size(w: WeightFacts, changed: bool) -> Quantity:
+    after = fmt.size(w.bits_after / 8)
+    return Quantity(f"{fmt.size(w.bits_before / 8).text} → {after.text}", after.exact) if changed else after
 
 
 def _spark(weight: WeightFacts) -> Inline:
