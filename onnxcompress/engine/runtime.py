@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import gc
 import re
@@ -18,11 +17,11 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 import onnxruntime
-import psutil
 from onnxruntime.capi import onnxruntime_pybind11_state as _state
 
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.errors import DataError, UnsupportedError
+from onnxcompress.engine import memory
 from onnxcompress.engine.isolation import isolated
 from onnxcompress.engine.tensor_info import EXOTIC_TYPES, TensorInfo, numpy_type
 
@@ -275,16 +274,15 @@ def probe(path: str | Path, feeds: Mapping[str, Any], *, loads: int = 5, timeout
 
 
 def _probe(path: str, feeds: Mapping[str, Any], loads: int) -> Probe:
-    process = psutil.Process()
     gc.collect()
-    baseline = process.memory_info().rss
-    _reset_peak()
+    baseline = memory.resident_bytes()
+    memory.reset_peak()
     began = time.perf_counter()
     session = open_session(path)
     times = [time.perf_counter() - began]
     session.run(feeds)
-    resident = process.memory_info().rss
-    peak = max(_peak(), resident)
+    resident = memory.resident_bytes()
+    peak = max(memory.peak_bytes(), resident)
     while len(times) < loads and sum(times) < 3.0:
         del session
         began = time.perf_counter()
@@ -292,19 +290,6 @@ def _probe(path: str, feeds: Mapping[str, Any], loads: int) -> Probe:
         times.append(time.perf_counter() - began)
     load_ms = 1e3 * statistics.median(times)
     return Probe(load_ms, max(resident - baseline, 0), max(peak - baseline, 0))
-
-
-def _reset_peak() -> None:
-    # Linux: 5 resets VmHWM. ru_maxrss would not do: it survives exec and so holds the parent's size.
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak() -> int:
-    with contextlib.suppress(OSError, ValueError):
-        status = Path("/proc/self/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) * 1024
-    return int(getattr(psutil.Process().memory_info(), "peak_wset", 0))
 
 
 def load_check(model: bytes | str) -> None:
