@@ -43,8 +43,8 @@ def positions(axis: Axis, how: Sampling) -> Array:
     if mode == "asymmetric":
         return out / scale
     if mode == "align_corners":
-        exact = scale * axis.size
-        return out * last / (exact - 1) if exact != 1 else out * 0
+        # from the rounded length, as onnxruntime does; the reference takes scale × size
+        return out * last / (axis.length - 1) if axis.length > 1 else out * 0
     if mode == "half_pixel":
         return (out + 0.5) / scale - 0.5
     if mode == "pytorch_half_pixel":

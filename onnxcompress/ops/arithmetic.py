@@ -15,7 +15,6 @@ from onnxcompress.ops._unsigned import calculated, is_bare
 
 _LEGACY = [
     example(normal(2, 3, 4), normal(2, 3, 4, seed=1) + 3),
-    example(normal(2, 3, 4), normal(3, seed=1) + 3, broadcast=1, axis=1),
     example(normal(2, 3, 4), normal(4, seed=1) + 3, broadcast=1),
 ]
 _BROADCAST = [

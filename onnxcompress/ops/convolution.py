@@ -52,6 +52,7 @@ def _conv_transpose_examples(version: int) -> list[Example]:
         example(x, w, strides=[3, 2], output_shape=[8, 8], auto_pad="SAME_LOWER"),
         example(x, w, b, strides=[2, 2], auto_pad="SAME_UPPER"),
         example(x, w, strides=[2, 2], auto_pad="SAME_LOWER"),
+        example(x, normal(4, 3, 2, 4, seed=1), strides=[3, 3], auto_pad="SAME_UPPER"),
         example(x, w, strides=[2, 2], auto_pad="VALID"),
         example(x, w, dilations=[2, 2]),
         example(x, normal(4, 2, 2, 2, seed=1), normal(4, seed=2), group=2, strides=[2, 2]),
@@ -97,7 +98,7 @@ def _crop(node: Node, i: int, full: list[int], same: int) -> tuple[int, int]:
     if shape:
         total = full[i] - shape[i - rank]
     elif mode in ("SAME_UPPER", "SAME_LOWER"):
-        total = full[i] - same
+        total = max(full[i] - same, 0)
     elif mode == "VALID":
         return 0, 0
     else:
@@ -105,11 +106,9 @@ def _crop(node: Node, i: int, full: list[int], same: int) -> tuple[int, int]:
         return pads[i], pads[i + rank]
     if total < 0:
         return 0, total
-    return (
-        (total - total // 2, total // 2)
-        if mode == "SAME_UPPER" and shape
-        else (total // 2, total - total // 2)
-    )
+    half = total // 2
+    # what onnxruntime does at every version; the first versions of the specification say the opposite
+    return (half, total - half) if mode == "SAME_UPPER" else (total - half, half)
 
 
 @operator(

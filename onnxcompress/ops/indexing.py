@@ -54,7 +54,10 @@ def _gather_nd(node: Node, x: Tensor, indices: Tensor) -> Tensor:
 
 def _scatter_elements_examples(version: int) -> list[Example]:
     x, index = normal(4, 3), np.array([[0, 2, -1], [3, 1, 0]], dtype=np.int64)
-    cases = [example(x, index, normal(2, 3, seed=1)), example(x, index[:, :2], normal(2, 2, seed=1), axis=1)]
+    cases = [
+        example(x, index, normal(2, 3, seed=1)),
+        example(x, np.array([[0, 2], [-1, 1]]), normal(2, 2, seed=1), axis=1),
+    ]
     if version < 11:
         return [example(x, np.abs(index), normal(2, 3, seed=1))]
     if version >= 16:
@@ -149,6 +152,7 @@ def _top_k_examples(version: int) -> list[Example]:
     cases = [example(x, i64(4), outputs=2), example(x, i64(2), axis=0, outputs=2)]
     if version >= 11:
         cases.append(example(x, i64(3), largest=0, outputs=2))
+        cases.append(example(normal(3, 6), i64(3), outputs=2))
     return cases
 
 

@@ -51,19 +51,14 @@ def _rms_normalization(node: Node, x: Tensor, scale: Tensor) -> Tensor:
     return _rms(node, x, node.get("axis", -1))[0] * scale
 
 
-# onnxruntime registers this name in the default domain too
-for _domain in ("", "com.microsoft"):
-
-    @operator(
-        "SimplifiedLayerNormalization",
-        domain=_domain,
-        examples=always(example(normal(2, 3, 4), normal(4, seed=1), axis=-1, epsilon=1e-5)),
-    )
-    def _simplified_layer_normalization(
-        node: Node, x: Tensor, scale: Tensor
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        y, inverse = _rms(node, x, node.get("axis", -1))
-        return (y * scale, inverse) if len(node.outputs) > 1 else y * scale
+# onnxruntime keeps this one of its own operators in the default domain
+@operator(
+    "SimplifiedLayerNormalization",
+    examples=always(example(normal(2, 3, 4), normal(4, seed=1), axis=-1, epsilon=1e-5)),
+)
+def _simplified_layer_normalization(node: Node, x: Tensor, scale: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    y, inverse = _rms(node, x, node.get("axis", -1))
+    return (y * scale, inverse) if len(node.outputs) > 1 else y * scale
 
 
 @operator(

@@ -80,7 +80,7 @@ def _instance_normalization(node: Node, x: Tensor, scale: Tensor, bias: Tensor) 
     "LRN",
     examples=always(
         example(normal(2, 6, 3, 2), size=3),
-        example(normal(2, 6, 3), size=4, alpha=0.5, beta=0.6, bias=1.5),
+        example(normal(2, 6, 3, 2), size=5, alpha=0.5, beta=0.6, bias=1.5),
     ),
 )
 def _lrn(node: Node, x: Tensor) -> Tensor:

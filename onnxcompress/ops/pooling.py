@@ -196,10 +196,7 @@ def _max_unpool(node: Node, x: Tensor, index: Tensor, shape: Tensor | None = Non
     rank = len(kernel)
     strides, pads = node.get("strides") or [1] * rank, node.get("pads") or [0] * 2 * rank
     natural = [(x.shape[2 + i] - 1) * strides[i] - pads[i] - pads[i + rank] + kernel[i] for i in range(rank)]
-    sizes = [*x.shape[:2], *natural]
-    flat = x.new_zeros(math.prod(sizes)).scatter(0, index.reshape(-1), x.reshape(-1)).reshape(sizes)
-    wanted = ints(shape)
-    if wanted and wanted != sizes:
-        # indices count inside the natural shape; the wanted one is larger at the ends
-        flat = padded(flat, [(0, wanted[2 + i] - natural[i]) for i in range(rank)])
-    return flat
+    # indices count inside the shape asked for, as in onnxruntime
+    sizes = ints(shape) or [*x.shape[:2], *natural]
+    flat = x.new_zeros(math.prod(sizes))
+    return flat.scatter(0, index.reshape(-1), x.reshape(-1)).reshape(sizes)

@@ -151,7 +151,9 @@ def _upsample_examples(version: int) -> list[Example]:
             example(x, scales=[1.0, 1.0, 2.0, 3.0]),
             example(x, scales=[1.0, 1.0, 2.0, 1.5], mode="linear"),
         ]
-    return [example(x, f32(1, 1, 2, 3)), example(x, f32(1, 1, 2, 1.5), mode="linear")]
+    whole = example(x, f32(1, 1, 2, 3))
+    # version 10 only says that Resize took over: nothing but the reference still runs it, and nearest only
+    return [whole, example(x, f32(1, 1, 2, 1.5), mode="linear")] if version == 9 else [whole]
 
 
 @operator("Upsample", examples=_upsample_examples)

@@ -42,9 +42,7 @@ def _non_max_suppression(node: Node, boxes: Tensor, scores: Tensor, *limits: Ten
     for batch in range(scores.shape[0]):
         overlaps = _overlaps(low[batch], high[batch]) > threshold
         for category in range(scores.shape[1]):
-            for box in _kept(
-                scores[batch, category], overlaps, count, None if least is None else number(least, 0)
-            ):
+            for box in _kept(scores[batch, category], overlaps, count, floor):
                 chosen.append([batch, category, box])
     return torch.tensor(chosen, dtype=torch.int64, device=boxes.device).reshape(-1, 3)
 
@@ -75,7 +73,7 @@ def _kept(scores: Tensor, overlapping: Tensor, count: int, least: float | None) 
     "Col2Im",
     examples=always(
         example(normal(2, 12, 6), i64(4, 4), i64(2, 2), strides=[2, 1]),
-        example(normal(1, 18, 12), i64(5, 4), i64(3, 3), pads=[1, 1, 0, 1], dilations=[1, 1]),
+        example(normal(1, 18, 16), i64(5, 4), i64(3, 3), pads=[1, 1, 0, 1], dilations=[1, 1]),
         example(normal(1, 8, 12), i64(3, 4, 3), i64(2, 2, 2)),
     ),
 )
