@@ -36,9 +36,8 @@ def histogram(panel: Panel) -> str:
         body.append(f'<path class="mark{" many" if len(inside) > 16 else ""}" d="{lines}"/>')
     body.append(f'<path class="axis" d="M{left} {floor}H{right}"/>')
     for tick in ticks(float(edges[0]), float(edges[-1]), 4):
-        body.append(
-            _text(x(tick), floor + 15, _tick(tick), "middle" if left + 12 < x(tick) < right - 12 else None)
-        )
+        near = "start" if x(tick) < left + 14 else "end" if x(tick) > right - 14 else "middle"
+        body.append(_text(x(tick), floor + 15, _tick(tick), near))
     told = f"Histogram of {panel.title}, {_tick(float(edges[0]))} to {_tick(float(edges[-1]))}"
     if panel.marks:
         told += f", {fmt.plural(len(set(panel.marks)), 'codebook value')}"
