@@ -87,7 +87,9 @@ class RunState:
         for key, array in arrays.items():
             if key.startswith("optimizer/"):
                 _, index, name = key.split("/")
-                tensor = torch.from_numpy(np.array(array)).to(device)
+                tensor = torch.from_numpy(np.array(array))
+                if name != "step":  # torch counts steps on the CPU, wherever the weights are
+                    tensor = tensor.to(device)
                 state.optimizer.setdefault(int(index), {})[name] = tensor
         return state
 

@@ -384,6 +384,12 @@ def test_images_are_resized_cropped_and_laid_out(tmp_path):
     np.testing.assert_array_equal(last.inputs(np.arange(1))["x"][0], first[0].transpose(1, 2, 0))
     grey = open_data(tmp_path, [info("x", 1, 1, 28, 28)], scale=1.0).inputs(np.arange(1))["x"]
     np.testing.assert_allclose(grey[0, 0], first[0, 0] * 0.299, atol=1)
+    grey3 = open_data(tmp_path, [info("x", 1, 3, 28, 28)], scale=1.0, color="gray").inputs(np.arange(1))["x"]
+    np.testing.assert_array_equal(grey3, np.repeat(grey, 3, axis=1))
+    square = open_data(tmp_path, [info("x", 1, 3, None, None)], scale=1.0, image_size=28).inputs(
+        np.arange(1)
+    )["x"]
+    np.testing.assert_array_equal(square, first)
     swapped = open_data(tmp_path, [info("x", 1, 3, 28, 28)], scale=1.0, color="bgr").inputs(np.arange(1))["x"]
     np.testing.assert_array_equal(swapped, first[:, ::-1])
 
@@ -456,6 +462,24 @@ def test_one_example_is_trained_and_validated_on():
 def test_a_task_that_cannot_be(options, error, words):
     with pytest.raises(error, match=words):
         make_task(open_data({"x": X}, ONE), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"layout": "chwn"}, "--layout cannot be 'chwn'"),
+        ({"color": "pink"}, "known: rgb, bgr, gray"),
+        ({"image_size": (3, 4, 5)}, "--image-size"),
+        ({"image_size": 0}, "--image-size"),
+        ({"mean": (1.0, 2.0)}, "--mean has 2 numbers"),
+        ({"std": 0.0}, "--std holds a number"),
+        ({"scale": 0.0}, "--scale cannot be used"),
+        ({"crop": 1}, "unknown data option 'crop'"),
+    ],
+)
+def test_options_that_cannot_be(options, words):
+    with pytest.raises(UsageError, match=words):
+        open_data({"x": np.zeros((4, 3, 6, 6), np.uint8)}, [info("x", "N", 3, 6, 6)], **options)
 
 
 # bad data --------------------------------------------------------------------------------------------------

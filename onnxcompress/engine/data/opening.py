@@ -47,7 +47,7 @@ def open_data(
     Raises:
         DataError: one sentence naming the key, what was found and what was expected.
     """
-    opts = DataOptions(**options)
+    opts = DataOptions.of(options)
     if not inputs:
         raise DataError("the model has no inputs", why="there is nothing that data could feed")
     if isinstance(spec, str):

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
+
+from onnxcompress.core.errors import UsageError
+
+_CHOICES = {"layout": ("auto", "nchw", "nhwc"), "color": ("rgb", "bgr", "gray")}
 
 
 @dataclass(frozen=True)
@@ -18,7 +26,7 @@ class DataOptions:
         mean: subtracted after scaling, one number or one a channel (in the model's channel order).
         std: divisor after that, one number or one a channel.
         layout: axis order of the model's image input.
-        color: channel order of the model's image input; image files are read as RGB.
+        color: channel order of the model's image input; ``"gray"``: image files are read without colour.
         image_size: (height, width) of the model's image input; None: from the model.
     """
 
@@ -27,5 +35,32 @@ class DataOptions:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     layout: Literal["auto", "nchw", "nhwc"] = "auto"
-    color: Literal["rgb", "bgr"] = "rgb"
+    color: Literal["rgb", "bgr", "gray"] = "rgb"
     image_size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, tuple(float(v) for v in np.atleast_1d(value)))
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise UsageError(
+                    f"--{name} cannot be '{getattr(self, name)}'", fix=f"known: {', '.join(choices)}"
+                )
+        if self.image_size is not None:
+            size = tuple(int(v) for v in np.atleast_1d(self.image_size))
+            if len(size) not in (1, 2) or min(size) < 1:
+                raise UsageError(
+                    f"--image-size cannot be {self.image_size}", fix="give one number, or height,width"
+                )
+            object.__setattr__(self, "image_size", (size[0], size[-1]))
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> DataOptions:
+        """Return the options of these names; raises UsageError for a name that is not known."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        unknown = [name for name in options if name not in known]
+        if unknown:
+            raise UsageError(f"unknown data option '{unknown[0]}'", fix=f"known: {', '.join(known)}")
+        return cls(**options)

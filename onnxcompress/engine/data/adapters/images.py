@@ -45,20 +45,21 @@ class ImageColumn:
     height: int
     width: int
     mode: str
+    channels: int
     channels_last: ClassVar[bool] = True
     dtype: ClassVar[np.dtype[Any]] = np.dtype(np.uint8)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """N H W C."""
-        return len(self.files), self.height, self.width, 1 if self.mode == "L" else 3
+        return len(self.files), self.height, self.width, self.channels
 
     def take(self, indices: Array) -> Array:
         """Decode the images at ``indices``."""
         result = np.empty((len(indices), *self.shape[1:]), np.uint8)
         for position, index in enumerate(np.asarray(indices).tolist()):
             pixels = self._decode(self.files[index])
-            result[position] = pixels.reshape(self.shape[1:])
+            result[position] = pixels if pixels.ndim == 3 else pixels[:, :, None]
         return result
 
     def _decode(self, file: Path) -> Array:
@@ -91,11 +92,12 @@ def open_images(spec: Path, inputs: Sequence[TensorLike], options: DataOptions) 
     if all(not files for files, _, _ in found.values()):
         raise DataError("the folder holds no images and no arrays", where=spec.name or str(spec))
     first = next(files[0] for files, _, _ in found.values() if files)
-    height, width, mode = _geometry(inputs[0], options, first)
+    height, width, channels = _geometry(inputs[0], options, first)
+    mode = "L" if channels == 1 or options.color == "gray" else "RGB"
     columns: dict[str, Column] = {}
     notes = []
     for split, (files, classes, note) in found.items():
-        columns[f"{split}/images"] = ImageColumn(tuple(files), height, width, mode)
+        columns[f"{split}/images"] = ImageColumn(tuple(files), height, width, mode, channels)
         if classes is not None:
             columns[f"{split}/labels"] = ArrayColumn(classes)
         if note:
@@ -137,8 +139,8 @@ def _number(text: str) -> bool:
     return text.isascii() and text.isdigit()
 
 
-def _geometry(item: TensorLike, options: DataOptions, first: Path) -> tuple[int, int, str]:
-    """Return (height, width, PIL mode) of the model's image input."""
+def _geometry(item: TensorLike, options: DataOptions, first: Path) -> tuple[int, int, int]:
+    """Return (height, width, channels) of the model's image input."""
     dims = item.shape[1:] if len(item.shape) == 4 else item.shape
     if len(dims) not in (2, 3):
         raise DataError(f"input '{item.name}' is not an image", why=f"its shape is {item.shape}")
@@ -156,4 +158,4 @@ def _geometry(item: TensorLike, options: DataOptions, first: Path) -> tuple[int,
     if not isinstance(height, int) or not isinstance(width, int):
         with Image.open(first) as image:
             width, height = image.size
-    return height, width, "L" if channels == 1 else "RGB"
+    return height, width, 1 if channels == 1 else 3
