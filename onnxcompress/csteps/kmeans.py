@@ -10,14 +10,16 @@ from __future__ import annotations
 import numpy as np
 
 from onnxcompress.core.encoding import Array
-from onnxcompress.csteps.newton import newton
 from onnxcompress.csteps.refinement import best_cuts, refine
 from onnxcompress.csteps.segmentation import segment
 from onnxcompress.csteps.sortedrows import SortedRows, distinct
 
-_EXACT = 400_000
+_EXACT = 20_000
 """Largest (number of weights) × K for which the problem is solved exactly on all weights."""
-_ALTERNATIONS = 6
+_EXACT_TWO = 1 << 22
+"""The same for two entries, where trying every cut is fast."""
+_MANY = 64
+"""Above this many entries the start is their asymptotic density; finding a better one would take longer."""
 
 
 def kmeans(weights: Array, entries: int, *, zero: bool = False, previous: Array | None = None) -> Array:
@@ -87,7 +89,9 @@ def _solve(data: SortedRows, entries: int, zero: bool, previous: Array | None) -
     if not large:
         return result
     rest = data if len(large) == data.rows else SortedRows(data.values[large])
-    if rest.rows == 1 and rest.n * entries <= _EXACT:
+    if entries == 2 and rest.values.size <= _EXACT_TWO:
+        cuts = _two(rest, zero)
+    elif rest.rows == 1 and rest.n * entries <= _EXACT:
         cuts = _exact(rest, entries, zero)
     else:
         cuts = _approximate(rest, entries, zero, None if previous is None else previous[large])
@@ -110,30 +114,28 @@ def _exact(data: SortedRows, entries: int, zero: bool) -> Array:
 
 
 def _approximate(data: SortedRows, entries: int, zero: bool, previous: Array | None) -> Array:
-    cuts, gains = _polish(data, _start(data, entries, zero), zero)
+    cuts, gains = refine(data, _start(data, entries, zero), zero=zero)
     if previous is not None:
-        warm, warm_gains = _polish(data, _cuts_between(data, previous), zero)
+        warm, warm_gains = refine(data, _cuts_between(data, previous), zero=zero)
         cuts = np.where((warm_gains > gains)[:, None], warm, cuts)
     return cuts
 
 
-def _polish(data: SortedRows, cuts: Array, zero: bool) -> tuple[Array, Array]:
-    """Alternate the moves that repair the structure with those that let all cuts drift together."""
-    cuts, gains = refine(data, cuts, zero=zero)
-    for _ in range(_ALTERNATIONS):
-        before = gains
-        cuts, _ = newton(data, cuts, zero=zero)
-        cuts, gains = refine(data, cuts, zero=zero)
-        distortion = np.maximum(data.square_sums() - gains, 0.0)
-        if np.all(gains - before <= 1e-5 * distortion):
-            break
-    return cuts, gains
+def _two(data: SortedRows, zero: bool) -> Array:
+    """Return the best single cut by trying all of them: O(n)."""
+    position = np.arange(data.n + 1)
+    sums = data.sums(np.broadcast_to(position, (data.rows, data.n + 1)))
+    left = np.square(sums) / np.maximum(position, 1)
+    right = np.square(sums[:, -1:] - sums) / np.maximum(data.n - position, 1)
+    return np.asarray((np.maximum(left, right) if zero else left + right).argmax(axis=1)[:, None])
 
 
 def _start(data: SortedRows, entries: int, zero: bool) -> Array:
     """Return the optimal cuts among the edges of atoms: half of equal counts, half of equal widths."""
     atoms = max(64, 4 * entries) if data.rows > 1 else max(512, 4 * entries)
     edges = _edges(data, atoms)
+    if entries > _MANY:
+        return _edges(data, entries)
     if data.rows > 1:
         candidates = np.broadcast_to(edges[:, None, :], (data.rows, entries - 1, edges.shape[1]))
         return best_cuts(data, candidates, zero=zero)[0]
@@ -191,4 +193,5 @@ def _means(data: SortedRows, cuts: Array, zero: bool) -> Array:
 
 def _cheapest_zero(sums: Array, counts: Array) -> Array:
     """Return the run that loses least when its value becomes 0: the one the pinned state was used for."""
-    return np.argmin(np.where(counts > 0, np.square(sums) / np.maximum(counts, 1), 0.0), axis=1)
+    gains = np.square(sums) / np.maximum(counts, 1)
+    return np.asarray(np.argmin(np.where(counts > 0, gains, 0.0), axis=1))

@@ -8,14 +8,17 @@ here, split one there" is a single move. One round costs K·w² evaluations for 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from onnxcompress.core.encoding import Array
 from onnxcompress.csteps.sortedrows import SortedRows
 
 _ROUNDS = 60
-_SETTLED = 1e-6
-"""A round that lowers the distortion by less than this fraction is the last one."""
+_CYCLES = 8
+_CYCLE_SETTLED = 3e-5
+"""The stages are repeated while all of them together lower the distortion by more than this fraction."""
 _BATCH = 1 << 21
 """Evaluations per layer in one batch of rows: bounds the memory."""
 
@@ -24,17 +27,39 @@ def refine(data: SortedRows, cuts: Array, *, zero: bool = False) -> tuple[Array,
     """Return cuts (rows, K − 1) that no move within the candidate sets improves, and their gains (rows,)."""
     cuts = cuts.copy()
     gains = np.full(data.rows, -np.inf)
-    squares = data.square_sums()
     active = np.arange(data.rows)
+    for _ in range(_CYCLES):
+        before = gains.copy()
+        for candidates, settled in _STAGES:
+            _improve(data, cuts, gains, active, candidates=candidates, settled=settled, zero=zero)
+        worth = _CYCLE_SETTLED * np.maximum(data.square_sums() - gains, 0.0)
+        active = active[(gains - before > worth)[active]]
+        if not len(active):
+            break
+    return cuts, gains
+
+
+def _improve(
+    data: SortedRows,
+    cuts: Array,
+    gains: Array,
+    rows: Array,
+    *,
+    candidates: Callable[[Array, int], Array],
+    settled: float,
+    zero: bool,
+) -> None:
+    """Move the cuts of these rows within one kind of candidate set until that gains little; in place."""
+    squares = data.square_sums()
+    active = rows
     for _ in range(_ROUNDS):
-        moved, found = best_cuts(data, _candidates(cuts[active], data.n), zero=zero, rows=active)
+        moved, found = best_cuts(data, candidates(cuts[active], data.n), zero=zero, rows=active)
         better = found > gains[active]
-        still = found - gains[active] > _SETTLED * np.maximum(squares[active] - found, 0.0)
+        still = found - gains[active] > settled * np.maximum(squares[active] - found, 0.0)
         cuts[active[better]], gains[active[better]] = moved[better], found[better]
         active = active[still & better]
         if not len(active):
             break
-    return cuts, gains
 
 
 def best_cuts(
@@ -118,15 +143,27 @@ def _trace(positions: Array, backs: list[tuple[Array, Array]], zero: bool) -> Ar
     return cuts
 
 
-def _candidates(cuts: Array, n: int) -> Array:
-    """Return (rows, K − 1, w) positions: geometric steps around each cut, quarters of the clusters nearby."""
-    rows, inner = cuts.shape
-    edges = np.concatenate([np.zeros((rows, 3), int), cuts, np.full((rows, 4), n)], axis=1)
+def _geometric(cuts: Array, n: int) -> Array:
+    """Return (rows, K − 1, w) positions: steps of 1, 2, 4 … numbers, and quarters of the clusters nearby."""
     steps = 2 ** np.arange(max(1, n.bit_length() - 1))
-    sets = [cuts[:, :, None], cuts[:, :, None] + steps, cuts[:, :, None] - steps]
-    for shift in range(-2, 2):
-        left = edges[:, 3 + shift : 3 + shift + inner]
-        right = edges[:, 4 + shift : 4 + shift + inner]
-        quarter = (right - left) / 4.0
-        sets += [np.round(left + f * quarter).astype(np.int64)[:, :, None] for f in range(4)]
-    return np.asarray(np.clip(np.concatenate(sets, axis=2), 0, n))
+    exact = [cuts[:, :, None], cuts[:, :, None] + steps, cuts[:, :, None] - steps]
+    return np.asarray(np.clip(np.concatenate([*exact, _even(cuts, n, 4, 2.0)], axis=2), 0, n))
+
+
+def _even(cuts: Array, n: int, pieces: int, reach: float) -> Array:
+    """Return (rows, K − 1, w) positions that cut the clusters within ``reach`` of each cut into pieces."""
+    rows, inner = cuts.shape
+    ends = np.concatenate([np.zeros((rows, 1), int), cuts, np.full((rows, 1), n)], axis=1)
+    offsets = np.arange(-int(reach * pieces), int(reach * pieces) + 1) / pieces
+    places = np.clip(np.arange(1, inner + 1)[:, None] + offsets, 0, inner + 1)
+    low = np.minimum(places.astype(np.int64), inner)
+    left, right = ends[:, low], ends[:, low + 1]
+    return np.asarray(np.round(left + (places - low) * (right - left)).astype(np.int64))
+
+
+_STAGES: tuple[tuple[Callable[[Array, int], Array], float], ...] = (
+    (lambda cuts, n: _even(cuts, n, 8, 2.5), 1e-3),
+    (lambda cuts, n: _even(cuts, n, 32, 1.0), 2e-4),
+    (_geometric, 2e-5),
+)
+"""Candidate sets, coarse to fine, each used until a round lowers the distortion by less than a fraction."""

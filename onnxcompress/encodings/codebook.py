@@ -14,6 +14,7 @@ from onnxcompress.csteps.kmeans import kmeans, kmeans_rows
 from onnxcompress.csteps.nearest import nearest, nearest_rows
 from onnxcompress.encodings import _nodes
 from onnxcompress.encodings._base import ENCODINGS, Projection
+from onnxcompress.encodings._grouped_nodes import emit_codes, emit_ungrouped
 from onnxcompress.encodings._groups import Granularity, grouped, interleave, join, regroup, split, ungrouped
 from onnxcompress.encodings._packing import Packing, packing
 
@@ -80,15 +81,13 @@ class Codebook(Encoding):
 
     def emit(self, site: Site) -> ir.Value:
         """Emit tables and look-ups; the last node yields the weight."""
-        codes = self._packed_codes()
-        streams = [site.tensor("q", s) for s in self.packing.streams(codes.reshape(-1))]
-        units = self.packing.emit_units(site, streams)
-        count = self.packing.units(codes.size) * self.packing.digits
         if self.axis is None:
-            table = self.packing.emit_table(site, site.tensor("k", self.entries))
-            values = site.node("Gather", [table, units])
-            return _shaped(site, values, count, self.packing.digits, shape=self.shape)
-        return self._emit_grouped(site, units, count, codes.shape)
+            return emit_codes(site, self.packing, self.codes, site.tensor("k", self.entries))
+        codes = emit_codes(site, self.packing, self._packed_codes(), None)
+        offsets = _nodes.counting(site, len(self.entries), self.entries.shape[1])
+        places = site.node("Add", [codes, _nodes.reshape(site, offsets, [-1, 1])])
+        values = site.node("Gather", [site.tensor("k", self.entries.reshape(-1)), places])
+        return emit_ungrouped(site, values, self.shape, self.axis, self.group_size)
 
     def emit_rows(self, site: Site, rows: ir.Value) -> ir.Value | None:
         """Emit the decoding of the chosen rows alone: an embedding stays packed in memory."""
@@ -110,51 +109,11 @@ class Codebook(Encoding):
             values = _nodes.reshape(site, values, [0] * lead + list(self.shape[1:]))
         return values
 
-    def _emit_grouped(
-        self, site: Site, units: ir.Value, count: int, grouped_shape: tuple[int, ...]
-    ) -> ir.Value:
-        groups, width = grouped_shape
-        digits = self.packing.digits
-        if digits > 1:
-            units = site.node("Gather", [_nodes.digits(site, self.packing.base, digits), units])
-        codes = _shaped(site, units, count, digits, shape=(groups, width))
-        offsets = _nodes.counting(site, groups, self.entries.shape[1])
-        column = _nodes.reshape(site, offsets, [-1, 1])
-        flat = site.node("Add", [codes, column])
-        values = site.node("Gather", [site.tensor("k", self.entries.reshape(-1)), flat])
-        assert self.axis is not None
-        channels = self.shape[self.axis]
-        moved = (channels, *(d for i, d in enumerate(self.shape) if i != self.axis))
-        columns = int(np.prod(moved[1:], dtype=np.int64))
-        if groups * width != channels * columns:
-            values = _nodes.reshape(site, values, [channels, -1])
-            values = _nodes.head(site, values, columns, axis=1)
-        if moved != (groups, width) or groups * width != channels * columns:
-            values = _nodes.reshape(site, values, moved)
-        if self.axis:
-            back = [*range(1, self.axis + 1), 0, *range(self.axis + 1, len(moved))]
-            values = site.node("Transpose", [values], {"perm": back})
-        return values
-
     def _packed_codes(self) -> Array:
         """Return the codes as they are stored: the weight's order, or (groups, weights of a group)."""
         if self.axis is None:
             return self.codes
         return grouped(self.codes, self.axis, self.group_size)
-
-
-def _shaped(site: Site, values: ir.Value, count: int, digits: int, *, shape: tuple[int, ...]) -> ir.Value:
-    """Emit what turns ``count`` values, (units, digits), into the first ones of them in ``shape``."""
-    wanted = int(np.prod(shape, dtype=np.int64))
-    if count != wanted:
-        if digits > 1:
-            values = _nodes.reshape(site, values, [-1])
-        values = _nodes.head(site, values, wanted)
-        if shape == (wanted,):
-            return values
-    elif shape == (count,) and digits == 1:
-        return values
-    return _nodes.reshape(site, values, shape)
 
 
 @dataclass(frozen=True)
