@@ -75,7 +75,7 @@ def _from_file(path: Path) -> Model:
     files = limits.external_files(proto)
     _refuse(str(path), limits.problems(proto, path.parent))
     size = len(data) + sum((path.parent / f).stat().st_size for f in files)
-    _try_in_onnxruntime(str(path), size, str(path), proto)
+    _try_in_onnxruntime(str(path.absolute()), size, str(path), proto)
     source = Source(str(path), hashlib.sha256(data).hexdigest(), size)
     del data
     return _build(proto, source, str(path), base_dir=str(path.parent))
@@ -119,6 +119,8 @@ def _read(path: Path) -> bytes:
         if path.is_dir():
             raise UsageError("cannot read the model", where=str(path), why="it is a folder, not a file")
         size = path.stat().st_size
+        if not path.is_file():
+            raise UsageError("cannot read the model", where=str(path), why="it is not a regular file")
         if size > limits.MAX_FILE_BYTES:
             raise ModelImportError(
                 str(path), [f"{size} bytes are more than a file can hold"], fix="save it with external data"
@@ -238,6 +240,9 @@ def _not_a_number(model: Model) -> Iterator[str]:
             if np.isnan(flat[start : start + _CHUNK]).any():
                 yield f"weight {weight.name!r} holds NaN"
                 break
+        del flat
+        if isinstance(tensor, ir.ExternalTensor):
+            tensor.release()  # unmap: pages that were read would count as memory of this process
 
 
 def _words(error: BaseException) -> str:

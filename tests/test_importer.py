@@ -222,6 +222,20 @@ def test_missing_folder_and_unreadable(tmp_path):
     assert refusal("a\0b.onnx", UsageError)
 
 
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no such device here")
+def test_devices_are_not_read():
+    assert "not a regular file" in refusal("/dev/zero", UsageError)
+
+
+def test_relative_paths_follow_the_working_directory(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        saved(tmp_path / name, gemm(W))
+        monkeypatch.chdir(tmp_path / name)
+        (tmp_path / name / "onnx.py").write_text("raise SystemExit('imported from the working directory')")
+        assert importer.load("model.onnx").source.path == "model.onnx"
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
 def test_no_permission(tmp_path):
     path = saved(tmp_path, gemm(W))

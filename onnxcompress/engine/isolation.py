@@ -38,7 +38,8 @@ class _Child:
         self.owner = os.getpid()
         self.memory_bytes = memory_bytes
         self._process = subprocess.Popen(
-            [sys.executable, "-c", "from onnxcompress.engine.isolation import serve; serve()"],
+            # -P: whatever lies in the working directory must not be imported instead of a library
+            [sys.executable, "-P", "-c", "from onnxcompress.engine.isolation import serve; serve()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
