@@ -30,13 +30,16 @@ BUDGET_S = 10.0
 
 SAMPLE_MS = 6.0
 WARM_MS = 100.0
+ALIKE = 4.0
+"""Models whose estimates are within this factor get the same number of calls a sample."""
+
 REWARM_BELOW_MS = 50.0
 """A call this slow refills the caches within itself: no untimed run after a change of model."""
 
 SESSIONS, ROUNDS = 8, 60
 """Aimed at; reduced to what the time budget allows, never below the least."""
 
-LEAST_SESSIONS, LEAST_ROUNDS = 3, 2
+LEAST_SESSIONS, LEAST_ROUNDS = 4, 2
 
 
 @dataclass(frozen=True)
@@ -97,10 +100,10 @@ def compare_latency(
         models: name -> file, or serialised model; the first is the reference.
         feeds: inputs of one call, the same for all models; a model takes those it has.
         threads: onnxruntime's threads inside an operator.
-        sessions: fresh sessions of each model; None: what the budget allows, 3 to 8.
+        sessions: fresh sessions of each model; None: what the budget allows, 4 to 8.
         rounds: samples per session of each model; None: what the budget allows, 2 to 60.
         budget_s: seconds the timing may take in total; a model of seconds per call takes longer, because
-            fewer than 3 sessions of 2 rounds carry no interval.
+            fewer than 4 sessions of 2 rounds carry no interval.
         margin: an interval that reaches into this fraction around 1 is no measurable difference.
         seed: of the order of models and of the bootstrap.
         provider: onnxruntime's execution provider.
@@ -182,6 +185,8 @@ def interleave(
     started = clock.wall_ns()
     times: list[Array] = []
     effort: Effort | None = None
+    # Where a session's pages lie may make it slower by a third: each model is opened first equally often.
+    order = rng.permutation(len(openers))
     while effort is None or len(times) < effort.sessions:
         if effort is not None and sessions is None and len(times) >= LEAST_SESSIONS:
             # The machine may have become slower since the effort was chosen.
@@ -190,14 +195,17 @@ def interleave(
                 break
         opened = clock.wall_ns()
         calls: dict[int, Call] = {}
-        for index in rng.permutation(len(openers)):
+        for index in np.roll(order, len(times)):
             calls[int(index)] = openers[index]()
         estimates_ms = [_warm(calls[index], clock) for index in range(len(openers))]
         if effort is None:
             overhead_s = (clock.wall_ns() - opened) * 1e-9
             effort = choose_effort(estimates_ms, overhead_s, budget_s, sessions=sessions, rounds=rounds)
         times.append(_session(calls, effort, estimates_ms, clock, rng))
-        calls.clear()
+        # Pages freed last are handed out first. Freed in reverse, those of the model opened first go to the
+        # one that is opened first next time; otherwise each model would get its own, good or bad, again.
+        for index in reversed(list(calls)):
+            del calls[index]
     return np.stack(times)
 
 
@@ -219,11 +227,15 @@ def choose_effort(
         rounds: fixed by the user.
     """
     calls = tuple(max(1, math.ceil(SAMPLE_MS / max(t, 1e-6))) for t in estimates_ms)
+    if max(estimates_ms) <= ALIKE * min(estimates_ms):
+        # Caches are still filling in the first calls of a sample: more calls would make a model look faster.
+        calls = (max(calls),) * len(calls)
     round_s = 1e-3 * sum(
         t * (n + (1 if t < REWARM_BELOW_MS else 0)) for t, n in zip(estimates_ms, calls, strict=True)
     )
     if sessions is None:
         affordable = int(0.5 * budget_s / max(overhead_s, 1e-9))
+        affordable -= affordable % len(estimates_ms)  # each model is opened first equally often
         sessions = min(SESSIONS, max(LEAST_SESSIONS, affordable))
     if rounds is None:
         left_s = max(0.0, budget_s - sessions * overhead_s)

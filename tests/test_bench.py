@@ -68,6 +68,12 @@ def test_every_session_is_fresh() -> None:
     assert sorted(machine.opened) == ["a"] * 5 + ["b"] * 5
 
 
+def test_each_model_is_opened_first_equally_often() -> None:
+    machine = Machine()
+    timed(machine, machine.opener("a", 1.0), machine.opener("b", 1.0), sessions=8, rounds=1)
+    assert machine.opened[::2].count("a") == 4
+
+
 def test_the_call_after_a_change_of_model_is_not_timed() -> None:
     machine = Machine()
     times = timed(
@@ -137,7 +143,7 @@ def test_the_budget_is_kept(call_ms: float) -> None:
     machine = Machine()
     times = timed(machine, machine.opener("a", call_ms), machine.opener("b", call_ms), budget_s=10.0)
     assert machine.now_ns * 1e-9 <= 12.0
-    assert times.shape[0] >= 3
+    assert times.shape[0] >= bench.LEAST_SESSIONS
 
 
 def test_a_fast_model_gets_all_it_aims_at() -> None:
@@ -150,7 +156,7 @@ def test_a_model_of_seconds_per_call_finishes_with_the_least() -> None:
     machine = Machine()
     times = timed(machine, machine.opener("a", 5000.0), machine.opener("b", 5000.0), budget_s=10.0)
     assert times.shape == (bench.LEAST_SESSIONS, bench.LEAST_ROUNDS, 2)
-    assert len(machine.ran) == 3 * 2 * (1 + 2)
+    assert len(machine.ran) == bench.LEAST_SESSIONS * 2 * (1 + bench.LEAST_ROUNDS)
 
 
 def test_a_machine_that_slows_down_ends_early() -> None:
@@ -168,6 +174,14 @@ def test_fixed_numbers_of_sessions_and_rounds_are_obeyed() -> None:
 def test_samples_last_several_ms_whatever_the_model() -> None:
     effort = bench.choose_effort([0.001, 1.0, 50.0], 0.1, 10.0)
     assert effort.calls == (6000, 6, 1)
+
+
+def test_models_alike_get_as_many_calls_a_sample_however_badly_they_were_estimated() -> None:
+    assert bench.choose_effort([1.0, 2.5], 0.1, 10.0).calls == (6, 6)
+    # Each first call of a sample is slow; samples of fewer calls would say it more.
+    machine = Machine(burst=lambda now_ns: 3.0 if now_ns < 3e8 else 1.0)
+    times = timed(machine, machine.opener("a", 1.5), machine.opener("bb", 1.5, cold=3.0), rounds=10)
+    assert stats.ratio_interval(times, 1, np.random.default_rng(0)).estimate == pytest.approx(1.0, abs=1e-6)
 
 
 @pytest.mark.parametrize(
