@@ -21,7 +21,7 @@ import psutil
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
 
 from onnxcompress.core.errors import ModelImportError, UnsupportedError, UsageError
-from onnxcompress.core.model import FLOAT_TYPES, Model, Source, constant_of
+from onnxcompress.core.model import Model, Source, constant_of
 from onnxcompress.engine import limits
 from onnxcompress.engine.isolation import close_kept_child, isolated
 from onnxcompress.engine.proto import from_proto, to_proto
@@ -231,7 +231,7 @@ def _finish(graph: ir.Model, source: Source, name: str) -> Model:
 def _not_a_number(model: Model) -> Iterator[str]:
     """Yield weights that hold NaN; infinities (masks are made of them) and single values are left alone."""
     for weight in model.weights.values():
-        if weight.size < 2 or weight.dtype not in {t.numpy() for t in FLOAT_TYPES}:
+        if weight.size < 2:
             continue
         tensor = constant_of(weight.value)
         assert tensor is not None

@@ -247,7 +247,7 @@ def _sizes(info: TensorInfo, axis: int) -> tuple[int, ...]:
     name, rank = _key(info, axis).lower(), len(info.shape)
     if "past" in name and "+" not in name:
         return _PAST
-    if "batch" in name or name in {"n", "b", "bs"}:
+    if "batch" in name or (axis == 0 and name in {"n", "b", "bs"}):
         return _BATCH
     if any(word in name for word in ("seq", "token", "length", "time", "frames")):
         return _SEQUENCE

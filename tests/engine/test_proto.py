@@ -6,6 +6,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from sameness import differences
 
@@ -200,3 +202,59 @@ def test_old_attributes_without_a_type_get_one():
     back = to_proto(taken(model([node], [info("x", FLOAT, [2])], [info("y", FLOAT, [2])])))
     assert back.graph.node[0].attribute[0].type == onnx.AttributeProto.FLOAT
     assert back.graph.node[0].attribute[0].f == 0.5
+
+
+# --- random graphs ----------------------------------------------------------------------------------------
+
+
+@st.composite
+def graphs(draw, depth=0, visible=("x",), prefix=""):
+    """A graph of element-wise nodes, weights of every kind and Ifs, its nodes in any order."""
+    names, nodes, initializers, declared = list(visible), [], [], []
+    inputs = [info(n, FLOAT, ["N"]) for n in visible] if depth == 0 else []
+    for index in range(draw(st.integers(1, 5))):
+        name = f"{prefix}v{index}"
+        kind = draw(st.sampled_from(["Add", "Clip", "Constant", "weight", "Dropout"] + ["If"] * (depth < 2)))
+        label = draw(st.sampled_from(["", name]))
+        if kind == "weight":
+            initializers.append(numpy_helper.from_array(np.float32([index]), name))
+            if draw(st.booleans()) and depth == 0:
+                inputs.append(info(name, FLOAT, [1]))
+        elif kind == "Constant":
+            value = numpy_helper.from_array(np.float32([index]), draw(st.sampled_from(["", "t"])))
+            nodes.append(helper.make_node(kind, [], [name], label, value=value))
+        elif kind == "If":
+            branches = {
+                b: draw(graphs(depth + 1, tuple(names), f"{name}.{b}."))
+                for b in ("then_branch", "else_branch")
+            }
+            nodes.append(helper.make_node(kind, ["flag"], [name], label, **branches))
+        else:
+            picked = [draw(st.sampled_from(names)) for _ in range(2)]
+            if kind == "Clip":
+                picked = [picked[0], "", picked[1]]
+            outputs = [name, draw(st.sampled_from(["", f"{name}_mask"]))] if kind == "Dropout" else [name]
+            nodes.append(helper.make_node(kind, picked[: 1 if kind == "Dropout" else 3], outputs, label))
+        names.append(name)
+        if draw(st.booleans()):
+            declared.append(info(name, FLOAT, draw(st.sampled_from([None, ["N"], [1]]))))
+    if not nodes or nodes[-1].output[0] != names[-1]:
+        nodes.append(helper.make_node("Neg", [names[-1]], [f"{prefix}last"]))
+    result = info(nodes[-1].output[0], FLOAT, None)
+    nodes = draw(st.permutations(nodes))
+    if depth == 0:
+        inputs.append(info("flag", TensorProto.BOOL, []))
+    return helper.make_graph(nodes, f"g{depth}", inputs, [result], initializers, value_info=declared)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(graphs())
+def test_random_graphs_come_out_as_they_went_in(graph):
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    assert not list(differences(proto, to_proto(taken(proto))))
+    assert not list(differences(proto, to_proto(taken(proto).clone())))
+    done = set()
+    for node in taken(proto).graph:  # in memory every node comes after what it reads
+        producers = {v.producer() for v in node.inputs if v is not None} - {None}
+        assert producers <= done
+        done.add(node)
