@@ -132,7 +132,7 @@ def _two(data: SortedRows, zero: bool) -> Array:
 
 def _start(data: SortedRows, entries: int, zero: bool) -> Array:
     """Return the optimal cuts among the edges of atoms: half of equal counts, half of equal widths."""
-    atoms = max(64, 4 * entries) if data.rows > 1 else max(512, 4 * entries)
+    atoms = max(64 if data.rows > 1 else 256, 4 * entries)
     edges = _edges(data, atoms)
     if entries > _MANY:
         return _edges(data, entries)

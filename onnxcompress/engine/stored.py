@@ -12,8 +12,10 @@ import onnx_ir as ir
 
 from onnxcompress import __version__
 from onnxcompress.core.encoding import Encoding
-from onnxcompress.core.model import Home, Model, Weight
+from onnxcompress.core.model import Home, Model, Source, Weight
 from onnxcompress.core.run import Refusal
+from onnxcompress.engine.stored_lift import graphs as walk
+from onnxcompress.engine.stored_lift import recognise
 from onnxcompress.engine.stored_site import Draft, GraphSite, Names
 
 VERSION_KEY = "onnxcompress.version"
@@ -49,6 +51,55 @@ def lower(model: Model) -> tuple[ir.Model, tuple[Refusal, ...]]:
     return lowered.graph, lowered.refusals
 
 
+def lift(graph: ir.Model) -> tuple[ir.Model, dict[str, Encoding]]:
+    """Recognise what ``lower`` wrote: return a clone with dense weights again, and their encodings by name.
+
+    Only what ``lower`` would write again in exactly this form is recognised; otherwise the graph is returned
+    as it is, without encodings.
+    """
+    clone = graph.clone()
+    found = recognise(clone.graph)
+    if not found:
+        return graph, {}
+    version = clone.metadata_props.pop(VERSION_KEY, None)
+    weights = Model(clone, Source(None, "", 0)).weights.values()
+    by_place = {(id(w.graph), w.value.name): w.name for w in weights}
+    encodings = {by_place[place]: e for place, e in found.items() if place in by_place}
+    again = lower_all(Model(clone, Source(None, "", 0), encodings)).graph
+    if version is None:
+        again.metadata_props.pop(VERSION_KEY, None)
+    else:
+        again.metadata_props[VERSION_KEY] = version
+    if len(encodings) < len(found) or not _equal(again, graph):
+        return graph, {}
+    return clone, encodings
+
+
+def _equal(one: ir.Model, other: ir.Model) -> bool:
+    """Return whether two graphs are written the same, node by node and tensor by tensor."""
+    pairs = zip(walk(one.graph), walk(other.graph), strict=False)
+    return all(_spelled(a) == _spelled(b) for a, b in pairs)
+
+
+def _spelled(graph: ir.Graph) -> object:
+    tensors = {
+        n: (v.const_value.dtype, v.const_value.tobytes())
+        for n, v in graph.initializers.items()
+        if v.const_value is not None
+    }
+    nodes = [
+        (
+            node.domain,
+            node.op_type,
+            [v.name if v is not None else None for v in node.inputs],
+            [v.name for v in node.outputs],
+            sorted(a.name for a in node.attributes.values()),
+        )
+        for node in graph
+    ]
+    return tensors, nodes, [v.name for v in graph.inputs], [v.name for v in graph.outputs]
+
+
 def lower_all(model: Model) -> Lowered:
     """Return the graph in stored form with everything an exporter has to know about it."""
     clone, twin = model.ir.clone(), model.ir.clone()
@@ -59,15 +110,18 @@ def lower_all(model: Model) -> Lowered:
     inputs: list[str] = []
     by_row: list[str] = []
     encoded = [(weights[n], e) for n, e in model.encodings.items() if e.kind != "dense" and n in weights]
-    for weight, encoding in sorted(encoded, key=lambda pair: -pair[0].size):
+    for weight, encoding in sorted(encoded, key=lambda pair: (-pair[0].size, pair[0].name)):
         why = _refuse(weight, encoding)
         if why is None:
             key = id(weight.graph)
             site = sites.setdefault(key, GraphSite(clone, weight.graph, names))
+            first = names.next
             if _by_row(weight, encoding, site):
                 by_row.append(weight.name)
             else:
+                names.next = first
                 why = _in_place(weight, encoding, site)
+                names.next = first if why is not None else names.next
         if why is not None:
             refusals.append(Refusal(weight.name, why))
             continue
@@ -105,8 +159,7 @@ def _in_place(weight: Weight, encoding: Encoding, site: GraphSite) -> str | None
         dense = weight.size * weight.dtype.itemsize + 16
         if draft.size_bytes() >= dense:
             return _TOO_SMALL
-        before = weight.value.producer() if weight.home is Home.CONSTANT else None
-        draft.commit(before)
+        draft.commit(None)
     _replace(weight, decoded)
     return None
 
@@ -152,8 +205,9 @@ def _by_row(weight: Weight, encoding: Encoding, site: GraphSite) -> bool:
         output.replace_all_uses_with(decoded, replace_graph_outputs=True)
         weight.graph.remove(node, safe=True)
         decoded.name = name
-    if weight.value.name is not None:
-        del weight.graph.initializers[weight.value.name]
+    assert weight.value.name is not None
+    del weight.graph.initializers[weight.value.name]
+    results[0][1].tensors[-1].name = weight.value.name  # the table of entries keeps the weight's name
     return True
 
 

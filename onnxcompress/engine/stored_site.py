@@ -14,17 +14,20 @@ _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 class Names:
-    """Short value names that the model does not use yet, in a fixed order."""
+    """Short value names that the model does not use yet, in a fixed order.
+
+    ``next`` may be set back when what the latest names were made for is dropped.
+    """
 
     def __init__(self, model: ir.Model) -> None:
         self._used = set(_value_names(model.graph))
-        self._next = 0
+        self.next = 0
 
     def new(self, role: str) -> str:
         """Return the next free name; it begins with ``role``."""
         while True:
-            name = f"{role}_{_base36(self._next)}"
-            self._next += 1
+            name = f"{role}_{_base36(self.next)}"
+            self.next += 1
             if name not in self._used:
                 return name
 
@@ -39,7 +42,6 @@ class Draft:
         self.nodes: list[ir.Node] = []
         self.shared: dict[str, ir.Value] = {}
         self.shared_nodes: list[ir.Node] = []
-        self.committed = False
 
     def next_tensor(self) -> ir.Value | None:
         """Return the tensor an earlier draft of the same weight made at this place, if it is re-used."""
@@ -54,7 +56,6 @@ class Draft:
     def commit(self, before: ir.Node | None) -> None:
         """Put the draft into the graph, before a node or, for None, at the start."""
         self._site.place(self, before)
-        self.committed = True
 
 
 class GraphSite(Site):

@@ -1,0 +1,303 @@
+"""Recognising what ``lower`` wrote: decoding nodes become an encoded weight again.
+
+Values inside decoding subgraphs have short names of a fixed form; the weight's own name stands at the end.
+A subgraph is read by evaluating it with a table of entries 0, 1, 2 … in place of the real one: what comes
+out are the codes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxcompress.core.encoding import Array, Encoding
+from onnxcompress.core.model import constant_of, subgraphs
+from onnxcompress.encodings._base import ENCODINGS
+
+_INTERNAL = re.compile(r"[nqkst]_[0-9a-z]+")
+_LAST = frozenset({"Gather", "Reshape", "Slice", "Transpose", "Cast", "Mul"})
+_LARGEST = 1 << 31
+"""No decoded weight has more elements; a hostile file could ask for it."""
+
+
+class _UnknownError(Exception):
+    """The nodes are not what ``lower`` writes."""
+
+
+@dataclass
+class _Found:
+    """One decoding subgraph: its nodes, last one first, the row numbers it reads (if any), its encoding."""
+
+    name: str
+    nodes: list[ir.Node]
+    rows: ir.Value | None
+    encoding: Encoding
+
+
+def recognise(graph: ir.Graph) -> dict[tuple[int, str], Encoding]:
+    """Turn decoding subgraphs back into initializers, in place; return (id of graph, name) -> encoding."""
+    result: dict[tuple[int, str], Encoding] = {}
+    found = [f for node in list(graph) if (f := _read(node)) is not None]
+    for item in found:
+        _restore(graph, item)
+        result[id(graph), item.name] = item.encoding
+    if found:
+        _sweep(graph)
+    for _, nested in subgraphs(graph):
+        result |= recognise(nested)
+    return result
+
+
+def _read(last: ir.Node) -> _Found | None:
+    name = last.outputs[0].name if len(last.outputs) == 1 else None
+    if last.op_type not in _LAST or not name or _internal(last.outputs[0]):
+        return None
+    if not any(_internal(v) for v in last.inputs if v is not None):
+        return None
+    nodes: list[ir.Node] = []
+    tensors: dict[str, list[ir.Value]] = {"k": [], "s": [], "q": []}
+    outside: list[ir.Value] = []
+    seen: set[int] = set()
+    waiting = [last]
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        nodes.append(node)
+        for value in node.inputs:
+            if value is None:
+                continue
+            producer = value.producer()
+            role = (value.name or "?")[0]
+            if constant_of(value) is not None:
+                if _internal(value) and role in tensors:
+                    tensors[role].append(value)
+                elif not _internal(value):
+                    outside.append(value)
+            elif _internal(value) and producer is not None:
+                waiting.append(producer)
+            else:
+                outside.append(value)
+    try:
+        return _decipher(name, nodes, {r: _unique(v) for r, v in tensors.items()}, _unique(outside))
+    except (_UnknownError, ValueError, IndexError, KeyError, TypeError, OverflowError):
+        return None
+
+
+def _decipher(
+    name: str, nodes: list[ir.Node], tensors: Mapping[str, list[ir.Value]], outside: list[ir.Value]
+) -> _Found:
+    if not tensors["q"]:
+        raise _UnknownError
+    if outside:
+        return _decipher_rows(nodes, tensors, outside)
+    if len(tensors["k"]) != 1 or len(tensors["s"]) > 1:
+        raise _UnknownError
+    table = tensors["k"][0]
+    entries = _array(table)
+    scales = _array(tensors["s"][0]) if tensors["s"] else None
+    given = {id(table): np.arange(len(entries))}
+    codes = _evaluate(nodes[0].outputs[0], given, skip_scaling=True)
+    shape = codes.shape
+    axis, groups = _layout(nodes)
+    if scales is None and groups is None:
+        return _Found(name, nodes, None, _make("codebook", codes.astype(np.uint8), entries))
+    count = len(scales) if scales is not None else int(groups or 0)
+    group_size = _group_size(nodes, shape[axis], count)
+    if scales is not None:
+        encoding = _make("scaled", codes.astype(np.uint8), entries, scales.reshape(-1), axis, group_size)
+    else:
+        width = len(entries) // count
+        codes = codes % width
+        encoding = _make("codebook", codes.astype(np.uint8), entries.reshape(count, width), axis, group_size)
+    return _Found(name, nodes, None, encoding)
+
+
+def _decipher_rows(
+    nodes: list[ir.Node], tensors: Mapping[str, list[ir.Value]], outside: list[ir.Value]
+) -> _Found:
+    """An embedding: the table of entries carries the weight's name, the other value are the row numbers."""
+    tables = [v for v in outside if constant_of(v) is not None]
+    rows = [v for v in outside if constant_of(v) is None]
+    if len(tables) != 1 or len(rows) != 1 or rows[0].shape is None or tensors["k"]:
+        raise _UnknownError
+    entries = _array(tables[0])
+    count = _array(tensors["q"][0]).shape[0]
+    lead = len(rows[0].shape)
+    numbers = np.arange(count).reshape([1] * (lead - 1) + [count]) if lead else np.arange(count)
+    if not lead:
+        raise _UnknownError
+    codes = _evaluate(
+        nodes[0].outputs[0],
+        {id(tables[0]): np.arange(len(entries)), id(rows[0]): numbers},
+        skip_scaling=False,
+    )
+    codes = codes.reshape(count, *codes.shape[lead:])
+    assert tables[0].name is not None
+    return _Found(tables[0].name, nodes, rows[0], _make("codebook", codes.astype(np.uint8), entries))
+
+
+def _make(kind: str, *arguments: Any) -> Encoding:
+    make: Callable[..., Encoding] = ENCODINGS[kind]
+    return make(*arguments)
+
+
+def _layout(nodes: list[ir.Node]) -> tuple[int, int | None]:
+    """Return the channel axis, and the number of codebooks where there is one per group."""
+    axis, groups = 0, None
+    for node in nodes:
+        if node.op_type == "Transpose":
+            axis = list(node.attributes["perm"].as_ints()).index(0)
+        if node.op_type == "Gather" and node.inputs[1] is not None and node.inputs[0] is not None:
+            places = node.inputs[1].producer()
+            if (
+                (node.inputs[0].name or "").startswith("k_")
+                and places is not None
+                and places.op_type == "Add"
+            ):
+                offsets = [v for v in places.inputs if v is not None and v.producer() is not None]
+                for value in offsets:
+                    column = _evaluate(value, {}, skip_scaling=False)
+                    if column.ndim == 2 and column.shape[1] == 1:
+                        groups = len(column)
+    return axis, groups
+
+
+def _group_size(nodes: list[ir.Node], channels: int, groups: int) -> int | None:
+    """Return the size of a group where channels have several: the width of the (groups, width) codes."""
+    if groups == channels:
+        return None
+    for node in nodes:
+        if node.op_type == "Reshape" and node.inputs[1] is not None:
+            dims = _array(node.inputs[1])
+            if len(dims) == 2 and dims[0] == groups and dims[1] > 0:
+                return int(dims[1])
+    raise _UnknownError
+
+
+def _restore(graph: ir.Graph, found: _Found) -> None:
+    """Put the weight back as an initializer, and a Gather where rows were decoded."""
+    last = found.nodes[0]
+    weight = ir.Value(name=found.name)
+    encoding, dtype = found.encoding, ir.DataType.from_numpy(found.encoding.dtype)
+    weight.const_value = ir.LazyTensor(
+        lambda: ir.Tensor(encoding.decode(), name=found.name, dtype=dtype),
+        dtype=dtype,
+        shape=ir.Shape(encoding.shape),
+        name=found.name,
+    )
+    weight.dtype, weight.shape = dtype, ir.Shape(encoding.shape)
+    output = last.outputs[0]
+    if found.rows is None:
+        output.replace_all_uses_with(weight, replace_graph_outputs=True)
+        graph.remove(last, safe=True)
+    else:
+        node = ir.Node("", "Gather", [weight, found.rows], name=last.name)
+        fresh = node.outputs[0]
+        fresh.shape, fresh.type = output.shape, output.type
+        graph.insert_before(last, node)
+        output.replace_all_uses_with(fresh, replace_graph_outputs=True)
+        graph.remove(last, safe=True)
+        fresh.name = output.name
+        node.name = last.name
+        graph.initializers.pop(found.name, None)
+    graph.initializers.add(weight)
+
+
+def _sweep(graph: ir.Graph) -> None:
+    """Remove internal nodes and tensors that nothing reads any more."""
+    for node in reversed(list(graph)):
+        if all(_internal(v) and not v.uses() for v in node.outputs):
+            graph.remove(node, safe=True)
+    for name, value in list(graph.initializers.items()):
+        if _internal(value) and not value.uses():
+            del graph.initializers[name]
+
+
+def _evaluate(value: ir.Value, given: Mapping[int, Array], *, skip_scaling: bool) -> Array:
+    """Compute a value of a decoding subgraph with NumPy; ``given`` replaces values by their id."""
+    known: dict[int, Array] = dict(given)
+    waiting = [value]
+    while waiting:
+        current = waiting[-1]
+        if id(current) in known:
+            waiting.pop()
+            continue
+        if constant_of(current) is not None:
+            known[id(current)] = _array(current)
+            continue
+        node = current.producer()
+        if node is None:
+            raise _UnknownError
+        inputs = [v for v in node.inputs if v is not None]
+        if skip_scaling and any((v.name or "").startswith("s_") for v in inputs):
+            inputs = inputs[:1]
+            operator: Callable[..., Array] = lambda x: x  # noqa: E731
+        else:
+            operator = _operator(node)
+        missing = [v for v in inputs if id(v) not in known]
+        if missing:
+            waiting += missing
+            continue
+        known[id(current)] = operator(*(known[id(v)] for v in inputs))
+    return known[id(value)]
+
+
+def _operator(node: ir.Node) -> Callable[..., Array]:
+    simple: dict[str, Callable[..., Array]] = {
+        "Add": np.add,
+        "Mul": np.multiply,
+        "Sub": np.subtract,
+        "Div": np.floor_divide,
+        "Mod": np.mod,
+        "Range": np.arange,
+        "Gather": lambda data, places: data[places],
+        "Cast": lambda x: x.astype(np.int64) if x.dtype.kind in "iu" else x,
+        "Transpose": lambda x: np.transpose(x, node.attributes["perm"].as_ints()),
+        "Reshape": lambda x, *shape: _reshape(x, shape[0] if shape else node.attributes["shape"].as_ints()),
+        "Slice": lambda x, *bounds: _slice(node, x, *bounds),
+    }
+    if node.domain not in ("", "ai.onnx") or node.op_type not in simple:
+        raise _UnknownError
+    return simple[node.op_type]
+
+
+def _reshape(x: Array, shape: Iterable[Any]) -> Array:
+    dims = [x.shape[i] if d == 0 and i < x.ndim and x.size else int(d) for i, d in enumerate(shape)]
+    return x.reshape(dims)
+
+
+def _slice(node: ir.Node, x: Array, *bounds: Array) -> Array:
+    if bounds:
+        end, axis = int(bounds[1][0]), int(bounds[2][0]) if len(bounds) > 2 else 0
+    else:
+        end, axis = node.attributes["ends"].as_ints()[0], node.attributes["axes"].as_ints()[0]
+    return x[(slice(None),) * axis + (slice(0, end),)]
+
+
+def _array(value: ir.Value) -> Array:
+    tensor = constant_of(value)
+    if tensor is None or tensor.size > _LARGEST:
+        raise _UnknownError
+    return np.asarray(tensor.numpy())
+
+
+def _internal(value: ir.Value) -> bool:
+    return value.name is not None and _INTERNAL.fullmatch(value.name) is not None
+
+
+def _unique(values: list[ir.Value]) -> list[ir.Value]:
+    return list({id(v): v for v in values}.values())
+
+
+def graphs(graph: ir.Graph) -> Iterator[ir.Graph]:
+    """Yield the graph and everything nested in it."""
+    yield graph
+    for _, nested in subgraphs(graph):
+        yield from graphs(nested)
