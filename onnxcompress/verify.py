@@ -46,7 +46,7 @@ def compare(
         tolerance: largest relative ℓ2 difference of an output that passes; None: nothing is promised, only
             a number that turned into NaN or infinity fails.
         threads: onnxruntime's threads inside an operator.
-        same_types: outputs must have the same floating-point type.
+        same_types: outputs must have the same types; False between two implementations.
 
     Where the reference is a file, an output's length along an axis that its file leaves open and no input
     shares may differ (the boxes that a detector keeps): that is a difference, not an error.

@@ -107,6 +107,22 @@ def test_torch_may_compute_in_a_wider_type_but_a_file_may_not_change_its_own() -
         verify.compare(constant(y=wide), constant(y=narrow), [{}], **options)  # type: ignore[arg-type]
 
 
+def test_integers_that_two_implementations_rounded_may_be_off_by_one() -> None:
+    expected, actual = np.full(100, 200, np.uint8), np.full(100, 200, np.int32)
+    actual[7] += 1
+    options = {"inputs": "none", "random_inputs": False}
+    for tolerance, passed in ((1e-3, True), (1e-4, False)):
+        result = verify.against_torch(
+            constant(y=expected),
+            constant(y=actual),
+            [{}],
+            tolerance=tolerance,
+            **options,  # type: ignore[arg-type]
+        )
+        assert result.passed is passed
+        assert verify.worst(result) == pytest.approx(1 / (200 * 10))
+
+
 def test_equal_nan_and_infinity_are_equal() -> None:
     value = np.array([1.0, np.nan, np.inf, -np.inf], np.float32)
     found = compared(value, value.copy())

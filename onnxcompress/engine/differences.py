@@ -28,7 +28,8 @@ class Difference:
 
     Args:
         name: of the output.
-        same_types: floating-point types must be the same; False where one side computes in a wider one.
+        same_types: types must be the same. False where the sides are two implementations: widths may differ,
+            and integers count as numbers, because one that was rounded may be off by one.
         open_axes: axes whose length depends on values (the boxes that are left of a detector); another length
             there is a difference like any other. None: another length is an error.
     """
@@ -107,7 +108,7 @@ class Difference:
         if expected.shape != actual.shape:
             self._other_shape(expected, actual)
             return
-        if not _is_float(expected):
+        if not (_is_float(expected) or (not self._same_types and expected.dtype.kind in "iu")):
             self._equal &= bool(np.array_equal(expected, actual))
             return
         self._numeric = True
@@ -156,7 +157,10 @@ class Difference:
             return True
         if expected.dtype.kind in "OSU" and actual.dtype.kind in "OSU":
             return True
-        return not self._same_types and _is_float(expected) and _is_float(actual)
+        if self._same_types:
+            return False
+        floats = _is_float(expected) and _is_float(actual)
+        return floats or (expected.dtype.kind in "iu" and actual.dtype.kind in "iu")
 
     def _fail(self, found: str, wanted: str) -> None:
         raise VerificationError(f"output {self.name!r} is {found}", why=f"the reference gives {wanted}")
