@@ -154,7 +154,16 @@ class Executor:
             stored = {
                 k: onnx.numpy_helper.from_array(to_array(v)) for k, v in enumerate(inputs) if constant[k]
             }
-            self._converted = foreign_onnx2torch.convert(self.step.source, self._program.opsets, stored)
+            types = {
+                k: onnx.helper.np_dtype_to_tensor_dtype(
+                    to_array(v[:0]).dtype if v.dim() else to_array(v).dtype
+                )
+                for k, v in enumerate(inputs)
+                if v is not None and not constant[k]
+            }
+            self._converted = foreign_onnx2torch.convert(
+                self.step.source, self._program.opsets, stored, types
+            )
         module = self._converted.to(setting.device)
         given = [v for v, c in zip(inputs, constant, strict=True) if v is not None and not c]
         outputs = module(*given)
