@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped,u
 
 from onnxcompress.core.errors import ModelImportError, UnsupportedError, UsageError
 from onnxcompress.core.model import Model, Source, constant_of
-from onnxcompress.engine import limits
+from onnxcompress.engine import limits, stored
 from onnxcompress.engine.isolation import close_kept_child, isolated
 from onnxcompress.engine.proto import from_proto, to_proto
 from onnxcompress.engine.runtime import load_check
@@ -223,7 +223,8 @@ def _build(proto: onnx.ModelProto, source: Source, name: str, base_dir: str | No
 
 
 def _finish(graph: ir.Model, source: Source, name: str) -> Model:
-    model = Model(graph, source)
+    dense, encodings = stored.lift(graph)
+    model = Model(dense, source, encodings)
     _refuse(name, _not_a_number(model))
     return model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -15,11 +16,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from sameness import differences
 
 from onnxcompress import importer
 from onnxcompress.core.errors import ModelImportError, OnnxCompressError, UsageError
 from onnxcompress.core.model import Home
-from onnxcompress.engine import limits, runtime
+from onnxcompress.encodings.codebook import AdaptiveCodebook
+from onnxcompress.engine import limits, runtime, stored
+from onnxcompress.engine.proto import to_proto
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 FLOAT = TensorProto.FLOAT
@@ -182,6 +186,25 @@ def test_every_ir_version_of_onnxruntime(ir_version):
 def test_opsets_are_kept(opset):
     model = gemm(W, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
     assert importer.load(model).ir.opset_imports[""] == opset
+
+
+def packed():
+    """The digits MLP with two of its layers as codebooks, as the exporter writes them."""
+    model = importer.load(FIXTURES / "digits_mlp.onnx")
+    names = ("fc1.weight", "fc2.weight")
+    codebooks = AdaptiveCodebook(entries=4).project([model.array(n) for n in names])
+    changed = model.with_encodings(dict(zip(names, codebooks, strict=True)), "test")
+    return changed, to_proto(stored.lower(changed)[0])
+
+
+def test_encodings_we_wrote_are_recognised():
+    changed, proto = packed()
+    again = importer.load(proto)
+    assert set(again.encodings) == set(changed.encodings)
+    for name in changed.weights:
+        assert np.array_equal(again.array(name), changed.array(name))
+    assert not list(differences(proto, to_proto(stored.lower(again)[0])))
+    assert not importer.load(FIXTURES / "digits_mlp.onnx").encodings
 
 
 # --- files that are no models -----------------------------------------------------------------------------
@@ -394,16 +417,18 @@ def test_external_data_of_a_model_in_memory(tmp_path):
 
 # --- robustness -------------------------------------------------------------------------------------------
 
-SEEDS = [
-    (FIXTURES / n).read_bytes() for n in ("if.onnx", "digits_function.onnx", "external.onnx", "ir3.onnx")
-]
+
+@functools.cache
+def seeds():
+    names = ("if.onnx", "digits_function.onnx", "external.onnx", "ir3.onnx")
+    return (*((FIXTURES / n).read_bytes() for n in names), packed()[1].SerializeToString())
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_mutated_files_never_crash(tmp_path_factory, data):
     """Bytes changed, cut out or doubled: the model loads, or one of our errors says why not."""
-    content = bytearray(data.draw(st.sampled_from(SEEDS)))
+    content = bytearray(data.draw(st.sampled_from(seeds())))
     header = min(len(content), 4000)
     for _ in range(data.draw(st.integers(1, 6))):
         at = data.draw(st.integers(0, header - 1) | st.integers(0, len(content) - 1))
