@@ -10,12 +10,13 @@ from onnxcompress.ops._torch import F, Tensor, torch
 
 Activation = Callable[[Tensor], Tensor]
 _DEFAULTS = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"], "RNN": ["Tanh"]}
-# name -> default alpha, default beta; None: the function takes no such number
+# name -> default alpha, default beta, where onnxruntime puts 0 if the specification names none;
+# None: the function takes no such number
 _NUMBERS: dict[str, tuple[float | None, float | None]] = {
-    "affine": (1.0, 0.0),
+    "affine": (0.0, 0.0),
     "leakyrelu": (0.01, None),
-    "thresholdedrelu": (1.0, None),
-    "scaledtanh": (1.0, 1.0),
+    "thresholdedrelu": (0.0, None),
+    "scaledtanh": (0.0, 0.0),
     "hardsigmoid": (0.2, 0.5),
     "elu": (1.0, None),
 }

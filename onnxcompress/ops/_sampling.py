@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -36,10 +37,10 @@ class Sampling:
     antialias: bool = False
 
 
-def positions(axis: Axis, how: Sampling) -> Array:
-    """Return the coordinate in the input of every output element, in float64."""
-    out = np.arange(axis.length, dtype=np.float64)
-    mode, scale, last = how.coordinates, axis.scale, axis.size - 1
+def positions(axis: Axis, how: Sampling, dtype: type[np.floating[Any]] = np.float64) -> Array:
+    """Return the coordinate in the input of every output element, calculated in ``dtype``."""
+    out: Array = np.arange(axis.length, dtype=dtype)
+    mode, scale, last = how.coordinates, float(dtype(axis.scale)), axis.size - 1
     if mode == "asymmetric":
         return out / scale
     if mode == "align_corners":
@@ -64,8 +65,8 @@ def positions(axis: Axis, how: Sampling) -> Array:
 
 def nearest(axis: Axis, how: Sampling) -> Array:
     """Return the input index of every output element."""
-    # in float32, as onnxruntime computes: ties depend on it
-    x = positions(axis, how).astype(np.float32)
+    # in float32, as onnxruntime calculates: ties depend on it
+    x = positions(axis, how, np.float32)
     if how.nearest == "simple":  # before version 11
         index = np.ceil(x) if axis.scale < 1 else np.floor(x)
     elif how.nearest == "floor":

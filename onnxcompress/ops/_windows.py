@@ -37,8 +37,12 @@ class Windows:
         return [low for low, _ in self.reach]
 
 
-def windows(node: Node, spatial: Sequence[int], kernel: Sequence[int]) -> Windows:
-    """Return the windows of a convolution or pooling node over axes of these sizes."""
+def windows(node: Node, spatial: Sequence[int], kernel: Sequence[int], *, pooling: bool = False) -> Windows:
+    """Return the windows of a convolution or pooling node over axes of these sizes.
+
+    SAME padding differs between the two in onnxruntime: pooling forgets dilations, and cuts where the
+    padding it computes is negative.
+    """
     count = len(spatial)
     strides = node.get("strides") or [1] * count
     dilations = node.get("dilations") or [1] * count
@@ -46,7 +50,7 @@ def windows(node: Node, spatial: Sequence[int], kernel: Sequence[int]) -> Window
     pads, reach, sizes = [], [], []
     for i, size in enumerate(spatial):
         extent = (kernel[i] - 1) * dilations[i] + 1
-        low, high = _pads(node, i, size, extent, strides[i])
+        low, high = _pads(node, i, size, (kernel[i], extent, strides[i]), pooling)
         room = size + low + high - extent
         number = (-(-room // strides[i]) if ceil else room // strides[i]) + 1
         if ceil and (number - 1) * strides[i] >= size + low:
@@ -58,15 +62,19 @@ def windows(node: Node, spatial: Sequence[int], kernel: Sequence[int]) -> Window
     return Windows(tuple(kernel), tuple(strides), tuple(dilations), tuple(pads), tuple(reach), tuple(sizes))
 
 
-def _pads(node: Node, i: int, size: int, extent: int, stride: int) -> tuple[int, int]:
+def _pads(node: Node, i: int, size: int, window: tuple[int, int, int], pooling: bool) -> tuple[int, int]:
     mode = node.get("auto_pad", "NOTSET")
+    kernel, extent, stride = window
     if mode in ("NOTSET", ""):
         pads = node.get("pads")
         return (pads[i], pads[i + len(pads) // 2]) if pads else (0, 0)
     if mode == "VALID":
         return 0, 0
-    total = max((-(-size // stride) - 1) * stride + extent - size, 0)
-    return (total // 2, total - total // 2) if mode == "SAME_UPPER" else (total - total // 2, total // 2)
+    total = (-(-size // stride) - 1) * stride + (kernel if pooling else extent) - size
+    if not pooling:
+        total = max(total, 0)
+    low = int(total / 2) if mode == "SAME_UPPER" else int((total + 1) / 2)  # towards zero
+    return low, total - low
 
 
 def padded(x: Tensor, pads: Sequence[tuple[int, int]], value: float = 0.0) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from onnxcompress.ops._base import Example, Node, operator
 from onnxcompress.ops._examples import always, example, normal
+from onnxcompress.ops._grouped import grouped
 from onnxcompress.ops._torch import F, Tensor, torch
 from onnxcompress.ops._types import positive_axis
 
@@ -111,4 +112,4 @@ def _group_normalization(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> 
     if node.version < 21:  # scale and bias of a group, not of a channel
         repeats = x.shape[1] // groups
         scale, bias = scale.repeat_interleave(repeats), bias.repeat_interleave(repeats)
-    return torch.group_norm(x, groups, scale, bias, epsilon)
+    return grouped(x, groups, scale, bias, epsilon)

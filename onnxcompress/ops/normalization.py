@@ -6,6 +6,7 @@ from typing import Any
 
 from onnxcompress.ops._base import Example, Node, operator
 from onnxcompress.ops._examples import always, example, normal
+from onnxcompress.ops._grouped import grouped
 from onnxcompress.ops._torch import F, Tensor, torch
 
 
@@ -73,7 +74,7 @@ def _by_hand(x: Tensor, scale: Tensor, bias: Tensor, epsilon: float) -> tuple[Te
     ),
 )
 def _instance_normalization(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    return torch.group_norm(x, x.shape[1], scale, bias, node.get("epsilon", 1e-5))
+    return grouped(x, x.shape[1], scale, bias, node.get("epsilon", 1e-5))
 
 
 @operator(

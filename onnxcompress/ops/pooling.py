@@ -52,7 +52,7 @@ def _max_pool(node: Node, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
 def _max_pool_float(node: Node, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
     kernel = node.attributes["kernel_shape"]
     rank = len(kernel)
-    w = windows(node, x.shape[2:], kernel)
+    w = windows(node, x.shape[2:], kernel, pooling=True)
     indexed = len(node.outputs) > 1 and node.outputs[1]
     if rank > 3:
         y = padded(x, w.reach, -math.inf)
@@ -78,7 +78,7 @@ def _max_pool_float(node: Node, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
 
 def _half(padding: list[int], kernel: list[int]) -> bool:
     """Return whether torch's pooling takes this padding: half a window at most."""
-    return all(2 * p <= k for p, k in zip(padding, kernel, strict=True))
+    return all(0 <= 2 * p <= k for p, k in zip(padding, kernel, strict=True))
 
 
 def _flat_indices(node: Node, index: Tensor, shape: torch.Size, wide: torch.Size, shift: list[int]) -> Tensor:
@@ -109,6 +109,8 @@ def _average_examples(version: int) -> list[Example]:
         )
     if version >= 19:
         cases.append(example(x, kernel_shape=[2, 2], dilations=[2, 3], pads=[1, 1, 0, 0]))
+        cases.append(example(x, kernel_shape=[2, 1], strides=[4, 3], auto_pad="SAME_UPPER"))
+        cases.append(example(x, kernel_shape=[2, 2], dilations=[2, 3], auto_pad="SAME_LOWER"))
     return cases
 
 
@@ -116,7 +118,7 @@ def _average_examples(version: int) -> list[Example]:
 def _average_pool(node: Node, x: Tensor) -> Tensor:
     kernel = node.attributes["kernel_shape"]
     rank = len(kernel)
-    w = windows(node, x.shape[2:], kernel)
+    w = windows(node, x.shape[2:], kernel, pooling=True)
     include = bool(node.get("count_include_pad", 0))
     padding = w.symmetric
     plain = all(d == 1 for d in w.dilations) and not node.get("ceil_mode", 0) and rank <= 3
@@ -156,7 +158,7 @@ def _lp_examples(version: int) -> list[Example]:
 @operator("LpPool", examples=_lp_examples)
 def _lp_pool(node: Node, x: Tensor) -> Tensor:
     p = node.get("p", 2)
-    w = windows(node, x.shape[2:], node.attributes["kernel_shape"])
+    w = windows(node, x.shape[2:], node.attributes["kernel_shape"], pooling=True)
     return torch.pow(_window_sums(padded(torch.pow(x.abs(), p), w.reach), w), 1 / p)
 
 

@@ -98,12 +98,20 @@ def _sized(node: Node, x: Tensor, axes: list[int], sizes: list[int]) -> list[Axi
 
 
 def _sampled(x: Tensor, axes: list[int], plan: list[Axis], how: Sampling, beyond: float) -> Tensor:
-    """Resize one axis after the other; axes that stay as they are are left alone."""
+    """Resize one axis after the other; axes that stay as they are are left alone.
+
+    A node that changes no length copies, whatever its scales are, and so does every axis with
+    antialiasing: onnxruntime's short cuts.
+    """
+    crop = how.coordinates == "tf_crop_and_resize"
+    if not crop and all(axis.length == axis.size for axis in plan):
+        return x
     kind = x.dtype
     if how.mode != "nearest" and not x.is_floating_point():
         x = x.to(torch.float32)
     for dim, axis in zip(axes, plan, strict=True):
-        if axis.length == axis.size and axis.scale == 1.0 and axis.region == (0.0, 1.0):
+        same = axis.length == axis.size
+        if same and (how.antialias or (axis.scale == 1.0 and axis.region == (0.0, 1.0))):
             continue
         x = _picked(x, dim, axis, how) if how.mode == "nearest" else _blended(x, dim, axis, how)
         mask = outside(axis, how)
@@ -122,6 +130,8 @@ def _picked(x: Tensor, dim: int, axis: Axis, how: Sampling) -> Tensor:
 
 
 def _blended(x: Tensor, dim: int, axis: Axis, how: Sampling) -> Tensor:
+    if axis.length == 0:
+        return x.narrow(dim, 0, 0)
     index, weights = taps(axis, how)
     shape = [-1, *[1] * (x.dim() - dim - 1)]
     total: Tensor | None = None

@@ -52,7 +52,16 @@ def _slice_examples(version: int) -> list[Example]:
         example(x, i64(-1, 5), i64(-1000, 1), i64(0, 1), i64(-1, -2)),
         example(x, i64(0), i64(2**62), i64(-2), i64(4)),
         example(x, i64(4), i64(2), i64(0)),
+        example(x, i64(-9), i64(-99), i64(1), i64(-2)),
     ]
+
+
+def _range(start: int, end: int, step: int, size: int) -> range:
+    """Return the indices taken; going backwards, a start before the first element means the first."""
+    start, end = (v + size if v < 0 else v for v in (start, end))
+    if step > 0:
+        return range(min(max(start, 0), size), min(max(end, 0), size), step)
+    return range(min(max(start, 0), size - 1), min(max(end, -1), size - 1), step)
 
 
 @operator("Slice", examples=_slice_examples)
@@ -66,7 +75,7 @@ def _slice(node: Node, x: Tensor, *bounds: Tensor | None) -> Tensor:
     flipped = []
     for b, e, axis, stride in zip(begin, end, along, step, strict=True):
         dim = positive_axis(axis, x.dim())
-        taken = range(*slice(b, e, stride).indices(x.shape[dim]))
+        taken = _range(b, e, stride, x.shape[dim])
         if stride < 0:  # torch slices forwards only
             flipped.append(dim)
             taken = taken[::-1]
