@@ -83,6 +83,10 @@ class LcQuant(Method):
     )
     augmented: bool = option(True, "Augmented Lagrangian; otherwise the quadratic penalty.")
     others: bool = option(True, "Train biases, normalisation and uncompressed weights along.")
+    teacher: float = option(
+        0.5,
+        "Share of the loss, 0 to 1, that pulls towards the original's outputs where there are class labels.",
+    )
     steps: int | None = option(None, "Number of L steps. [default: 40]")
     epochs: float | None = option(None, "Passes over the training data in one L step. [default: by its size]")
     lr: float | None = option(None, "Learning rate of the first L step. [default: found by short runs]")
@@ -99,6 +103,8 @@ class LcQuant(Method):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"--{name.replace('_', '-')} must be positive", why=f"found {value}")
+        if not 0 <= self.teacher <= 1:
+            raise UsageError("--teacher must be 0 to 1", why=f"found {self.teacher}")
         if self.growth is not None and self.growth < 1:
             raise UsageError("--growth must be at least 1", why=f"found {self.growth}")
         for name in ("include", "exclude"):
@@ -174,10 +180,13 @@ class LcQuant(Method):
             warnings += self._untrained_warnings(task)
             encodings = project(parts, {n: arrays[n] for n in names}) if small and self.joint else direct
             return Plan({n: encodings[n] for n in names}, refusals=tuple(refusals), warnings=tuple(warnings))
-        from onnxcompress.engine.lc_training import Job, train  # noqa: PLC0415  torch, only where it trains
+        # torch is imported only where something is trained
+        from onnxcompress.engine.distillation import with_teacher  # noqa: PLC0415
+        from onnxcompress.engine.lc_training import Job, train  # noqa: PLC0415
 
         along = [*companions(model, found), *(la.weight for la in found if la.weight not in names)]
         others = [n for n in along if not _encoded(model, n)] if self.others else []
+        task = with_teacher(task, self.teacher)
         job = Job(model, parts, others, task, resources, self._wishes(), self.batch_size)
         trained = train(replace(job, fingerprint=self._fingerprint(model, task)))
         return Plan(

@@ -1,0 +1,211 @@
+"""The loop against problems with a closed-form solution: no network, no codebook."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onnxcompress.encodings._base import Projection
+from onnxcompress.encodings.codebook import AdaptiveCodebook
+from onnxcompress.encodings.dense import Dense
+from onnxcompress.engine.lc import Learned, Part, Schedule, Score, State, better, compress, project
+
+
+@dataclass(frozen=True)
+class AllEqual(Projection):
+    """Π onto {c · 1}: the mean."""
+
+    def project(self, weights, *, mu=None, previous=None):
+        return [Dense(np.full_like(w, w.mean())) for w in weights]
+
+
+class Quadratic:
+    """L(w) = ½ Σ h (w − a)², whose L step has a closed form; a bias of 0 moves along with every step."""
+
+    higher_is_better = True
+
+    def __init__(self, h, a, worse=False):
+        self.h, self.a, self.w = (
+            np.asarray(h, np.float64),
+            np.asarray(a, np.float64),
+            np.asarray(a, np.float64),
+        )
+        self.bias, self.worse, self.rates = 0.0, worse, []
+
+    def weights(self, names):
+        return {name: self.w.copy() for name in names}
+
+    def put(self, arrays):
+        (self.w,) = (array.copy() for array in arrays.values())
+
+    def others(self):
+        return {"bias": np.array([self.bias])}
+
+    def learn(self, step, pull, *, epochs, lr):
+        self.rates.append(lr)
+        self.bias += 1.0
+        mu, target = (pull.mu, pull.targets["w"]) if pull else (0.0, 0.0)
+        self.w = (self.h * self.a + mu * target) / (self.h + mu)
+        return Learned(self.loss(self.w), epochs, "done")
+
+    def loss(self, w):
+        return float(0.5 * (self.h * (w - self.a) ** 2).sum()) * (1 + self.bias if self.worse else 1)
+
+    def score(self, arrays):
+        return Score(self.loss(arrays["w"]), None)
+
+
+H, A = [1.0, 10.0, 0.1, 3.0], [1.0, -2.0, 5.0, 0.5]
+PATH = Schedule("lc", 120, 1.0, 0.5, 1.0, 0.1, 1.1, True, 0.0)
+EQUAL = [Part(("w",), AllEqual())]
+OPTIMUM = np.dot(H, A) / np.sum(H)
+
+
+def test_augmented_lagrangian_finds_the_constrained_minimum():
+    result = compress(EQUAL, Quadratic(H, A), PATH)
+    np.testing.assert_allclose(result.encodings["w"].decode(), OPTIMUM, rtol=0, atol=1e-6)
+
+
+def test_quadratic_penalty_comes_close_to_it_on_a_slow_path():
+    slow = replace(PATH, multipliers=False, mu0=0.01, growth=1.01, steps=1500)
+    result = compress(EQUAL, Quadratic(H, A), slow)
+    np.testing.assert_allclose(result.encodings["w"].decode(), OPTIMUM, rtol=0, atol=0.02)
+
+
+def test_multipliers_reach_it_on_a_path_too_fast_for_the_penalty_alone():
+    far, near = (
+        abs(
+            compress(EQUAL, Quadratic(H, A), replace(PATH, multipliers=m)).encodings["w"].decode()[0]
+            - OPTIMUM
+        )
+        for m in (False, True)
+    )
+    assert far > 0.1
+    assert near < 1e-6
+
+
+def test_direct_compression_is_the_projection_and_makes_no_step():
+    learner = Quadratic(H, A)
+    result = compress(EQUAL, learner, replace(PATH, mode="dc"))
+    assert learner.rates == []
+    assert len(result.points) == 1
+    np.testing.assert_array_equal(result.encodings["w"].decode(), np.full(4, np.mean(A)))
+    np.testing.assert_array_equal(result.others["bias"], [0.0])
+
+
+def test_iterated_direct_compression_goes_round_in_a_circle_where_training_converges():
+    result = compress(EQUAL, Quadratic(H, A), replace(PATH, mode="idc", steps=5))
+    np.testing.assert_allclose(result.encodings["w"].decode(), np.mean(A), rtol=0, atol=1e-12)
+    assert all(point.mu is None for point in result.points)
+
+
+def test_gap_of_the_quadratic_penalty_falls_to_nothing():
+    path = replace(PATH, multipliers=False)
+    gaps = [p.gap for p in compress(EQUAL, Quadratic(H, A), path).points]
+    falling = gaps[int(np.argmax(gaps)) :]
+    assert all(a > b for a, b in itertools.pairwise(falling))
+    assert gaps[-1] < 1e-2 * gaps[0]
+
+
+def test_path_ends_where_the_gap_closes():
+    result = compress(EQUAL, Quadratic(H, A), replace(PATH, tolerance=0.05))
+    assert result.points[-1].gap < 0.05 <= result.points[-2].gap
+    assert "0.05" in result.stopped
+
+
+def test_result_is_compressed_never_w():
+    part = [Part(("w",), AdaptiveCodebook(2))]
+    rng = np.random.default_rng(3)
+    learner = Quadratic(rng.uniform(0.1, 2, 50), rng.normal(size=50))
+    result = compress(part, learner, replace(PATH, steps=3))
+    assert len(np.unique(result.encodings["w"].decode())) == 2
+    assert len(np.unique(learner.w)) > 2
+
+
+def test_lc_beats_direct_compression_where_curvature_is_uneven():
+    rng = np.random.default_rng(0)
+    learner = Quadratic(np.exp(rng.normal(size=200) * 2), rng.normal(size=200))
+    result = compress([Part(("w",), AdaptiveCodebook(4))], learner, replace(PATH, steps=60, growth=1.2))
+    assert result.points[result.chosen].compressed_loss < 0.95 * result.points[0].compressed_loss
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["lc", "idc"]), st.booleans())
+def test_never_worse_than_direct_compression(seed, mode, worse):
+    rng = np.random.default_rng(seed)
+    learner = Quadratic(rng.uniform(0.01, 3, 20), rng.normal(size=20), worse=worse)
+    schedule = replace(PATH, mode=mode, steps=6, mu0=float(np.exp(rng.normal())))
+    result = compress([Part(("w",), AdaptiveCodebook(3))], learner, schedule)
+    losses = [p.compressed_loss for p in result.points]
+    assert losses[result.chosen] == min(losses) <= losses[0]
+
+
+def test_uncompressed_weights_belong_to_the_chosen_state():
+    result = compress(EQUAL, Quadratic(H, A, worse=True), replace(PATH, steps=5))
+    assert result.chosen == 0
+    np.testing.assert_array_equal(result.others["bias"], [0.0])
+
+
+def test_learning_rate_is_clipped_at_one_over_mu():
+    learner = Quadratic(H, A)
+    compress(EQUAL, learner, replace(PATH, mu0=1.0, growth=2.0, steps=4, lr_decay=1.0))
+    assert learner.rates == [0.5, 0.5, 0.25, 0.125]
+
+
+def test_divergence_ends_the_path_with_the_best_state():
+    class Diverging(Quadratic):
+        def learn(self, step, pull, *, epochs, lr):
+            learned = super().learn(step, pull, epochs=epochs, lr=lr)
+            return replace(learned, stopped="diverged") if step == 3 else learned
+
+    result = compress(EQUAL, Diverging(H, A), PATH)
+    assert len(result.points) == 4
+    assert "diverged" in result.stopped
+
+
+def test_taken_up_from_any_step_it_ends_alike():
+    rng = np.random.default_rng(5)
+    h, a = rng.uniform(0.1, 2, 30), rng.normal(size=30)
+    parts, path = [Part(("w",), AdaptiveCodebook(3))], replace(PATH, steps=8)
+    kept = []
+    learner = Quadratic(h, a)
+    whole = compress(
+        parts, learner, path, tell=lambda s, p: kept.append((copy.deepcopy(s), learner.w.copy()))
+    )
+    for state, w in kept[1:-1]:
+        again = Quadratic(h, a)
+        again.w, again.bias = w, float(state.step)
+        rest = compress(parts, again, path, state=state)
+        np.testing.assert_array_equal(rest.encodings["w"].decode(), whole.encodings["w"].decode())
+        assert [p.compressed_loss for p in rest.points] == [p.compressed_loss for p in whole.points]
+
+
+def test_joint_part_shares_one_codebook():
+    weights = {"a": np.array([0.0, 0.1, 5.0]), "b": np.array([5.1, 0.05])}
+    found = project([Part(("a", "b"), AdaptiveCodebook(2))], weights)
+    assert len(np.unique(np.concatenate([e.decode() for e in found.values()]))) == 2
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "higher", "expected"),
+    [
+        (Score(1.0, 0.9), Score(0.1, 0.8), True, True),
+        (Score(1.0, 0.9), Score(0.1, 0.8), False, False),
+        (Score(0.1, 0.8), Score(0.2, 0.8), True, True),
+        (Score(0.1, None), Score(0.2, None), True, True),
+        (Score(float("nan"), 0.9), Score(5.0, 0.1), True, False),
+        (Score(5.0, 0.1), Score(float("nan"), 0.9), True, True),
+    ],
+)
+def test_better(new, old, higher, expected):
+    assert better(new, old, higher) is expected
+
+
+def test_state_starts_empty():
+    assert State().points == []

@@ -1,0 +1,326 @@
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxcompress.core.errors import UnsupportedError, UsageError
+from onnxcompress.core.model import Model, Source
+from onnxcompress.core.resources import Resources
+from onnxcompress.encodings.codebook import AdaptiveCodebook
+from onnxcompress.engine import lc_training
+from onnxcompress.engine.data import make_task, open_data
+from onnxcompress.engine.tensor_info import TensorInfo
+from onnxcompress.methods.lc_quant import LcQuant
+
+INPUT = TensorInfo("x", "tensor(float)", np.dtype(np.float32), ("N", 8))
+OUTPUT = TensorInfo("y", "tensor(float)", np.dtype(np.float32), ("N", 4))
+QUICK = {"steps": 4, "epochs": 3, "batch_size": 32, "lr": 0.1}
+
+
+def mlp(seed: int = 0, dtype=np.float32) -> Model:
+    """x (N 8) → Gemm 64 → Tanh → Gemm 4, and a per-feature offset."""
+    rng = np.random.default_rng(seed)
+
+    def tensor(name, *shape, scale=0.5):
+        return numpy_helper.from_array((rng.normal(size=shape) * scale).astype(dtype), name)
+
+    kind = TensorProto.FLOAT if dtype is np.float32 else TensorProto.FLOAT16
+    graph = helper.make_graph(
+        [
+            helper.make_node("Sub", ["x", "offset"], ["c"], "centre"),
+            helper.make_node("Gemm", ["c", "fc1.w", "fc1.b"], ["h"], "fc1", transB=1),
+            helper.make_node("Tanh", ["h"], ["t"], "tanh"),
+            helper.make_node("Gemm", ["t", "fc2.w", "fc2.b"], ["y"], "fc2", transB=1),
+        ],
+        "mlp",
+        [helper.make_tensor_value_info("x", kind, ("N", 8))],
+        [helper.make_tensor_value_info("y", kind, ("N", 4))],
+        [tensor("offset", 1, 8), tensor("fc1.w", 64, 8), tensor("fc1.b", 64), tensor("fc2.w", 4, 64),
+         tensor("fc2.b", 4)],
+    )  # fmt: skip
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(proto)
+    return Model(ir.serde.deserialize_model(proto), Source(None, "00", 0))
+
+
+def outputs(model: Model, x: np.ndarray) -> np.ndarray:
+    w = {name: model.array(name).astype(np.float64) for name in model.weights}
+    h = np.tanh((x - w["offset"]) @ w["fc1.w"].T + w["fc1.b"])
+    return h @ w["fc2.w"].T + w["fc2.b"]
+
+
+def task_of(model: Model, labelled: bool, count: int = 400, seed: int = 0):
+    x = np.random.default_rng(7).normal(size=(count, 8)).astype(np.float32)
+    scores = outputs(model, x)
+    rows = [{"x": x[i : i + 1]} for i in range(count)]
+    if labelled:
+        rows = [row | {"labels": scores[i : i + 1].argmax(1)} for i, row in enumerate(rows)]
+    return make_task(
+        open_data(rows, [INPUT], outputs=[OUTPUT], labels="labels" if labelled else None), seed=seed
+    )
+
+
+def decoded(plan) -> dict[str, np.ndarray]:
+    return {name: encoding.decode() for name, encoding in plan.weights.items()}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"bits": 0}, "--bits must be 1 to 8"),
+        ({"bits": 9}, "--bits must be 1 to 8"),
+        ({"entries": 1}, "--entries must be 2 to 256"),
+        ({"entries": 257}, "--entries must be 2 to 256"),
+        ({"bits": 2, "entries": 4}, "exclude each other"),
+        ({"codebook": "binary", "bits": 2}, "a binary codebook has 2 entries"),
+        ({"codebook": "ternary", "entries": 4}, "a ternary codebook has 3 entries"),
+        ({"codebook": "pow2", "bits": 1}, "at least 3 entries"),
+        ({"codebook": "int", "pin_zero": True}, "--pin-zero is for adaptive"),
+        ({"scale": False}, "--no-scale is for fixed codebooks"),
+        ({"granularity": "group"}, "needs --group-size"),
+        ({"group_size": 0}, "--group-size must be positive"),
+        ({"granularity": "channel", "group_size": 8}, "contradicts"),
+        ({"joint": True, "granularity": "channel"}, "one codebook for all"),
+        ({"lr": 0.0}, "--lr must be positive"),
+        ({"lr": float("nan")}, "--lr must be positive"),
+        ({"steps": 0}, "--steps must be positive"),
+        ({"batch_size": -1}, "--batch-size must be positive"),
+        ({"growth": 0.5}, "--growth must be at least 1"),
+        ({"teacher": 1.5}, "--teacher must be 0 to 1"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(options, words):
+    with pytest.raises(UsageError, match=words.replace("-", r"\-")):
+        LcQuant(**options)
+
+
+def test_every_option_has_a_text():
+    for field in dataclasses.fields(LcQuant):
+        assert field.metadata["help"].endswith((".", "]"))
+
+
+def test_without_data_it_is_the_projection():
+    model = mlp()
+    plan = LcQuant(bits=2).plan(model, None, Resources())
+    assert set(plan.weights) == {"fc1.w", "fc2.w"}
+    assert plan.training is None
+    for name, array in decoded(plan).items():
+        (expected,) = AdaptiveCodebook(4).project([model.array(name)])
+        np.testing.assert_array_equal(array, expected.decode())
+
+
+@pytest.mark.parametrize(
+    ("options", "distinct"),
+    [
+        ({"codebook": "binary"}, 2),
+        ({"codebook": "ternary"}, 3),
+        ({"codebook": "pow2", "bits": 2}, 4),
+        ({"codebook": "int", "bits": 2}, 4),
+        ({"codebook": "binary", "scale": False}, 2),
+        ({"entries": 5}, 5),
+        ({"entries": 5, "pin_zero": True}, 5),
+    ],
+)
+def test_kinds_of_codebooks(options, distinct):
+    plan = LcQuant(**options).plan(mlp(), None, Resources())
+    values = decoded(plan)["fc1.w"]
+    assert 2 <= len(np.unique(values)) <= distinct
+    if options.get("scale") is False:
+        assert set(np.unique(values)) == {-1.0, 1.0}
+    if options.get("pin_zero") or options.get("codebook") == "ternary":
+        assert 0.0 in values
+
+
+def test_granularity_follows_the_output_axis():
+    plan = LcQuant(bits=1, granularity="channel").plan(mlp(), None, Resources())
+    values = decoded(plan).get("fc2.w")
+    assert values is None or max(len(np.unique(row)) for row in values) == 2
+    first = decoded(LcQuant(bits=1, group_size=64, include=("fc2",)).plan(mlp(), None, Resources()))["fc2.w"]
+    assert max(len(np.unique(row)) for row in first) == 2
+    assert len(np.unique(first)) == 8
+
+
+def test_joint_codebook():
+    values = decoded(LcQuant(bits=2, joint=True).plan(mlp(), None, Resources()))
+    assert len(np.unique(np.concatenate([v.ravel() for v in values.values()]))) == 4
+
+
+def test_what_is_left_alone_is_named():
+    plan = LcQuant(bits=2, exclude=("fc2",)).plan(mlp(), None, Resources())
+    why = {r.where: r.why for r in plan.refusals}
+    assert set(plan.weights) == {"fc1.w"}
+    assert "excluded" in why["fc2.w"]
+    assert "Sub 'centre'" in why["offset"]
+
+
+def test_weight_that_would_not_shrink_is_left_alone():
+    plan = LcQuant(entries=256).plan(mlp(), None, Resources())
+    assert "would not get smaller" in {r.where: r.why for r in plan.refusals}["fc2.w"]
+
+
+@pytest.mark.parametrize(("bits", "word"), [(1, "unusable"), (3, "unusable"), (4, "marginal"), (6, None)])
+def test_warning_without_training(bits, word):
+    warnings = " ".join(LcQuant(bits=bits).plan(mlp(), None, Resources()).warnings)
+    assert (word in warnings) if word else not warnings
+
+
+def test_nan_weight_is_named():
+    model = mlp()
+    broken = model.array("fc1.w").copy()
+    broken[0, 0] = np.nan
+    model.weights["fc1.w"].value.const_value = ir.tensor(broken, name="fc1.w")
+    with pytest.raises(UnsupportedError, match=r"weight 'fc1.w' holds NaN"):
+        LcQuant().plan(model, None, Resources())
+
+
+def test_weights_encoded_finely_enough_already_are_kept():
+    model = mlp()
+    once = LcQuant(bits=2).plan(model, None, Resources())
+    model = model.with_encodings(once.weights, "lc-quant")
+    again = LcQuant(bits=2).plan(model, None, Resources())
+    assert not again.weights
+    assert "4 entries already" in {r.where: r.why for r in again.refusals}["fc1.w"]
+    finer = LcQuant(bits=1).plan(model, None, Resources())
+    assert len(np.unique(finer.weights["fc1.w"].decode())) == 2
+
+
+def test_model_with_nothing_to_compress_gives_an_empty_plan():
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "b"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 8))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 8))],
+        [numpy_helper.from_array(np.ones((1, 8), np.float32), "b")],
+    )
+    model = Model(ir.serde.deserialize_model(helper.make_model(graph)), Source(None, "", 0))
+    plan = LcQuant().plan(model, None, Resources())
+    assert not plan.weights
+    assert [r.where for r in plan.refusals] == ["b"]
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_training_beats_direct_compression(labelled):
+    model = mlp()
+    task = task_of(model, labelled)
+    direct = LcQuant(bits=1, mode="dc").plan(model, task, Resources())
+    plan = LcQuant(bits=1, steps=6, epochs=4, batch_size=32).plan(model, task, Resources())
+    assert direct.training is None
+    assert plan.training.labelled is labelled
+    x = task.samples.inputs(task.validation)["x"]
+    wanted = outputs(model, x)
+
+    def error(p):
+        return np.square(outputs(model.with_encodings({**p.values, **p.weights}, "q"), x) - wanted).mean()
+
+    assert error(plan) < 0.8 * error(direct)
+    assert all(len(np.unique(v)) == 2 for v in decoded(plan).values())
+    assert set(plan.values) == {"offset", "fc1.b", "fc2.b"}
+
+
+@pytest.mark.parametrize("mode", ["lc", "idc"])
+@pytest.mark.parametrize("options", [{}, {"lr": 50.0}, {"augmented": False}])
+def test_never_worse_than_direct_compression_on_validation(mode, options):
+    model = mlp()
+    plan = LcQuant(bits=3, mode=mode, **(QUICK | options)).plan(model, task_of(model, True), Resources())
+    points = plan.training.points
+    kept = int(plan.training.stopped.split("after step ")[1].split()[0])
+    assert points[kept].compressed_metric == max(p.compressed_metric for p in points)
+
+
+def test_same_seed_same_plan_and_others_differ():
+    model = mlp()
+    first, second, other = (
+        decoded(LcQuant(bits=1, **QUICK).plan(model, task_of(model, True, seed=s), Resources()))
+        for s in (1, 1, 2)
+    )
+    for name, array in first.items():
+        np.testing.assert_array_equal(array, second[name])
+    assert any((first[name] != other[name]).any() for name in first)
+
+
+def test_others_can_be_left_as_they_are():
+    model = mlp()
+    plan = LcQuant(bits=1, others=False, **QUICK).plan(model, task_of(model, False), Resources())
+    assert not plan.values
+
+
+def test_excluded_weights_are_trained_along():
+    model = mlp()
+    plan = LcQuant(bits=1, exclude=("fc2",), **QUICK).plan(model, task_of(model, False), Resources())
+    assert set(plan.weights) == {"fc1.w"}
+    assert "fc2.w" in plan.values
+
+
+def test_encoded_weights_are_not_trained_along():
+    model = mlp()
+    once = LcQuant(bits=4, include=("fc2",)).plan(model, None, Resources())
+    model = model.with_encodings(once.weights, "q")
+    plan = LcQuant(bits=4, include=("fc1",), **QUICK).plan(model, task_of(model, False), Resources())
+    assert set(plan.weights) == {"fc1.w"}
+    assert "fc2.w" not in plan.values
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("mode", ["lc", "idc"])
+def test_killed_run_is_taken_up_and_ends_alike(tmp_path, monkeypatch, mode):
+    model = mlp()
+    task = task_of(model, True)
+    method = LcQuant(bits=2, mode=mode, **QUICK)
+    whole = method.plan(model, task, Resources())
+
+    def progress(fraction, words, point):
+        if point is not None and point.step == 2:
+            raise KilledError
+
+    # Steps are short here: let every one be saved.
+    monkeypatch.setattr(lc_training, "_SAVE_EVERY_S", -1.0)
+    with pytest.raises(KilledError):
+        method.plan(model, task, Resources(checkpoint_dir=tmp_path, progress=progress))
+    rest = method.plan(model, task, Resources(checkpoint_dir=tmp_path, resume=True))
+    for name, array in decoded(whole).items():
+        np.testing.assert_array_equal(array, decoded(rest)[name])
+    for name, encoding in whole.values.items():
+        np.testing.assert_array_equal(encoding.decode(), rest.values[name].decode())
+    ours, theirs = ([p.compressed_loss for p in plan.training.points] for plan in (whole, rest))
+    assert ours == theirs
+    with pytest.raises(UsageError, match="other options"):
+        LcQuant(bits=1, mode=mode, **QUICK).plan(model, task, Resources(checkpoint_dir=tmp_path, resume=True))
+
+
+def test_time_limit_shortens_the_path_and_still_ends_compressed():
+    model = mlp()
+    began = time.monotonic()
+    plan = LcQuant(bits=1, epochs=5000, steps=5).plan(model, task_of(model, False), Resources(max_time_s=3.0))
+    assert time.monotonic() - began < 20
+    assert len(np.unique(plan.weights["fc1.w"].decode())) == 2
+    assert len(plan.training.points) > 1
+
+
+def test_progress_goes_from_nothing_to_all():
+    told = []
+    model = mlp()
+    LcQuant(bits=1, **QUICK).plan(
+        model, task_of(model, False), Resources(progress=lambda f, w, p: told.append((f, p)))
+    )
+    fractions = [f for f, _ in told]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1.0
+    assert [p.step for _, p in told if p is not None] == list(range(5))
+
+
+def test_half_precision_model_keeps_its_type():
+    model = mlp(dtype=np.float16)
+    info = [TensorInfo("x", "tensor(float16)", np.dtype(np.float16), ("N", 8))]
+    x = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float16)
+    task = make_task(open_data([{"x": row[None]} for row in x], info))
+    plan = LcQuant(bits=1, **QUICK).plan(model, task, Resources())
+    assert {e.dtype for e in (*plan.weights.values(), *plan.values.values())} == {np.dtype(np.float16)}
