@@ -411,6 +411,13 @@ def test_external_data_that_does_not_fit(tmp_path, entries, why):
     assert why in refusal(external(tmp_path, **entries))
 
 
+def test_a_missing_file_is_told_once(tmp_path):
+    (tmp_path / "model.onnx").write_bytes((FIXTURES / "external.onnx").read_bytes())
+    with pytest.raises(ModelImportError) as caught:
+        importer.load(tmp_path / "model.onnx")
+    assert len(caught.value.problems) == 1
+
+
 def test_external_data_of_a_model_in_memory(tmp_path):
     assert "in memory has no folder" in refusal(onnx.load(external(tmp_path), load_external_data=False))
 

@@ -39,8 +39,9 @@ def problems(model: onnx.ModelProto, folder: Path | None) -> Iterator[str]:
     """
     yield from _expansion(model)
     total = 0
+    files: dict[str, str | None] = {}  # location of external data -> why it must not be opened
     for where, tensor in tensors(model):
-        found = list(_tensor(where, tensor, folder))
+        found = list(_tensor(where, tensor, folder, files))
         yield from found
         if not found:
             total += _expected_bytes(tensor)
@@ -90,7 +91,9 @@ def _attribute_tensors(attribute: onnx.AttributeProto, where: str) -> Iterator[t
         yield from _graph_tensors(graph)
 
 
-def _tensor(where: str, tensor: onnx.TensorProto, folder: Path | None) -> Iterator[str]:
+def _tensor(
+    where: str, tensor: onnx.TensorProto, folder: Path | None, files: dict[str, str | None]
+) -> Iterator[str]:
     try:
         dtype = ir.DataType(tensor.data_type)
     except ValueError:
@@ -102,7 +105,7 @@ def _tensor(where: str, tensor: onnx.TensorProto, folder: Path | None) -> Iterat
         yield f"{where} has a negative dimension in its shape {list(tensor.dims)}"
         return
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        yield from _external(where, tensor, folder)
+        yield from _external(where, tensor, folder, files)
     elif dtype == ir.DataType.STRING:
         if len(tensor.string_data) != math.prod(tensor.dims):
             yield f"{where} holds {len(tensor.string_data)} strings in the shape {list(tensor.dims)}"
@@ -129,15 +132,19 @@ def _expected_bytes(tensor: onnx.TensorProto) -> int:
     return -(-int(math.prod(tensor.dims)) * int(dtype.bitwidth) // 8)
 
 
-def _external(where: str, tensor: onnx.TensorProto, folder: Path | None) -> Iterator[str]:
+def _external(
+    where: str, tensor: onnx.TensorProto, folder: Path | None, files: dict[str, str | None]
+) -> Iterator[str]:
     entries = {e.key: e.value for e in tensor.external_data}
     location = entries.get("location", "")
     if folder is None:
         yield f"{where} refers to external data {location!r}, and a model in memory has no folder to look in"
         return
-    problem = location_problem(folder, location)
-    if problem is not None:
-        yield f"external data of {where} {problem}"
+    if location not in files:
+        files[location] = location_problem(folder, location)
+        if files[location] is not None:  # told once, for the first of its tensors
+            yield f"external data of {where} {files[location]}"
+    if files[location] is not None:
         return
     needed = _expected_bytes(tensor)
     try:
