@@ -77,8 +77,8 @@ class Evaluator:
         self._output = output if task.labelled else None
         metric: str | Callable[..., Any] | None = task.metric
         if metric is None:
-            one = self.teacher.outputs(self.batches.known[:1])
-            metric = "agreement" if any(is_class_scores(v) for v in one.values()) else "relative_l2"
+            one = list(self.teacher.outputs(self.batches.known[:1]).values())
+            metric = "agreement" if len(one) == 1 and is_class_scores(one[0]) else "relative_l2"
         self._metric = metric
 
     def metric(self) -> Metric:

@@ -71,6 +71,7 @@ def infos(model: Model) -> tuple[list[TensorInfo], list[TensorInfo]]:
         return [
             info(v.name, *(d if isinstance(d, int) else str(d) for d in v.shape), dtype=v.dtype.numpy().name)
             for v in values
+            if v.shape is not None and v.dtype is not None
         ]
 
     names = set(model.ir.graph.initializers)

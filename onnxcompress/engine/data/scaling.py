@@ -26,7 +26,7 @@ SIGNED = Affine(1 / 255, (0.5,), (0.5,))
 IMAGENET = Affine(1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and standard deviation of ImageNet's pixels, as torchvision's models take them."""
 
-_FEW, _MANY = 512, 4096
+_FEW, _MANY = 512, 2048
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def choose(tried: Sequence[Affine], what: str, trial: Trial | None) -> Choice:
     """Choose among the usual scalings by what the original model makes of them.
 
     Those that are not clearly worse than the best on 512 examples (three standard errors of the difference)
-    meet again on 4,096; among those that are still not clearly worse the most usual is taken.
+    meet again on 2,048; among those that are still not clearly worse the most usual is taken.
 
     Args:
         tried: the scalings, the most usual first.

@@ -13,7 +13,7 @@ from onnxcompress.engine.data.examples import Examples
 from onnxcompress.engine.data.feeding import Predict
 from onnxcompress.engine.data.fit import Affine
 
-_MOST = 4096
+_MOST = 2048
 _MOST_BYTES = 128 << 20
 
 

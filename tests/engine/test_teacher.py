@@ -1,0 +1,94 @@
+"""The teacher: the same outputs from memory, from disk and computed again, whatever the graph holds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from onnx import helper
+from small_models import blobs, model_of, perceptron, task_of
+
+from onnxcompress.core.resources import Resources
+from onnxcompress.engine.batches import Batches, prefetched
+from onnxcompress.engine.data.feeding import Feeding
+from onnxcompress.engine.execution import Execution
+from onnxcompress.engine.teacher import Teacher
+from onnxcompress.engine.torchgraph import TorchGraph
+from onnxcompress.engine.training import Trainer
+
+
+@pytest.mark.parametrize(
+    ("place", "limits"),
+    [
+        ("memory", {}),
+        ("disk", {"memory_bytes": 0}),
+        ("computed", {"memory_bytes": 0, "disk_bytes": 0}),
+    ],
+)
+def test_every_place_gives_the_originals_outputs(place, limits):
+    model, data = perceptron(end="Softmax"), blobs(600)
+    task = task_of(model, {"x": data["x"][:500], "x_test": data["x"][500:]})
+    graph = TorchGraph(model)
+    batches = Batches(task, torch.float32, torch.device("cpu"))
+    execution = Execution(graph, Feeding(False, None), batches.inputs(task.train[:3]))
+    teacher = Teacher(execution, batches, needed=True, **limits)
+    assert teacher.place == place
+    expected = graph.run({"x": data["x"]})["y"]
+    graph.set_arrays({n: np.zeros_like(a) for n, a in graph.arrays().items()})
+    for indices in (np.array([7, 3, 499, 3]), np.arange(250)):
+        found = teacher.outputs(indices, batches.rows(indices))["y"].numpy()
+        np.testing.assert_allclose(found, expected[indices], atol=1e-6)
+    assert batches.rows(task.test) is None
+    found = teacher.outputs(task.test, None)["y"].numpy()  # test examples are never kept
+    np.testing.assert_allclose(found, expected[task.test], atol=1e-6)
+    assert all((p == 0).all() for p in graph.parameters())
+    facts = teacher.facts(None)
+    some = expected[:500] if place != "computed" else expected[:256]
+    assert facts.variance["y"] == pytest.approx(some.astype(np.float64).var(), rel=1e-4)
+    assert facts.probabilities == {"y"}
+
+
+def test_an_evaluation_of_the_test_split_compares_with_the_original():
+    model, data = perceptron(), blobs(200)
+    task = task_of(model, {"x": data["x"][:150], "x_test": data["x"][150:]})
+    trainer = Trainer(TorchGraph(model), task, Resources())
+    original = trainer.graph.arrays()
+    rng = np.random.default_rng(0)
+    trainer.graph.set_arrays({n: rng.standard_normal(a.shape).astype("f") for n, a in original.items()})
+    assert trainer.evaluate("test").loss > 0.1
+    assert trainer.evaluate("test", arrays=original).loss == pytest.approx(0, abs=1e-10)
+
+
+def test_outputs_no_loss_can_be_taken_of_are_left_out():
+    nodes = [
+        helper.make_node("MatMul", ["x", "W"], ["scores"]),
+        helper.make_node("ArgMax", ["scores"], ["best"], axis=1),
+        helper.make_node("SequenceConstruct", ["scores"], ["list"]),
+    ]
+    weight = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+    model = model_of(nodes, {"x": ["N", 4]}, {"scores": ["N", 3]}, {"W": weight})
+    graph_proto = model.ir.graph
+    for name in ("best", "list"):
+        graph_proto.outputs.append(next(n for n in graph_proto if n.outputs[0].name == name).outputs[0])
+    task = task_of(model, {"x": np.random.default_rng(1).standard_normal((40, 4)).astype(np.float32)})
+    trainer = Trainer(TorchGraph(model), task, Resources(), batch_size=8)
+    assert trainer._evaluator.execution.outputs == ("scores",)
+    trainer.run(1, lr=0.1)
+    assert trainer.evaluate().metric == 1.0
+
+
+def test_a_constant_output_does_not_divide_by_zero():
+    nodes = [helper.make_node("Mul", ["x", "W"], ["y"])]
+    model = model_of(nodes, {"x": ["N", 2]}, {"y": ["N", 2]}, {"W": np.zeros((1, 2), np.float32)})
+    task = task_of(model, {"x": np.ones((20, 2), np.float32)})
+    trainer = Trainer(TorchGraph(model), task, Resources())
+    assert trainer.evaluate().loss == 0
+    trainer.graph.set_arrays({"W": np.full((1, 2), 0.5, np.float32)})
+    assert trainer.evaluate().loss == pytest.approx(0.25)
+
+
+def test_reading_ahead_keeps_the_order_and_passes_errors_on():
+    assert list(prefetched(iter(range(5)), lambda k: k * k)) == [(k, k * k) for k in range(5)]
+    assert list(prefetched(iter(()), lambda k: k)) == []
+    with pytest.raises(ZeroDivisionError):
+        list(prefetched(iter([1, 0]), lambda k: 1 / k))
