@@ -20,8 +20,8 @@ from onnxcompress.encodings import _nodes
 
 _TABLE = 1 << 14
 """Largest number of values of a unit of several digits: bounds the tables built when a model is loaded."""
-_SLACK = 1.035
-"""A simpler packing is taken if it needs at most this many times log₂ K bits."""
+_STREAM, _PART = 60, 160
+"""About as many bytes take the nodes that read a whole byte of each unit, and a part of a shared one."""
 
 
 @dataclass(frozen=True)
@@ -120,19 +120,19 @@ class Packing:
 
 
 @functools.cache
-def packing(base: int) -> Packing:
-    """Return the packing for codes below ``base``: the simplest that wastes at most 3.5 %, or the best."""
-    bound = np.log2(base)
+def packing(base: int, count: int, rows: int = 1) -> Packing:
+    """Return the packing that takes the fewest bytes for ``rows`` times ``count`` codes, nodes included."""
     choices = []
-    for count in range(1, 9):
-        values = base**count
-        bits = (values - 1).bit_length()
-        if count == 1 or values <= _TABLE:
-            choices.append(Packing(base, count, bits))
-    best = min(c.unit_bits / c.digits for c in choices)
-    limit = max(best, bound * _SLACK) + 1e-9
-    good = [c for c in choices if c.unit_bits / c.digits <= limit]
-    return min(good, key=lambda c: (len(c.parts), c.whole_bytes, c.base**c.digits))
+    for digits in range(1, 9):
+        values = base**digits
+        if digits == 1 or values <= _TABLE:
+            choices.append(Packing(base, digits, (values - 1).bit_length()))
+    return min(choices, key=lambda c: (_cost(c, count, rows), c.unit_bits, c.digits))
+
+
+def _cost(choice: Packing, count: int, rows: int) -> int:
+    nodes = _STREAM * choice.whole_bytes + _PART * len(choice.parts)
+    return rows * choice.size_bytes(count) + nodes
 
 
 def _power(site: Site, bits: int) -> ir.Value:

@@ -45,7 +45,7 @@ class Codebook(Encoding):
     @property
     def packing(self) -> Packing:
         """How the codes are packed."""
-        return packing(max(2, self.entries.shape[-1]))
+        return packing(max(2, self.entries.shape[-1]), self._packed_codes().size)
 
     def decode(self) -> Array:
         """Look every code up in its codebook."""
@@ -95,17 +95,18 @@ class Codebook(Encoding):
             return None
         lead = len(rows.shape)
         width = int(np.prod(self.shape[1:]))
+        chosen = packing(max(2, len(self.entries)), width, self.shape[0])
         streams = []
-        for stream in self.packing.streams(self.codes.reshape(self.shape[0], width)):
+        for stream in chosen.streams(self.codes.reshape(self.shape[0], width)):
             streams.append(site.node("Gather", [site.tensor("q", stream), rows]))
-        units = self.packing.emit_units(site, streams, lead)
-        table = self.packing.emit_table(site, site.tensor("k", self.entries))
+        units = chosen.emit_units(site, streams, lead)
+        table = chosen.emit_table(site, site.tensor("k", self.entries))
         values = site.node("Gather", [table, units])
-        count = self.packing.units(width) * self.packing.digits
+        count = chosen.units(width) * chosen.digits
         if count != width:
             values = _nodes.reshape(site, values, [0] * lead + [count])
             values = _nodes.head(site, values, width, axis=lead)
-        if count != width or self.packing.digits > 1 or len(self.shape) > 2:
+        if count != width or chosen.digits > 1 or len(self.shape) > 2:
             values = _nodes.reshape(site, values, [0] * lead + list(self.shape[1:]))
         return values
 

@@ -54,7 +54,7 @@ class ScaledCodebook(Encoding):
     @property
     def packing(self) -> Packing:
         """How the codes are packed."""
-        return packing(max(2, len(self.levels)))
+        return packing(max(2, len(self.levels)), grouped(self.codes, self.axis, self.group_size).size)
 
     def decode(self) -> Array:
         """Look up the levels and scale them, rounding once to the storage type."""
@@ -93,13 +93,14 @@ class ScaledCodebook(Encoding):
             site, self.packing, grouped(self.codes, self.axis, self.group_size), site.tensor("k", self.levels)
         )
         scales = site.tensor("s", self.scales.reshape(-1, 1))
-        if self.dtype.name == "bfloat16":  # onnxruntime multiplies no bfloat16 on the CPU
+        narrow = self.dtype.itemsize < 4
+        if narrow:  # onnxruntime multiplies no 16-bit numbers on the CPU, and folds no such product
             values, scales = (
                 site.node("Cast", [v], {"to": int(ir.DataType.FLOAT)}) for v in (values, scales)
             )
         values = site.node("Mul", [values, scales])
-        if self.dtype.name == "bfloat16":
-            values = site.node("Cast", [values], {"to": int(ir.DataType.BFLOAT16)})
+        if narrow:
+            values = site.node("Cast", [values], {"to": int(ir.DataType.from_numpy(self.dtype))})
         return emit_ungrouped(site, values, self.shape, self.axis, self.group_size)
 
 

@@ -236,7 +236,7 @@ def _evaluate(value: ir.Value, given: Mapping[int, Array], *, skip_scaling: bool
         if node is None:
             raise _UnknownError
         inputs = [v for v in node.inputs if v is not None]
-        if skip_scaling and any((v.name or "").startswith("s_") for v in inputs):
+        if skip_scaling and any(_is_scale(v) for v in inputs):
             inputs = inputs[:1]
             operator: Callable[..., Array] = lambda x: x  # noqa: E731
         else:
@@ -247,6 +247,14 @@ def _evaluate(value: ir.Value, given: Mapping[int, Array], *, skip_scaling: bool
             continue
         known[id(current)] = operator(*(known[id(v)] for v in inputs))
     return known[id(value)]
+
+
+def _is_scale(value: ir.Value) -> bool:
+    """Whether a value holds scales: a tensor of that role, or the cast of one."""
+    producer = value.producer()
+    if producer is not None and producer.op_type == "Cast" and producer.inputs[0] is not None:
+        value = producer.inputs[0]
+    return (value.name or "").startswith("s_")
 
 
 def _operator(node: ir.Node) -> Callable[..., Array]:
