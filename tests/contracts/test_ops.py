@@ -243,6 +243,26 @@ def test_gradient_equals_differences(domain: str, type_: str, version: int, case
     assert holds or (holds is None and (not moving_inputs(type_, case) or type_ in MAY_STOP))
 
 
+def newest() -> list[tuple[str, str, int]]:
+    last = {(domain, type_): version for domain, type_, version in definitions()}
+    return [(domain, type_, version) for (domain, type_), version in last.items()]
+
+
+@pytest.mark.parametrize(("domain", "type_", "version"), newest())
+def test_float64_execution_never_falls_back_to_float32(domain: str, type_: str, version: int) -> None:
+    op = OPS[domain, type_]
+    for case in cases(domain, type_, version):
+        narrow = computed(op, node_of(domain, type_, version, case), case)
+        inputs = [x if x is None or x.dtype != np.float32 else x.astype(np.float64) for x in case.inputs]
+        node = node_of(domain, type_, version, case, wide=True)
+        wide = computed(op, node, dataclasses.replace(case, inputs=tuple(inputs)))
+        for a, b in zip(narrow, wide, strict=True):
+            if not isinstance(b, torch.Tensor) or not b.is_floating_point():
+                continue
+            assert b.dtype == torch.float64
+            assert np.allclose(np.asarray(a, np.float64), b.numpy(), rtol=1e-2, atol=1e-3, equal_nan=True)
+
+
 @pytest.mark.parametrize("type_", ["Conv", "Gemm", "Softmax", "LSTM", "Resize"])
 def test_a_wrong_forward_is_found(type_: str) -> None:
     version = max(v for d, t, v in definitions() if (d, t) == ("", type_))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from onnxcompress.ops._base import OPS, Example, Node, Op
@@ -22,7 +23,8 @@ def execution(op: Op, case: Example) -> tuple[int, int]:
     inputs = [None if x is None else torch.from_numpy(x) for x in case.inputs]
     while inputs and inputs[-1] is None:
         inputs.pop()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    # torch counts the products of attention, not its fused kernels
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         outputs = op.forward(node, *inputs)
     shapes = [
         tuple(y.shape) for y in (outputs if isinstance(outputs, tuple) else (outputs,)) if y is not None
