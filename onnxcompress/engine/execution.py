@@ -58,12 +58,16 @@ class Execution:
         if count % fixed:
             rows = np.minimum(np.arange(-(-count // fixed) * fixed), count - 1)
             stack = {name: value[rows] for name, value in stack.items()}
-        kept = {}
+        kept: dict[str, torch.Tensor] = {}
         for name, value in self.graph(stack).items():
             if not isinstance(value, torch.Tensor) or (self.outputs and name not in self.outputs):
                 continue
-            if value.dim() and len(value) >= count and len(value) == len(next(iter(stack.values()))):
-                kept[name] = value[:count] if len(value) != count else value
+            fed = len(next(iter(stack.values())))
+            if value.dim() and len(value) and len(value) % fed == 0:
+                # An output may merge the example axis with another: 2,152 boxes of two images.
+                merged = len(value) // fed
+                apart = value if merged == 1 else value.reshape(fed, merged, *value.shape[1:])
+                kept[name] = apart if fed == count else apart[:count]
             elif count == 1 and self.group == 1:
                 kept[name] = value[None]
         return kept

@@ -30,12 +30,12 @@ def test_cross_entropy_is_minus_the_mean_log_probability(seed, count, classes):
     expected = -log_softmax(scores)[np.arange(count), labels].mean()
     loss = make_loss("ce", facts(), True)
     found = loss({"y": torch.from_numpy(scores)}, torch.from_numpy(labels), None)
-    np.testing.assert_allclose(float(found), expected, rtol=1e-12)
+    np.testing.assert_allclose(float(found), expected, rtol=1e-12, atol=1e-14)
     p = torch.from_numpy(np.exp(log_softmax(scores)))
     of_probabilities = make_loss("ce", facts(probabilities=["y"]), True)(
         {"y": p}, torch.from_numpy(labels), None
     )
-    np.testing.assert_allclose(float(of_probabilities), expected, rtol=1e-10)
+    np.testing.assert_allclose(float(of_probabilities), expected, rtol=1e-9, atol=1e-14)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_cross_entropy_finds_the_class_axis(shape, label):
     flat = np.moveaxis(scores, axis, -1).reshape(-1, 3)
     expected = -log_softmax(flat)[np.arange(len(flat)), labels.ravel()].mean()
     found = cross_entropy(torch.from_numpy(scores), torch.from_numpy(labels), False)
-    np.testing.assert_allclose(float(found), expected, rtol=1e-12)
+    np.testing.assert_allclose(float(found), expected, rtol=1e-12, atol=1e-14)
 
 
 def test_cross_entropy_of_a_vanished_probability_is_large_but_finite():
@@ -64,7 +64,7 @@ def test_kl_is_the_divergence_of_the_class_probabilities():
     expected = (np.exp(t) * (t - s)).sum(1).mean()
     loss = make_loss("kl", facts(), False)
     found = loss({"y": torch.from_numpy(mine)}, None, {"y": torch.from_numpy(theirs)})
-    np.testing.assert_allclose(float(found), expected, rtol=1e-12)
+    np.testing.assert_allclose(float(found), expected, rtol=1e-12, atol=1e-14)
     assert float(
         loss({"y": torch.from_numpy(theirs)}, None, {"y": torch.from_numpy(theirs)})
     ) == pytest.approx(0)

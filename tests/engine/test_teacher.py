@@ -77,6 +77,24 @@ def test_outputs_no_loss_can_be_taken_of_are_left_out():
     assert trainer.evaluate().metric == 1.0
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_an_output_that_merges_the_batch_with_boxes_is_taken_apart(batch):
+    nodes = [
+        helper.make_node("Reshape", ["x", "flat"], ["rows"]),
+        helper.make_node("MatMul", ["rows", "W"], ["boxes"]),
+    ]
+    weight = np.random.default_rng(0).standard_normal((4, 2)).astype(np.float32)
+    initializers = {"W": weight, "flat": np.array([-1, 4])}
+    model = model_of(nodes, {"x": [batch, 3, 4]}, {"boxes": [3 * batch, 2]}, initializers)
+    x = np.random.default_rng(1).standard_normal((21, 3, 4)).astype(np.float32)
+    task = task_of(model, {"x": x, "labels": x @ weight})
+    found = task.samples.feeding.predict(TorchGraph(model).run, {"x": x})["boxes"]
+    np.testing.assert_allclose(found, x @ weight, atol=1e-6)
+    trainer = Trainer(TorchGraph(model), task, Resources(), batch_size=5)
+    assert trainer.evaluate("train").loss == pytest.approx(0, abs=1e-10)
+    trainer.run(1, lr=0.1)
+
+
 def test_a_constant_output_does_not_divide_by_zero():
     nodes = [helper.make_node("Mul", ["x", "W"], ["y"])]
     model = model_of(nodes, {"x": ["N", 2]}, {"y": ["N", 2]}, {"W": np.zeros((1, 2), np.float32)})

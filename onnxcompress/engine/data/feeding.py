@@ -79,12 +79,35 @@ class Feeding:
             yield held, feed
 
     def predict(self, predict: Predict, stack: Mapping[str, Array], size: int = 256) -> dict[str, Array]:
-        """Run the model on a stack of examples; outputs are stacked along the first axis."""
+        """Run the model on a stack of examples; outputs are stacked along the first axis.
+
+        Where the batch is fixed, an output that merges it with another axis is taken apart again. Outputs
+        without an example axis, and sequences, are left out.
+        """
         parts: dict[str, list[Array]] = {}
+        count = len(next(iter(stack.values())))
         for held, feed in self.calls(stack, size):
+            fed = self.fixed or held
             for name, value in predict(feed).items():
-                if not isinstance(value, np.ndarray):
-                    continue  # a sequence output has no example axis
-                rows = value[None] if self.whole else value[:held]
-                parts.setdefault(name, []).append(rows)
-        return {name: np.concatenate(values) for name, values in parts.items()}
+                rows = self._rows(value, fed)
+                if rows is not None:
+                    parts.setdefault(name, []).append(rows[:held])
+        return {
+            name: np.concatenate(values)
+            for name, values in parts.items()
+            if sum(map(len, values)) == count and len({v.shape[1:] for v in values}) == 1
+        }
+
+    def _rows(self, value: Any, fed: int) -> Array | None:
+        """Return an output with the example axis first, None where it has none."""
+        if not isinstance(value, np.ndarray):
+            return None
+        if self.whole or (value.ndim == 0 and fed == 1):
+            return value[None]
+        if value.ndim == 0 or len(value) == 0:
+            return None
+        if len(value) == fed:
+            return value
+        if self.fixed and len(value) % fed == 0:
+            return value.reshape(fed, len(value) // fed, *value.shape[1:])
+        return None
