@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
+from onnx_ir.passes import PassError
 from onnx_ir.passes.common import InlinePass
 
 from onnxcompress.core.encoding import Array
@@ -114,9 +116,12 @@ def compile_model(model: Model) -> Program:
     """Compile a model; functions are inlined on a clone, the model itself is not touched."""
     graph_model, weights = model.ir, model.weights
     if graph_model.functions:
-        graph_model = graph_model.clone()
-        weights = Model(graph_model, model.source).weights
-        InlinePass()(graph_model)
+        inlined = graph_model.clone()
+        found = Model(inlined, model.source).weights
+        # A function of another operator set than its model's stays a call: onnxruntime runs it whole.
+        with contextlib.suppress(PassError, ValueError):
+            InlinePass()(inlined)
+            graph_model, weights = inlined, found
     compiler = _Compiler(graph_model, {id(w.value): name for name, w in weights.items()})
     return compiler.program()
 

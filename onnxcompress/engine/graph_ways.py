@@ -47,8 +47,11 @@ class Executor:
         reasons: for each way that was tried and failed, why, in words.
     """
 
-    def __init__(self, step: Step, program: Program, functions: Sequence[ir.Function]) -> None:
+    def __init__(
+        self, step: Step, program: Program, functions: Sequence[ir.Function], varying: frozenset[int]
+    ) -> None:
         self.step = step
+        self._fixed = [slot not in varying for slot in step.inputs]
         self.op = own_operator(step.node)
         self.reasons: dict[Way, str] = {}
         self._trusted = foreign_onnx2torch.trusted(step.node)
@@ -66,14 +69,13 @@ class Executor:
         )
 
     def __call__(
-        self, inputs: list[Value], setting: Setting, fixed: Sequence[bool], runners: dict[str, Any] | None
+        self, inputs: list[Value], setting: Setting, runners: dict[str, Any] | None
     ) -> tuple[Value, ...]:
         """Run the node.
 
         Args:
             inputs: one value an input slot.
             setting: type, device, mode.
-            fixed: for each input, whether it is the same in every run.
             runners: attribute name -> callable nested graph, None where the node has none.
 
         Raises:
@@ -84,17 +86,15 @@ class Executor:
             if outputs is not None:
                 return outputs
         if self._trusted:
-            outputs = self._try("onnx2torch", lambda: self._convert(inputs, setting, fixed))
+            outputs = self._try("onnx2torch", lambda: self._convert(inputs, setting))
             if outputs is not None:
                 return outputs
-        return self._alone(inputs, setting, fixed)
+        return self._alone(inputs, setting)
 
     def _try(self, way: Way, run: Callable[[], Any]) -> tuple[Value, ...] | None:
         try:
             outputs = run()
-        except OnnxCompressError:
-            raise
-        except torch.OutOfMemoryError:
+        except (OnnxCompressError, torch.OutOfMemoryError):
             raise
         # A type or a shape that torch refuses may still be one that onnxruntime takes: any failure of a way
         # leads to the next, and the reason is kept for the report.
@@ -146,10 +146,10 @@ class Executor:
             for k, value in enumerate(inputs)
         ]
 
-    def _convert(self, inputs: list[Value], setting: Setting, fixed: Sequence[bool]) -> Any:
+    def _convert(self, inputs: list[Value], setting: Setting) -> Any:
         if any(isinstance(value, (np.ndarray, list, dict)) for value in inputs):
             raise NotCoveredError("not tensors")
-        constant = [f and v is not None for f, v in zip(fixed, inputs, strict=True)]
+        constant = [f and v is not None for f, v in zip(self._fixed, inputs, strict=True)]
         if self._converted is None:
             stored = {
                 k: onnx.numpy_helper.from_array(to_array(v)) for k, v in enumerate(inputs) if constant[k]
@@ -174,13 +174,13 @@ class Executor:
             else computed(outputs, setting.dtype)
         )
 
-    def _alone(self, inputs: list[Value], setting: Setting, fixed: Sequence[bool]) -> tuple[Value, ...]:
+    def _alone(self, inputs: list[Value], setting: Setting) -> tuple[Value, ...]:
         if self._foreign is None:
             self._foreign = ForeignNode(
                 self.step.source, self._program.opsets, self._program.ir_version, self._functions
             )
         try:
-            outputs = self._foreign(inputs, fixed, setting.dtype, setting.device)
+            outputs = self._foreign(inputs, self._fixed, setting.dtype, setting.device)
         except UnsupportedError as error:
             tried = "".join(f"; {way}: {why}" for way, why in self.reasons.items())
             raise UnsupportedError(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import torch
 from torch import nn
 
@@ -63,12 +64,14 @@ class TorchGraph(nn.Module):
             self._program, frozenset(slot for n, slot in self._program.weights.items() if n in changing)
         )
         functions = tuple(model.ir.functions.values())
-        self.executors = {step: Executor(step, self._program, functions) for step in self._program.steps}
+        self._varying = self._varying_slots()
+        self.executors = {
+            step: Executor(step, self._program, functions, self._varying) for step in self._program.steps
+        }
         self._constants = {slot: self._constant(array) for slot, array in self._program.constants.items()}
         self._folded: dict[int, Value] | None = None
         self._folded_steps: frozenset[Step] = frozenset()
         self._folded_without: frozenset[str] = frozenset()
-        self._varying: frozenset[int] = self._varying_slots()
         self._batch = self._fixed_batch()
         self._maps = {
             self._program.names[step.outputs[0]]: zipmap.keys(step.node)
@@ -76,6 +79,10 @@ class TorchGraph(nn.Module):
             if step.node.op_type == "ZipMap" and step.outputs[0] in self._program.main.outputs
         }
         self._batchable: bool | None = None
+        self._setting = Setting(self._dtype, self._device, False)
+        self.register_load_state_dict_post_hook(  # type: ignore[no-untyped-call]
+            lambda graph, keys: graph.set_arrays({})
+        )
         self.eval()
 
     # weights -----------------------------------------------------------------------------------------------
@@ -119,6 +126,7 @@ class TorchGraph(nn.Module):
             DataError: an input is missing or unknown.
             UnsupportedError: a node cannot be executed in any way.
         """
+        self._setting = Setting(self._dtype, self._device, self.training)
         env, factor = self._feed(feeds)
         self._run(self._program.main, env, factor)
         return {name: env[slot] for name, slot in zip(self.outputs, self._program.main.outputs, strict=True)}
@@ -254,16 +262,16 @@ class TorchGraph(nn.Module):
             env[slot] = self._hooked(slot, self.weight(name))
         for name, value in feeds.items():
             slot = self._program.slots[name]
-            env[slot] = self._hooked(slot, self._given(value))
+            env[slot] = self._hooked(slot, self._given(value, slot))
         return env, self._factor(feeds)
 
-    def _given(self, value: Any) -> Value:
-        if isinstance(value, torch.Tensor):
-            value = value.to(self._device)
-            return value.to(self._dtype) if value.dtype in _computed_types(self._dtype) else value
+    def _given(self, value: Any, slot: int) -> Value:
         if isinstance(value, (np.ndarray, np.generic, list)) or np.isscalar(value):
-            return to_value(value, self._dtype, self._device)
-        return value
+            value = to_value(value, self._dtype, self._device)
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            double = element_type(self._program.values[slot]) is ir.DataType.DOUBLE
+            return value.to(self._device, torch.float64 if double else self._dtype)
+        return value.to(self._device) if isinstance(value, torch.Tensor) else value
 
     def _factor(self, feeds: Mapping[str, Any]) -> int:
         factors = {
@@ -325,9 +333,7 @@ class TorchGraph(nn.Module):
         if factor != 1 and step.fed:
             inputs = graph_batch.widen(step, inputs, next(iter(self._batch.values())), factor)
         runners = {n: _Runner(self, b, env, factor) for n, b in step.blocks.items()} if step.blocks else None
-        fixed = [slot not in self._varying for slot in step.inputs]
-        setting = Setting(self._dtype, self._device, self.training)
-        outputs = self.executors[step](inputs, setting, fixed, runners)
+        outputs = self.executors[step](inputs, self._setting, runners)
         for slot, value in zip(step.outputs, outputs, strict=False):
             if slot != ABSENT:
                 env[slot] = self._hooked(slot, value)
@@ -363,8 +369,3 @@ class _Runner:
         value = to_value(np.zeros((0, *shape), element), self._graph._dtype, self._graph._device)
         assert isinstance(value, torch.Tensor)
         return value
-
-
-def _computed_types(dtype: torch.dtype) -> tuple[torch.dtype, ...]:
-    wide = (torch.float32,) if dtype is torch.float64 else ()
-    return (torch.float16, torch.bfloat16, *wide)

@@ -331,6 +331,23 @@ def test_local_function_is_inlined_and_its_caller_trained():
     assert not np.array_equal(graph.arrays()["w"], W44)
 
 
+def test_function_of_another_operator_set_is_run_whole_and_reported():
+    function = helper.make_function(
+        "custom",
+        "Shifted",
+        ["a"],
+        ["c"],
+        [helper.make_node("Elu", ["a"], ["c"])],
+        [helper.make_opsetid("", 15)],
+    )
+    nodes = [MATMUL, helper.make_node("Shifted", ["y"], ["z"], name="call", domain="custom")]
+    outputs = {"z": (FLOAT, [2, 4])}
+    model = proto(nodes, X, outputs, {"w": W44}, functions=[function], domains=[("custom", 1)])
+    graph = check(model, FEEDS, 1e-5)
+    assert graph.ways()["call"] == "onnxruntime"
+    assert [refusal.where for refusal in graph.without_gradient()] == ["w"]
+
+
 def without_types(model):
     """Drop the types of outputs in place: the graph library has no word for maps."""
     for output in model.graph.output:
@@ -470,6 +487,17 @@ def test_gradient_stops_are_reported_by_weight_and_node():
     assert "inv" in refusal.why
     assert "Inverse" in refusal.why
     assert graph.ways()["inv"] == "onnxruntime"
+
+
+def test_a_loaded_state_is_seen_by_the_parts_that_are_computed_once():
+    nodes = [
+        helper.make_node("Mul", ["factor", "factor"], ["square"]),
+        helper.make_node("Mul", ["x", "square"], ["y"]),
+    ]
+    graph = torch_graph(proto(nodes, X, Y, {"factor": np.array(3, np.float32)}))
+    np.testing.assert_allclose(graph.run(FEEDS)["y"], 9 * FEEDS["x"], rtol=1e-6)
+    graph.load_state_dict({name: value * 0 + 2 for name, value in graph.state_dict().items()})
+    np.testing.assert_allclose(graph.run(FEEDS)["y"], 4 * FEEDS["x"], rtol=1e-6)
 
 
 def test_hooks_see_weights_inputs_and_values_by_name():
