@@ -76,7 +76,7 @@ def _attention(node: Node, q: Tensor, k: Tensor, v: Tensor, *rest: Tensor | None
 
 def _explicit(node: Node, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the output and what ``qk_matmul_output_mode`` exposes: 0 raw, 1 capped, 2 masked, 3 weights."""
-    scale = math.sqrt(node.get("scale") or 1 / math.sqrt(q.shape[-1]))
+    scale = q.new_tensor(math.sqrt(node.get("scale") or 1 / math.sqrt(q.shape[-1])))
     mode, cap = node.get("qk_matmul_output_mode", 0), node.get("softcap", 0.0)
     raw = (q * scale) @ (k * scale).transpose(-1, -2)
     capped = torch.tanh(raw / cap) * cap if cap else raw

@@ -6,7 +6,7 @@ from onnxcompress.ops._base import Example, Node, operator
 from onnxcompress.ops._examples import always, example, normal
 from onnxcompress.ops._grouped import grouped
 from onnxcompress.ops._torch import F, Tensor, torch
-from onnxcompress.ops._types import positive_axis
+from onnxcompress.ops._types import positive_axis, torch_dtype
 
 _LAYER = always(
     example(normal(2, 3, 4), normal(4, seed=1), normal(4, seed=2), outputs=1),
@@ -28,10 +28,10 @@ def _layer_normalization(
     if len(node.outputs) == 1:
         return y
     axes = list(range(axis, x.dim()))
-    # statistics are stashed in float32 at least
+    stash = torch_dtype(node, node.get("stash_type", 1))
     wide = x if x.dtype == torch.float64 else x.float()
     variance, mean = torch.var_mean(wide, axes, correction=0, keepdim=True)
-    return y, mean, torch.rsqrt(variance + epsilon)
+    return y, mean.to(stash), torch.rsqrt(variance + epsilon).to(stash)
 
 
 def _rms(node: Node, x: Tensor, axis: int) -> tuple[Tensor, Tensor]:

@@ -89,7 +89,7 @@ def _einsum(node: Node, *inputs: Tensor) -> Tensor:
         letters = equation.replace(",", "").replace("...", "")
         once = sorted(letter for letter in set(letters) if letters.count(letter) == 1)
         equation += "->" + ("..." if "..." in equation else "") + "".join(once)
-    return torch.einsum(equation, *inputs)
+    return torch.einsum(equation, *inputs).to(inputs[0].dtype)  # torch sums integers in 64 bits
 
 
 @operator("Det", examples=always(example(normal(3, 3)), example(normal(2, 4, 4))))

@@ -68,8 +68,9 @@ def _quantize_linear(node: Node, x: Tensor, scale: TensorLike, zero: TensorLike 
     if precision:
         kind = torch_dtype(node, precision)
         ratio = x.to(kind) / steps.to(kind)
-    else:
-        ratio = x / steps.to(x.dtype if x.is_floating_point() else steps.dtype)
+    else:  # half precision could not hold the result
+        kind = torch.float64 if torch.float64 in (x.dtype, steps.dtype) else torch.float32
+        ratio = x.to(kind) / steps.to(kind)
     if name.startswith("FLOAT"):
         return to_array(node, ratio, code)
     rounded = torch.round(ratio)

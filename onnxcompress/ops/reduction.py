@@ -108,7 +108,7 @@ _ALONE: dict[str, Callable[[Tensor], Tensor]] = {
     "ReduceL1": lambda x: x.abs(),
     "ReduceL2": lambda x: x.abs(),
     "ReduceSumSquare": lambda x: x * x,
-    "ReduceLogSum": lambda x: x.log(),
+    "ReduceLogSum": lambda x: x.log().to(x.dtype),
 }
 
 

@@ -14,7 +14,11 @@ from onnxcompress.ops._types import torch_dtype
 
 
 def _complex(x: Tensor) -> Tensor:
-    """Return a complex tensor from one whose last axis holds real parts, or real and imaginary parts."""
+    """Return a complex tensor from one whose last axis holds real parts, or real and imaginary parts.
+
+    Half precision is widened: torch transforms none on the CPU.
+    """
+    x = x if x.dtype == torch.float64 else x.float()
     return x.squeeze(-1) if x.shape[-1] == 1 else torch.complex(x[..., 0], x[..., 1])
 
 
@@ -48,14 +52,14 @@ def _dft(node: Node, x: Tensor, length: Tensor | None = None, axis: Tensor | Non
     size = None if length is None else int(length.reshape(-1)[0])
     if inverse and onesided:
         real: Tensor = torch.fft.irfft(signal, size or 2 * (x.shape[dim] - 1), dim)
-        return real.unsqueeze(-1)
+        return real.unsqueeze(-1).to(x.dtype)
     if inverse:
         y = torch.fft.ifft(signal, size, dim)
     else:
         y = torch.fft.fft(signal, size, dim)
         if onesided:
             y = y.narrow(dim, 0, y.shape[dim] // 2 + 1)
-    return torch.view_as_real(y.resolve_conj())
+    return torch.view_as_real(y.resolve_conj()).to(x.dtype)
 
 
 @operator(
@@ -71,14 +75,14 @@ def _stft(
 ) -> Tensor:
     whole = x.shape[1] if window is None else window.shape[0]
     size = whole if length is None else int(length)
-    signal = _complex(x) if x.dim() == 3 else x
+    signal = _complex(x if x.dim() == 3 else x.unsqueeze(-1))
     frames = signal.unfold(1, size, int(step))
     if window is not None:
         frames = frames * window
     y = torch.fft.fft(frames, size, -1)
     if node.get("onesided", 1) and not signal.is_complex():
         y = y[..., : size // 2 + 1]
-    return torch.view_as_real(y)
+    return torch.view_as_real(y).to(x.dtype)
 
 
 _COSINES = {
