@@ -39,6 +39,7 @@ class ForeignNode:
         self._ir_version = ir_version
         self._functions = [ir.to_proto(function) for function in functions]
         self._outputs = _output_names(node, opsets)
+        self._attempt = 0
         self._sessions: dict[tuple[Any, ...], runtime.OrtSession] = {}
 
     def __call__(
@@ -56,38 +57,48 @@ class ForeignNode:
             UnsupportedError: onnxruntime cannot run it; says why in its words.
         """
         arrays = [to_array(value) for value in inputs]
-        try:
-            outputs = self._run(arrays, fixed)
-        except UnsupportedError:
-            narrow = self._as_declared(arrays)
-            if narrow is None:
-                raise
-            outputs = self._run(narrow, fixed)
-        return [to_value(output, dtype, device) for output in outputs]
+        refused: UnsupportedError | None = None
+        for attempt in range(self._attempt, 3):
+            # 0: as computed; 1: in the types the model declares; 2: for kernels that want constant inputs.
+            given = self._as_declared(arrays) if attempt else arrays
+            try:
+                outputs = self._run(given, fixed, stored=attempt == 2)
+            except UnsupportedError as error:
+                refused = refused or error
+                continue
+            self._attempt = attempt
+            return [to_value(output, dtype, device) for output in outputs]
+        assert refused is not None
+        raise refused
 
-    def _as_declared(self, arrays: list[Any]) -> list[Any] | None:
-        """Return the floats in the types the model declares (float32 where it does not); None if they are."""
-        result, changed = list(arrays), False
+    def _as_declared(self, arrays: list[Any]) -> list[Any]:
+        """Return the floats in the types the model declares, float32 where it does not."""
+        result = list(arrays)
         for index, (array, value) in enumerate(zip(arrays, self._node.inputs, strict=True)):
             if isinstance(array, np.ndarray) and array.dtype.kind == "f":
                 declared = element_type(value)
                 wanted = declared.numpy() if declared is not None else np.dtype(np.float32)
-                if wanted.kind in "fV" and wanted != array.dtype:
-                    result[index], changed = array.astype(wanted), True
-        return result if changed else None
+                if wanted.kind in "fV":
+                    result[index] = array.astype(wanted, copy=False)
+        return result
 
-    def _run(self, arrays: list[Any], fixed: Sequence[bool]) -> list[Any]:
+    def _run(self, arrays: list[Any], fixed: Sequence[bool], *, stored: bool) -> list[Any]:
+        """Run once; ``stored``: all inputs but the first become initializers, of a session for this call."""
         names = [f"i{index}" for index in range(len(arrays))]
-        constant = [f and isinstance(a, np.ndarray) for f, a in zip(fixed, arrays, strict=True)]
+        constant = [
+            isinstance(a, np.ndarray) and (f or (stored and index > 0))
+            for index, (f, a) in enumerate(zip(fixed, arrays, strict=True))
+        ]
         types = [
             None if a is None else _type_of(a, v) for a, v in zip(arrays, self._node.inputs, strict=True)
         ]
         key = tuple(None if t is None else t.SerializeToString() for t in types)
-        session = self._sessions.get(key)
+        session = None if stored else self._sessions.get(key)
         if session is None:
-            stored = {n: a for n, a, c in zip(names, arrays, constant, strict=True) if c}
-            session = self._open(names, types, stored)
-            self._sessions[key] = session
+            held = {n: a for n, a, c in zip(names, arrays, constant, strict=True) if c}
+            session = self._open(names, types, held)
+            if not stored:
+                self._sessions[key] = session
         feeds = {n: a for n, a, c in zip(names, arrays, constant, strict=True) if a is not None and not c}
         results = iter(runtime.run_values(session, feeds))
         return [next(results) if name else None for name in self._outputs]

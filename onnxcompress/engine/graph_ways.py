@@ -99,9 +99,12 @@ class Executor:
         # A type or a shape that torch refuses may still be one that onnxruntime takes: any failure of a way
         # leads to the next, and the reason is kept for the report.
         except Exception as error:
+            why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             if self.step.blocks:
-                raise
-            self.reasons[way] = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+                # Alone in onnxruntime, a nested graph would miss the values it captures.
+                kind = self.step.node.op_type
+                raise UnsupportedError(f"{kind} fails", where=f"node {self.step.label!r}", why=why) from error
+            self.reasons[way] = why
             return None
         self.way = way
         return outputs if isinstance(outputs, tuple) else (outputs,)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from onnxcompress.core.errors import DataError, UnsupportedError
 from onnxcompress.core.model import Model
 from onnxcompress.core.run import Refusal
 from onnxcompress.engine import graph_batch, graph_gradients
+from onnxcompress.engine import graph_roles as roles
 from onnxcompress.engine.graph_program import ABSENT, Block, Step, compile_model
 from onnxcompress.engine.graph_values import Value, element_type, to_array, to_value
 from onnxcompress.engine.graph_ways import Executor, Setting, Way, reads
@@ -78,6 +80,7 @@ class TorchGraph(nn.Module):
             for step in self._program.main.steps
             if step.node.op_type == "ZipMap" and step.outputs[0] in self._program.main.outputs
         }
+        self._random = any(roles.among(roles.RANDOM, step.node) for step in self._program.steps)
         self._batchable: bool | None = None
         self._setting = Setting(self._dtype, self._device, False)
         self.register_load_state_dict_post_hook(  # type: ignore[no-untyped-call]
@@ -127,8 +130,9 @@ class TorchGraph(nn.Module):
             UnsupportedError: a node cannot be executed in any way.
         """
         self._setting = Setting(self._dtype, self._device, self.training)
-        env, factor = self._feed(feeds)
-        self._run(self._program.main, env, factor)
+        with self._repeatable():
+            env, factor = self._feed(feeds)
+            self._run(self._program.main, env, factor)
         return {name: env[slot] for name, slot in zip(self.outputs, self._program.main.outputs, strict=True)}
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,6 +209,16 @@ class TorchGraph(nn.Module):
         if step.node.op_type == "Cast" and step.node.get("to") not in (1, 10, 11, 16):
             return "casts to a type without gradient"
         return None
+
+    @contextmanager
+    def _repeatable(self) -> Iterator[None]:
+        """Give the random operators of a graph in evaluation mode the same numbers in every run."""
+        if self.training or not self._random:
+            yield
+            return
+        with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
+            torch.manual_seed(0)
+            yield
 
     # inside ------------------------------------------------------------------------------------------------
 

@@ -439,6 +439,43 @@ def test_dropout_drops_in_training_only():
     assert torch.equal(graph.eval()(feeds)["y"], feeds["x"])
 
 
+def test_random_operators_repeat_in_evaluation_and_vary_in_training():
+    node = helper.make_node("RandomUniformLike", ["x"], ["y"])
+    graph = torch_graph(proto([node], X, Y))
+    state = torch.get_rng_state()
+    np.testing.assert_array_equal(graph.run(FEEDS)["y"], graph.run(FEEDS)["y"])
+    assert torch.equal(state, torch.get_rng_state())
+    graph.train()
+    assert not torch.equal(graph(FEEDS)["y"], graph(FEEDS)["y"])
+
+
+def test_a_kernel_that_wants_constant_inputs_gets_them():
+    """onnxruntime's DynamicQuantizeLSTM takes its scales from initializers only; here they are weights."""
+    hidden, size = 2, 3
+    weights = {
+        "W": RNG.integers(-50, 50, (1, size, 4 * hidden)).astype(np.int8),
+        "R": RNG.integers(-50, 50, (1, hidden, 4 * hidden)).astype(np.int8),
+        "B": RNG.standard_normal((1, 8 * hidden)).astype(np.float32),
+        "ws": np.array([0.01], np.float32),
+        "wz": np.array([0], np.int8),
+        "rs": np.array([0.02], np.float32),
+        "rz": np.array([0], np.int8),
+    }
+    inputs = ["x", "W", "R", "B", "", "", "", "", "ws", "wz", "rs", "rz"]
+    node = helper.make_node(
+        "DynamicQuantizeLSTM", inputs, ["y"], domain="com.microsoft", hidden_size=hidden, name="rnn"
+    )
+    model = proto(
+        [node],
+        {"x": (FLOAT, [4, 1, size])},
+        {"y": (FLOAT, [4, 1, 1, hidden])},
+        weights,
+        domains=[("com.microsoft", 1)],
+    )
+    graph = check(model, {"x": RNG.standard_normal((4, 1, size)).astype(np.float32)}, 1e-5)
+    assert {refusal.where for refusal in graph.without_gradient()} == {"B", "ws", "rs"}
+
+
 def test_float64_runs_the_whole_graph_in_double():
     nodes = [
         helper.make_node("Cast", ["w"], ["w32"], to=FLOAT),
