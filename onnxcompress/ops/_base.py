@@ -80,6 +80,8 @@ class Op:
         macs: cost rule; None where the operator has no multiply-accumulates worth counting.
         examples: cases that the contract test compares with onnxruntime.
         differentiable: False where gradients stop by nature (shape, comparison, index operators).
+        domain: operator set; ``""`` is ai.onnx.
+        arrays: whether the forward takes NumPy arrays of types torch does not have.
     """
 
     type: str
@@ -89,6 +91,7 @@ class Op:
     macs: Macs | None = None
     differentiable: bool = True
     domain: str = ""
+    arrays: bool = False
 
 
 OPS: Registry[tuple[str, str], Op] = Registry("onnxcompress.ops", "operator")
@@ -112,7 +115,8 @@ def operator(
     def register(forward: Forward) -> Forward:
         guarded = _guarded(forward, arrays)
         for type_ in types:
-            OPS.add((domain, type_), Op(type_, guarded, versions, examples, macs, differentiable, domain))
+            op = Op(type_, guarded, versions, examples, macs, differentiable, domain, arrays)
+            OPS.add((domain, type_), op)
         return forward
 
     return register
