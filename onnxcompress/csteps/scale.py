@@ -15,9 +15,9 @@ import numpy as np
 from onnxcompress.core.encoding import Array
 from onnxcompress.csteps.sortedrows import SortedRows
 
-_SWEPT = 1 << 19
+_SWEPT = 1 << 21
 """Up to this many breakpoints are swept exactly; larger problems are searched from a fine grid."""
-_BATCH = 1 << 22
+_BATCH = 1 << 20
 _GRID = 1024
 _STARTS = 16
 _FIXED_POINT = 60
@@ -39,7 +39,9 @@ def best_scales(rows: Array, levels: Array) -> Array:
     if n == 0:
         return np.zeros(count)
     if count * per_row <= _SWEPT:
-        return _sweep(rows.astype(np.float64), levels)
+        batch = max(1, _BATCH // per_row)
+        swept = (rows[i : i + batch].astype(np.float64) for i in range(0, count, batch))
+        return np.concatenate([_sweep(part, levels) for part in swept])
     batch = max(1, _BATCH // n)
     return np.concatenate([_search(rows[i : i + batch], levels) for i in range(0, count, batch)])
 
@@ -94,6 +96,8 @@ def _search(rows: Array, levels: Array) -> Array:
     find = _finder(data)
     score, moved = _evaluate(data, find, levels, largest[:, None] * grid)
     tops = np.take_along_axis(moved, np.argsort(-score, axis=1, kind="stable")[:, :starts], axis=1)
+    ends = np.abs(levels[[0, -1]])  # scales that put the largest weight on the last level
+    tops = np.concatenate([tops, largest[:, None] / ends[ends > 0]], axis=1)
     for _ in range(_FIXED_POINT):
         score, moved = _evaluate(data, find, levels, tops)
         if np.array_equal(moved, tops):

@@ -126,7 +126,8 @@ def packing(base: int, count: int, rows: int = 1) -> Packing:
     for digits in range(1, 9):
         values = base**digits
         if digits == 1 or values <= _TABLE:
-            choices.append(Packing(base, digits, (values - 1).bit_length()))
+            least = (values - 1).bit_length()
+            choices += [Packing(base, digits, bits) for bits in range(least, -(-least // 8) * 8 + 1)]
     return min(choices, key=lambda c: (_cost(c, count, rows), c.unit_bits, c.digits))
 
 

@@ -217,6 +217,8 @@ def _sweep(graph: ir.Graph) -> None:
             graph.remove(node, safe=True)
     for name, value in list(graph.initializers.items()):
         if _internal(value) and not value.uses():
+            if value in graph.inputs:
+                graph.inputs.remove(value)
             del graph.initializers[name]
 
 

@@ -61,14 +61,17 @@ class Draft:
 class GraphSite(Site):
     """Collects what encodings emit for one graph and puts it there.
 
-    Below IR version 4 every initializer would have to be a graph input; tensors are Constant nodes there.
+    Below IR version 4 every initializer has to be a graph input (onnxruntime asks for none of them). Tensors
+    are Constant nodes there, and inputs only before operator set 9, whose Constant holds nothing but floats.
     """
 
     def __init__(self, model: ir.Model, graph: ir.Graph, names: Names) -> None:
         opsets = model.opset_imports
         self.opset = int(opsets.get("", opsets.get("ai.onnx", 1)))
         self._graph, self._names = graph, names
-        self._constants = (model.ir_version or 0) < 4
+        old = (model.ir_version or 0) < 4
+        self._constants = old and self.opset >= 9
+        self._inputs = old and not self._constants and graph is model.graph
         self._shared: dict[str, ir.Value] = {}
         self._draft: Draft | None = None
         self._front: list[ir.Node] = []
@@ -120,6 +123,8 @@ class GraphSite(Site):
         for value in (*draft.tensors, *draft.shared.values()):
             if value.const_value is not None and not value.is_initializer() and value.producer() is None:
                 self._graph.initializers.add(value)
+                if self._inputs:
+                    self._graph.inputs.append(value)
         self._insert(draft.shared_nodes, None, front=True)
         self._shared.update(draft.shared)
         self._insert(draft.nodes, before, front=False)

@@ -1,0 +1,125 @@
+"""What every encoding and every projection promises, over all of them."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onnxcompress.core.encoding import Encoding
+from onnxcompress.encodings._base import ENCODINGS, Projection
+from onnxcompress.encodings.codebook import AdaptiveCodebook
+from onnxcompress.encodings.dense import Dense
+from onnxcompress.encodings.scaled import Binary, IntGrid, PowersOfTwo, Ternary
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "encodings"))
+from small import left, one_weight, packed_bytes, run, stored_proto
+
+PROJECTIONS: dict[str, Projection] = {
+    **{f"adaptive {k}": AdaptiveCodebook(k) for k in (2, 3, 4, 5, 8, 16, 100, 256)},
+    "adaptive zero": AdaptiveCodebook(4, pin_zero=True),
+    "adaptive channel": AdaptiveCodebook(4, granularity="channel", axis=1),
+    "adaptive group": AdaptiveCodebook(3, granularity="group", axis=0, group_size=50),
+    "binary": Binary(),
+    "binary unscaled": Binary(scaled=False),
+    "binary channel": Binary(granularity="channel"),
+    "ternary": Ternary(),
+    "ternary group": Ternary(granularity="group", axis=1, group_size=64),
+    "powers": PowersOfTwo(entries=8),
+    "powers unscaled": PowersOfTwo(entries=16, scaled=False),
+    "int": IntGrid(entries=16),
+    "int channel": IntGrid(entries=4, granularity="channel", axis=1),
+    "int group": IntGrid(entries=256, granularity="group", axis=0, group_size=33),
+    "int no zero": IntGrid(entries=4, zero=False),
+    "int symmetric": IntGrid(entries=8, symmetric=True),
+}
+SHAPE = (24, 13, 3, 3)
+
+
+def weight(seed: int = 0, shape: tuple[int, ...] = SHAPE, dtype: type = np.float32) -> np.ndarray:
+    return np.random.default_rng(seed).laplace(0, 0.1, shape).astype(dtype)
+
+
+def project(name: str, array: np.ndarray) -> Encoding:
+    return PROJECTIONS[name].project([array])[0]
+
+
+def distance(array: np.ndarray, encoding: Encoding) -> float:
+    return float(np.square(array.astype(np.float64) - encoding.decode().astype(np.float64)).sum())
+
+
+def test_every_registered_encoding_is_covered() -> None:
+    covered = {project(name, weight()).kind for name in PROJECTIONS} | {"dense"}
+    assert covered == set(ENCODINGS)
+
+
+@pytest.mark.parametrize("name", PROJECTIONS)
+def test_decoded_values_have_shape_and_type(name: str) -> None:
+    for dtype in (np.float16, np.float32, np.float64):
+        encoding = project(name, weight(dtype=dtype))
+        decoded = encoding.decode()
+        assert decoded.shape == encoding.shape == SHAPE
+        assert decoded.dtype == encoding.dtype == dtype
+
+
+@pytest.mark.parametrize("name", PROJECTIONS)
+def test_projecting_a_feasible_point_returns_it(name: str) -> None:
+    decoded = project(name, weight()).decode()
+    again = project(name, decoded).decode()
+    assert np.allclose(again, decoded, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", PROJECTIONS)
+def test_no_sampled_feasible_point_is_closer(name: str) -> None:
+    array = weight(1)
+    best = distance(array, project(name, array))
+    rng = np.random.default_rng(2)
+    for size in (1e-3, 1e-2, 0.1, 1.0):
+        other = project(name, (array + size * rng.normal(0, 0.1, array.shape)).astype(array.dtype))
+        assert distance(array, other) >= best * (1 - 1e-4)
+
+
+@pytest.mark.parametrize("name", PROJECTIONS)
+def test_a_changed_code_is_further_away(name: str) -> None:
+    """Negative control of the test above: codes of the nearest entries cannot be improved one by one."""
+    array = weight(3)
+    found = project(name, array).decode()
+    swapped = found.copy().reshape(-1)
+    swapped[:50] = np.roll(swapped[:50], 7)
+    assert np.square(array.reshape(-1) - swapped).sum() > np.square(array - found).sum()
+
+
+@pytest.mark.parametrize("name", PROJECTIONS)
+def test_take_commutes_with_decode(name: str) -> None:
+    encoding = project(name, weight())
+    for axis, keep in ((0, [0, 3, 4, 20]), (1, [1, 2, 12]), (2, [0, 2])):
+        kept = encoding.take(axis, np.array(keep))
+        assert np.array_equal(kept.decode(), encoding.decode().take(keep, axis))
+        assert kept.shape == kept.decode().shape
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64])
+@pytest.mark.parametrize("name", PROJECTIONS)
+def test_the_emitted_graph_decodes_bit_by_bit_and_folds(name: str, dtype: type) -> None:
+    array = weight(4, (40, 31, 3, 3), dtype)
+    encoding = project(name, array)
+    proto = stored_proto(one_weight(array), encoding)
+    assert run(proto).tobytes() == encoding.decode().tobytes()
+    assert left(proto) <= {"Identity"}
+
+
+@pytest.mark.parametrize("name", PROJECTIONS)
+def test_stored_bits_are_the_bytes_in_the_file(name: str) -> None:
+    array = weight(5, (40, 31, 3, 3))
+    encoding = project(name, array)
+    proto = stored_proto(one_weight(array), encoding)
+    assert encoding.stored_bits() == 8 * packed_bytes(proto)
+    assert encoding.information_bits() <= encoding.stored_bits()
+
+
+def test_dense_is_itself() -> None:
+    array = weight()
+    dense = Dense(array)
+    assert dense.decode() is array
+    assert dense.stored_bits() == 32 * array.size
+    assert np.array_equal(dense.take(1, np.array([0, 5])).decode(), array[:, [0, 5]])
