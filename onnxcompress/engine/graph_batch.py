@@ -35,7 +35,7 @@ def widen(step: Step, inputs: list[Value], batch: int, factor: int) -> list[Valu
         factor: how many times that batch is fed.
     """
     kind = step.node.op_type if not step.node.domain else ""
-    if kind == "Reshape" and len(inputs) > 1 and isinstance(inputs[1], torch.Tensor):
+    if kind == "Reshape" and _constant(step, inputs, 1):
         return [inputs[0], _target(inputs[0], inputs[1], factor), *inputs[2:]]
     if kind in _STATES:
         result = list(inputs)
@@ -44,7 +44,7 @@ def widen(step: Step, inputs: list[Value], batch: int, factor: int) -> list[Valu
             if isinstance(state, torch.Tensor) and state.dim() == 3 and state.shape[1] == batch:
                 result[index] = state.repeat(1, factor, 1)
         return result
-    if kind == "Resize" and len(inputs) > 3 and isinstance(inputs[3], torch.Tensor):
+    if kind == "Resize" and _constant(step, inputs, 3):
         sizes = inputs[3].clone()
         if not step.node.get("axes") and sizes.numel() and int(sizes[0]) == batch:
             sizes[0] = batch * factor
@@ -52,6 +52,11 @@ def widen(step: Step, inputs: list[Value], batch: int, factor: int) -> list[Valu
     if kind == "Concat" and step.node.get("axis", 1) != 0:
         return [_repeated(value, inputs, batch, factor) for value in inputs]
     return inputs
+
+
+def _constant(step: Step, inputs: list[Value], index: int) -> bool:
+    """Return whether an input says the same whatever is fed; a computed shape is right already."""
+    return len(inputs) > index and isinstance(inputs[index], torch.Tensor) and not step.fed[index]
 
 
 def _target(x: Value, target: torch.Tensor, factor: int) -> torch.Tensor:

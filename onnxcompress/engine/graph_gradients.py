@@ -21,8 +21,9 @@ def mark(program: Program, trained: frozenset[int]) -> None:
         program: the compiled model.
         trained: slots of the weights that training changes, statistics included.
     """
-    fed = {program.slots[name] for name in (*program.inputs, *program.optional)}
-    _mark(program.main, fed, fed | trained)
+    fed = {program.slots[name] for name in program.inputs}
+    defaults = {program.slots[name] for name in program.optional}
+    _mark(program.main, fed, fed | defaults | trained)
 
 
 def _mark(block: Block, fed: set[int], varying: set[int]) -> None:
@@ -34,11 +35,11 @@ def _mark(block: Block, fed: set[int], varying: set[int]) -> None:
             fed.update(nested.inputs)
             varying.update(nested.inputs)
             _mark(nested, fed, varying)
-        step.fed = bool(slots & fed)
+        step.fed = tuple(slot in fed for slot in step.inputs)
         inner = (s for nested in step.blocks.values() for s in nested.walk())
         random = any(roles.among(roles.RANDOM, s.node) for s in (step, *inner))
         step.fixed = not random and not slots & varying
-        if step.fed:
+        if slots & fed:
             fed |= outputs
         if not step.fixed:
             varying |= outputs

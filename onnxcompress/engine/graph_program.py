@@ -35,7 +35,7 @@ class Step:
         outputs: slot of each output.
         blocks: attribute name -> nested graph.
         free: slots that hold nothing of interest after this step.
-        fed: whether it depends on what the graph is fed with.
+        fed: for each input, whether it depends on what the graph is fed with.
         fixed: whether it depends neither on that nor on a trainable weight, so that it is run once.
     """
 
@@ -47,7 +47,7 @@ class Step:
     outputs: tuple[int, ...]
     blocks: dict[str, Block]
     free: tuple[int, ...] = ()
-    fed: bool = False
+    fed: tuple[bool, ...] = ()
     fixed: bool = False
 
 

@@ -54,6 +54,7 @@ class Executor:
         self._fixed = [slot not in varying for slot in step.inputs]
         self.op = own_operator(step.node)
         self.reasons: dict[Way, str] = {}
+        self._refused = self.op is None
         self._trusted = foreign_onnx2torch.trusted(step.node)
         self.way: Way = "own" if self.op else "onnx2torch" if self._trusted else "onnxruntime"
         self._converted: torch.nn.Module | None = None
@@ -85,7 +86,7 @@ class Executor:
             outputs = self._try("own", lambda: self._own(inputs, setting, runners))
             if outputs is not None:
                 return outputs
-        if self._trusted:
+        if self._trusted and self._refused:
             outputs = self._try("onnx2torch", lambda: self._convert(inputs, setting))
             if outputs is not None:
                 return outputs
@@ -105,6 +106,7 @@ class Executor:
                 kind = self.step.node.op_type
                 raise UnsupportedError(f"{kind} fails", where=f"node {self.step.label!r}", why=why) from error
             self.reasons[way] = why
+            self._refused = way == "own" and isinstance(error, NotCoveredError)
             return None
         self.way = way
         return outputs if isinstance(outputs, tuple) else (outputs,)

@@ -344,7 +344,7 @@ class TorchGraph(nn.Module):
 
     def _step(self, step: Step, env: list[Value], factor: int) -> None:
         inputs = [None if slot == ABSENT else env[slot] for slot in step.inputs]
-        if factor != 1 and step.fed:
+        if factor != 1 and any(step.fed):
             inputs = graph_batch.widen(step, inputs, next(iter(self._batch.values())), factor)
         runners = {n: _Runner(self, b, env, factor) for n, b in step.blocks.items()} if step.blocks else None
         outputs = self.executors[step](inputs, self._setting, runners)

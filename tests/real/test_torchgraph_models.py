@@ -211,7 +211,7 @@ def test_both_branches_of_the_voice_detector_train_their_lstm():
         assert len(recurrent) >= 2, rate
 
 
-@pytest.mark.parametrize("name", ["mnist_cntk", "lenet300_lc_reference", "cifar_cnn_tutorial", "yolox_nano"])
+@pytest.mark.parametrize("name", ["mnist_cntk", "cifar_cnn_tutorial", "ultraface_rfb320", "yolox_nano"])
 def test_batches_run_at_once(name):
     _, model = load(name)
     assert TorchGraph(model).batchable()
