@@ -2,7 +2,7 @@
 
 Encodings are written as nodes that onnxruntime folds while it loads. Before anything appears at the target,
 the file is checked against its *dense twin*, the same graph with the weights decoded: the same operators
-after onnxruntime's optimisation, and bitwise equal outputs.
+after onnxruntime's optimisation, bitwise equal weights, and bitwise equal outputs.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from onnxcompress.core.model import Model
 from onnxcompress.core.run import Refusal
 from onnxcompress.engine import feeds, runtime, stored
 from onnxcompress.engine.proto import tensors, to_proto
+from onnxcompress.engine.stored_decoders import decoders
 
 EXTERNAL_ABOVE = 1_900_000_000
 """Files that would be larger than this keep their tensors in a second file beside them."""
@@ -196,6 +197,7 @@ def _prove(model: Model, lowered: stored.Lowered, staged: Path, folder: Path) ->
                 where=staged.name,
                 why=f"onnxruntime {runtime.version()} does not fold {', '.join(left)}",
             )
+        _compare_weights(lowered, staged.name)
         _compare(model, staged, twin)
     except UnsupportedError as error:
         raise VerificationError(
@@ -211,6 +213,17 @@ def _left_over(lowered: stored.Lowered, staged: Path, twin: Path) -> list[str]:
         ours = Counter({op: n for op, n in ours.items() if op not in allowed})
         theirs = Counter({op: n for op, n in theirs.items() if op not in allowed})
     return sorted(f"{count} {op}" for (_, op), count in ((ours - theirs) + (theirs - ours)).items())
+
+
+def _compare_weights(lowered: stored.Lowered, where: str) -> None:
+    """Decode every weight in onnxruntime; outputs alone could miss what a dead unit hides."""
+    for proto, weights in decoders(lowered.graph, lowered.decoded):
+        found = runtime.open_session(proto.SerializeToString()).run({})
+        for value, (_, name, encoding) in zip(found.values(), weights, strict=True):
+            if np.asarray(value).tobytes() != encoding.decode().tobytes():
+                raise VerificationError(
+                    "a weight decodes to something else than was decided", where=where, why=f"weight '{name}'"
+                )
 
 
 def _compare(model: Model, staged: Path, twin: Path) -> None:

@@ -11,11 +11,13 @@ import numpy as np
 
 from onnxcompress.core.encoding import Array
 from onnxcompress.csteps.refinement import best_cuts, refine
-from onnxcompress.csteps.segmentation import segment
+from onnxcompress.csteps.segmentation import segment, segment_rows
 from onnxcompress.csteps.sortedrows import SortedRows, distinct
 
 _EXACT = 20_000
 """Largest (number of weights) × K for which the problem is solved exactly on all weights."""
+_BATCH = 1 << 15
+"""Weights of many rows that are solved at once."""
 _EXACT_TWO = 1 << 22
 """The same for two entries, where trying every cut is fast."""
 _MANY = 64
@@ -91,7 +93,7 @@ def _solve(data: SortedRows, entries: int, zero: bool, previous: Array | None) -
     rest = data if len(large) == data.rows else SortedRows(data.values[large])
     if entries == 2 and rest.values.size <= _EXACT_TWO:
         cuts = _two(rest, zero)
-    elif rest.rows == 1 and rest.n * entries <= _EXACT:
+    elif rest.n * entries <= _EXACT:
         cuts = _exact(rest, entries, zero)
     else:
         cuts = _approximate(rest, entries, zero, None if previous is None else previous[large])
@@ -108,9 +110,13 @@ def _few(values: Array, entries: int, zero: bool) -> Array | None:
 
 
 def _exact(data: SortedRows, entries: int, zero: bool) -> Array:
-    values, counts = np.unique(data.values[0].astype(np.float64), return_counts=True)
-    cuts, _ = segment(counts.astype(np.float64), counts * values, entries, zero=zero)
-    return np.concatenate([[0], np.cumsum(counts)])[cuts][None, :]
+    if data.rows == 1:
+        values, counts = np.unique(data.values[0].astype(np.float64), return_counts=True)
+        cuts, _ = segment(counts.astype(np.float64), counts * values, entries, zero=zero)
+        return np.asarray(np.concatenate([[0], np.cumsum(counts)])[cuts][None, :])
+    batch = max(1, _BATCH // data.n)
+    parts = [data.values[i : i + batch].astype(np.float64) for i in range(0, data.rows, batch)]
+    return np.concatenate([segment_rows(np.ones_like(p), p, entries, zero=zero)[0] for p in parts])
 
 
 def _approximate(data: SortedRows, entries: int, zero: bool, previous: Array | None) -> Array:

@@ -25,46 +25,61 @@ def segment(counts: Array, sums: Array, clusters: int, *, zero: bool = False) ->
     Returns:
         The K − 1 inner cuts (atom indices, ascending) and the total gain.
     """
-    C = np.concatenate([[0.0], np.cumsum(counts)])
-    S = np.concatenate([[0.0], np.cumsum(sums)])
-    size = len(C)
-    free = np.concatenate([[0.0], np.square(S[1:]) / C[1:]])
-    free_back = [np.zeros(size, dtype=np.int64)]
-    pinned = np.zeros(size)
-    pinned_back = [np.full(size, -1, dtype=np.int64)]
+    cuts, gains = segment_rows(counts[None], sums[None], clusters, zero=zero)
+    return cuts[0], float(gains[0])
+
+
+def segment_rows(counts: Array, sums: Array, clusters: int, *, zero: bool = False) -> tuple[Array, Array]:
+    """Solve :func:`segment` for each row of (R, B) atoms; return cuts (R, K − 1) and gains (R,).
+
+    The rows lie one after the other in flat arrays of R (B + 1) edges, so that each step of the recursion
+    handles all of them.
+    """
+    rows, size = counts.shape[0], counts.shape[1] + 1
+    edge = np.zeros((rows, 1))
+    C = np.concatenate([edge, np.cumsum(counts, axis=1)], axis=1).reshape(-1)
+    S = np.concatenate([edge, np.cumsum(sums, axis=1)], axis=1).reshape(-1)
+    starts = size * np.arange(rows)
+    free = np.square(S) / np.maximum(C, 0.5)
+    free_back = [np.zeros(len(C), dtype=np.int64)]
+    pinned = np.zeros(len(C))
+    pinned_back = [np.full(len(C), -1, dtype=np.int64)]
     for _ in range(1, clusters):
         if zero:
-            grown, back = _layer(pinned, C, S)
-            best, best_at = _running_maximum(free)
+            grown, back = _layer(pinned, C, S, starts, size)
+            best, best_at = _running_maximum(free, starts, size)
             take = best > grown
             pinned = np.where(take, best, grown)
             pinned_back.append(np.where(take, -1 - best_at, back))
-        free, back = _layer(free, C, S)
+        free, back = _layer(free, C, S, starts, size)
         free_back.append(back)
-    cuts = np.zeros(clusters - 1, dtype=np.int64)
-    state, position = zero, size - 1
+    cuts = np.zeros((rows, clusters - 1), dtype=np.int64)
+    state, position = np.full(rows, zero), starts + size - 1
     for k in range(clusters - 1, 0, -1):
-        back_to = int((pinned_back if state else free_back)[k][position])
-        if back_to < 0:
-            state, back_to = False, -1 - back_to
-        cuts[k - 1] = position = back_to
-    return cuts, float((pinned if zero else free)[-1])
+        back_to = free_back[k][position]
+        if zero:
+            back_to = np.where(state, pinned_back[k][position], back_to)
+        state = state & (back_to >= 0)
+        position = np.where(back_to < 0, -1 - back_to, back_to)
+        cuts[:, k - 1] = position - starts
+    return cuts, (pinned if zero else free)[starts + size - 1]
 
 
-def _running_maximum(values: Array) -> tuple[Array, Array]:
-    """Return, for every prefix, the largest value and where it is (first occurrence)."""
-    best = np.maximum.accumulate(values)
-    rises = np.concatenate([[True], values[1:] > best[:-1]])
-    return best, np.maximum.accumulate(np.where(rises, np.arange(len(values)), 0))
+def _running_maximum(values: Array, starts: Array, size: int) -> tuple[Array, Array]:
+    """Return, for every prefix of each row, the largest value and where it is (first occurrence)."""
+    rows = values.reshape(-1, size)
+    best = np.maximum.accumulate(rows, axis=1)
+    rises = np.concatenate([np.ones((len(rows), 1), bool), rows[:, 1:] > best[:, :-1]], axis=1)
+    places = np.maximum.accumulate(np.where(rises, np.arange(size), 0), axis=1) + starts[:, None]
+    return best.reshape(-1), places.reshape(-1)
 
 
-def _layer(previous: Array, C: Array, S: Array) -> tuple[Array, Array]:
-    """Return best[j] = max over i ≤ j of previous[i] + gain(i, j), and the arg max, for all j."""
-    last = len(C) - 1
-    best = np.empty(last + 1)
-    back = np.zeros(last + 1, dtype=np.int64)
-    low, high = np.array([0]), np.array([last])
-    first, final = np.array([0]), np.array([last])
+def _layer(previous: Array, C: Array, S: Array, starts: Array, size: int) -> tuple[Array, Array]:
+    """Return best[j] = max over i ≤ j of previous[i] + gain(i, j), and the arg max, for all j of all rows."""
+    best = np.empty(len(C))
+    back = np.zeros(len(C), dtype=np.int64)
+    low, high = starts, starts + size - 1
+    first, final = low, high
     while len(low):
         middle = (low + high) // 2
         end = np.minimum(final, middle)

@@ -35,6 +35,7 @@ class Lowered:
         refusals: weights that stay dense, and why.
         warnings: sentences the user must see.
         by_row: weights that are decoded row by row when the model runs, not when it is loaded.
+        decoded: the other stored weights: the graph, the name of the value, the encoding.
         twin: the same graph with the weights decoded; what the stored form must compute, bit by bit.
     """
 
@@ -42,6 +43,7 @@ class Lowered:
     refusals: tuple[Refusal, ...]
     warnings: tuple[str, ...]
     by_row: tuple[str, ...]
+    decoded: tuple[tuple[ir.Graph, str, Encoding], ...]
     twin: ir.Model
 
 
@@ -109,6 +111,7 @@ def lower_all(model: Model) -> Lowered:
     refusals: list[Refusal] = []
     inputs: list[str] = []
     by_row: list[str] = []
+    decoded: list[tuple[ir.Graph, str, Encoding]] = []
     encoded = [(weights[n], e) for n, e in model.encodings.items() if e.kind != "dense" and n in weights]
     for weight, encoding in sorted(encoded, key=lambda pair: (-pair[0].size, pair[0].name)):
         why = _refuse(weight, encoding)
@@ -121,7 +124,10 @@ def lower_all(model: Model) -> Lowered:
             else:
                 names.next = first
                 why = _in_place(weight, encoding, site)
-                names.next = first if why is not None else names.next
+                if why is not None:
+                    names.next = first
+                else:
+                    decoded.append((weight.graph, str(weight.value.name), encoding))
         if why is not None:
             refusals.append(Refusal(weight.name, why))
             continue
@@ -132,7 +138,7 @@ def lower_all(model: Model) -> Lowered:
                 inputs.append(weight.name)
     if len(refusals) < len(encoded):
         clone.metadata_props[VERSION_KEY] = __version__
-    return Lowered(clone, tuple(refusals), _no_longer_inputs(inputs), tuple(by_row), twin)
+    return Lowered(clone, tuple(refusals), _no_longer_inputs(inputs), tuple(by_row), tuple(decoded), twin)
 
 
 def _no_longer_inputs(names: list[str]) -> tuple[str, ...]:
