@@ -21,14 +21,19 @@ def emit_codes(site: Site, packing: Packing, codes: Array, entries: ir.Value | N
     else:
         values = units
     count = packing.units(codes.size) * packing.digits
-    if count != codes.size:
-        if packing.digits > 1:
+    return emit_shaped(site, values, count, packing.digits, shape=codes.shape)
+
+
+def emit_shaped(site: Site, values: ir.Value, count: int, digits: int, *, shape: tuple[int, ...]) -> ir.Value:
+    """Emit what turns ``count`` values, (units, digits), into the first ones of them in ``shape``."""
+    wanted = int(np.prod(shape, dtype=np.int64))
+    if count != wanted:
+        if digits > 1:
             values = _nodes.reshape(site, values, [-1])
-        values = _nodes.head(site, values, codes.size)
-        return values if codes.ndim == 1 else _nodes.reshape(site, values, codes.shape)
-    if packing.digits == 1 and codes.ndim == 1:
-        return values
-    return _nodes.reshape(site, values, codes.shape)
+        values = _nodes.head(site, values, wanted)
+    elif digits > 1 or len(shape) != 1:
+        return _nodes.reshape(site, values, shape)
+    return values if len(shape) == 1 else _nodes.reshape(site, values, shape)
 
 
 def emit_ungrouped(

@@ -14,8 +14,10 @@ from onnxcompress import __version__
 from onnxcompress.core.encoding import Encoding
 from onnxcompress.core.model import Home, Model, Source, Weight
 from onnxcompress.core.run import Refusal
+from onnxcompress.engine.stored_decoders import Decoded
 from onnxcompress.engine.stored_lift import graphs as walk
 from onnxcompress.engine.stored_lift import recognise
+from onnxcompress.engine.stored_pool import Pool, emit_pool, pools
 from onnxcompress.engine.stored_site import Draft, GraphSite, Names
 
 VERSION_KEY = "onnxcompress.version"
@@ -43,7 +45,7 @@ class Lowered:
     refusals: tuple[Refusal, ...]
     warnings: tuple[str, ...]
     by_row: tuple[str, ...]
-    decoded: tuple[tuple[ir.Graph, str, Encoding], ...]
+    decoded: tuple[Decoded, ...]
     twin: ir.Model
 
 
@@ -104,41 +106,83 @@ def _spelled(graph: ir.Graph) -> object:
 
 def lower_all(model: Model) -> Lowered:
     """Return the graph in stored form with everything an exporter has to know about it."""
-    clone, twin = model.ir.clone(), model.ir.clone()
-    weights, twins = Model(clone, model.source).weights, Model(twin, model.source).weights
-    names = Names(clone)
-    sites: dict[int, GraphSite] = {}
-    refusals: list[Refusal] = []
-    inputs: list[str] = []
-    by_row: list[str] = []
-    decoded: list[tuple[ir.Graph, str, Encoding]] = []
-    encoded = [(weights[n], e) for n, e in model.encodings.items() if e.kind != "dense" and n in weights]
-    for weight, encoding in sorted(encoded, key=lambda pair: (-pair[0].size, pair[0].name)):
+    return _Lowering(model).run()
+
+
+class _Lowering:
+    """The work of :func:`lower_all`, weight by weight from the largest on, then pool by pool."""
+
+    def __init__(self, model: Model) -> None:
+        self._clone, self._twin = model.ir.clone(), model.ir.clone()
+        weights = Model(self._clone, model.source).weights
+        self._twins = Model(self._twin, model.source).weights
+        known = [(weights[n], e) for n, e in model.encodings.items() if e.kind != "dense" and n in weights]
+        self._encoded = sorted(known, key=lambda pair: (-pair[0].size, pair[0].name))
+        self._names = Names(self._clone)
+        self._sites: dict[int, GraphSite] = {}
+        self._refusals: list[Refusal] = []
+        self._inputs: list[str] = []
+        self._by_row: list[str] = []
+        self._decoded: list[Decoded] = []
+
+    def run(self) -> Lowered:
+        together = pools(self._encoded, GraphSite(self._clone, self._clone.graph, self._names).opset)
+        pooled = {weight.name for pool in together for weight, _ in pool}
+        for weight, encoding in self._encoded:
+            if weight.name not in pooled:
+                self._one(weight, encoding)
+        for pool in together:
+            self._pool(pool)
+        if len(self._refusals) < len(self._encoded):
+            self._clone.metadata_props[VERSION_KEY] = __version__
+        return Lowered(
+            self._clone,
+            tuple(self._refusals),
+            _no_longer_inputs(self._inputs),
+            tuple(self._by_row),
+            tuple(self._decoded),
+            self._twin,
+        )
+
+    def _site(self, graph: ir.Graph) -> GraphSite:
+        return self._sites.setdefault(id(graph), GraphSite(self._clone, graph, self._names))
+
+    def _one(self, weight: Weight, encoding: Encoding) -> None:
         why = _refuse(weight, encoding)
         if why is None:
-            key = id(weight.graph)
-            site = sites.setdefault(key, GraphSite(clone, weight.graph, names))
-            first = names.next
+            site, first = self._site(weight.graph), self._names.next
             if _by_row(weight, encoding, site):
-                by_row.append(weight.name)
+                self._by_row.append(weight.name)
             else:
-                names.next = first
+                self._names.next = first
                 why = _in_place(weight, encoding, site)
-                if why is not None:
-                    names.next = first
+                if why is None:
+                    self._decoded.append((weight.graph, str(weight.value.name), encoding))
                 else:
-                    decoded.append((weight.graph, str(weight.value.name), encoding))
+                    self._names.next = first
         if why is not None:
-            refusals.append(Refusal(weight.name, why))
-            continue
-        if weight.value in weight.graph.inputs or _is_input(twins[weight.name]):
+            self._refusals.append(Refusal(weight.name, why))
+        else:
+            self._no_input(weight)
+
+    def _pool(self, pool: Pool) -> None:
+        site = self._site(pool[0][0].graph)
+        with site.draft() as draft:
+            values = emit_pool(site, [encoding for _, encoding in pool])
+            draft.commit(None)
+        for value, (weight, encoding) in zip(values, pool, strict=True):
+            _replace(weight, value)
+            self._decoded.append((weight.graph, str(value.name), encoding))
+            self._no_input(weight)
+
+    def _no_input(self, weight: Weight) -> None:
+        """A weight that was an input of the graph as well is none any more, in the twin neither."""
+        twin = self._twins[weight.name]
+        if _is_input(twin):
             _drop_input(weight)
-            _drop_input(twins[weight.name])
-            if (clone.ir_version or 0) >= 4:
-                inputs.append(weight.name)
-    if len(refusals) < len(encoded):
-        clone.metadata_props[VERSION_KEY] = __version__
-    return Lowered(clone, tuple(refusals), _no_longer_inputs(inputs), tuple(by_row), tuple(decoded), twin)
+            _drop_input(twin)
+            if (self._clone.ir_version or 0) >= 4:
+                self._inputs.append(weight.name)
 
 
 def _no_longer_inputs(names: list[str]) -> tuple[str, ...]:

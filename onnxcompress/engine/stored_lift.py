@@ -102,6 +102,8 @@ def _decipher(
     table = tensors["k"][0]
     entries = _array(table)
     scales = _array(tensors["s"][0]) if tensors["s"] else None
+    if entries.ndim == 2:
+        return _decipher_pooled(name, nodes, table, entries)
     given = {id(table): np.arange(len(entries))}
     codes = _evaluate(nodes[0].outputs[0], given, skip_scaling=True)
     shape = codes.shape
@@ -117,6 +119,19 @@ def _decipher(
         codes = codes % width
         encoding = _make("codebook", codes.astype(np.uint8), entries.reshape(count, width), axis, group_size)
     return _Found(name, nodes, None, encoding)
+
+
+def _decipher_pooled(name: str, nodes: list[ir.Node], table: ir.Value, entries: Array) -> _Found:
+    """One weight of a pool: which row of the table it uses, and its codes."""
+    count, width = entries.shape
+    rows = np.repeat(np.arange(count)[:, None], width, axis=1)
+    last = nodes[0].outputs[0]
+    places = _evaluate(last, {id(table): rows * width + np.arange(width)}, skip_scaling=False)
+    row = int(places.flat[0]) // width
+    codes = places - row * width
+    if codes.min() < 0 or codes.max() >= width:
+        raise _UnknownError
+    return _Found(name, nodes, None, _make("codebook", codes.astype(np.uint8), entries[row].copy()))
 
 
 def _decipher_rows(
@@ -247,7 +262,8 @@ def _evaluate(value: ir.Value, given: Mapping[int, Array], *, skip_scaling: bool
         if missing:
             waiting += missing
             continue
-        known[id(current)] = operator(*(known[id(v)] for v in inputs))
+        results = operator(*(known[id(v)] for v in inputs))
+        known[id(current)] = results[current.index() or 0] if node.op_type == "Split" else results
     return known[id(value)]
 
 
@@ -267,7 +283,8 @@ def _operator(node: ir.Node) -> Callable[..., Array]:
         "Div": np.floor_divide,
         "Mod": np.mod,
         "Range": np.arange,
-        "Gather": lambda data, places: data[places],
+        "Gather": lambda data, places: np.take(data, places, axis=_axis(node)),
+        "Split": lambda x, *sizes: _split(node, x, *sizes),
         "Cast": lambda x: x.astype(np.int64) if x.dtype.kind in "iu" else x,
         "Transpose": lambda x: np.transpose(x, node.attributes["perm"].as_ints()),
         "Reshape": lambda x, *shape: _reshape(x, shape[0] if shape else node.attributes["shape"].as_ints()),
@@ -276,6 +293,20 @@ def _operator(node: ir.Node) -> Callable[..., Array]:
     if node.domain not in ("", "ai.onnx") or node.op_type not in simple:
         raise _UnknownError
     return simple[node.op_type]
+
+
+def _axis(node: ir.Node) -> int:
+    return node.attributes["axis"].as_int() if "axis" in node.attributes else 0
+
+
+def _split(node: ir.Node, x: Array, *sizes: Array) -> Any:
+    if sizes:
+        parts = sizes[0]
+    elif "split" in node.attributes:
+        parts = np.array(node.attributes["split"].as_ints())
+    else:
+        parts = np.full(len(node.outputs), len(x) // len(node.outputs))
+    return np.split(x, np.cumsum(parts)[:-1])
 
 
 def _reshape(x: Array, shape: Iterable[Any]) -> Array:

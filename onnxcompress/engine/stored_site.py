@@ -107,6 +107,14 @@ class GraphSite(Site):
         """Add a node of this weight."""
         return self._node(self._current().nodes, op_type, inputs, attributes)
 
+    def nodes(
+        self, op_type: str, inputs: Sequence[ir.Value], outputs: int, attributes: Mapping[str, Any]
+    ) -> list[ir.Value]:
+        """Add a node with several outputs."""
+        nodes = self._current().nodes
+        self._node(nodes, op_type, inputs, attributes, outputs)
+        return list(nodes[-1].outputs)
+
     def shared_node(
         self, name: str, op_type: str, inputs: Sequence[ir.Value], attributes: Mapping[str, Any] | None = None
     ) -> ir.Value:
@@ -164,9 +172,12 @@ class GraphSite(Site):
         op_type: str,
         inputs: Sequence[ir.Value],
         attributes: Mapping[str, Any] | None,
+        outputs: int = 1,
     ) -> ir.Value:
-        made = ir.Node("", op_type, inputs, ir.convenience.convert_attributes(dict(attributes or {})))
-        made.outputs[0].name = self._names.new("n")
+        converted = ir.convenience.convert_attributes(dict(attributes or {}))
+        made = ir.Node("", op_type, inputs, converted, num_outputs=outputs)
+        for value in made.outputs:
+            value.name = self._names.new("n")
         nodes.append(made)
         return made.outputs[0]
 

@@ -28,6 +28,9 @@ QUICK = {
     "dtln_1": 2,
     "speech_recog": 4,
     "magika_v3_3": 2,
+    "fastestdet": 2,
+    "yolox_nano": 2,
+    "fns_candy": 5,
 }
 
 
