@@ -26,6 +26,11 @@ from onnxcompress.encodings._base import Projection
 
 Mode = Literal["dc", "idc", "lc"]
 
+LOST = 3.0
+"""An L step with so many times the loss of direct compression has lost the reference: it is taken back."""
+
+_MOST_HALVINGS = 6
+
 
 @dataclass(frozen=True)
 class Part:
@@ -99,7 +104,8 @@ class Score:
 class Learner(Protocol):
     """The L step: it owns the network, the data, and the weights that are not compressed."""
 
-    higher_is_better: bool
+    higher_is_better: bool | None
+    """Direction of the metric; None: states are judged by the loss."""
 
     def weights(self, names: Sequence[str]) -> dict[str, Array]:
         """Return weights as they are now."""
@@ -124,28 +130,32 @@ class Learner(Protocol):
 
 @dataclass
 class State:
-    """Where the loop is; complete between two steps, so that it can be written down and taken up again.
+    """Where the loop is, so that it can be written down and taken up again.
 
     Attributes:
         step: L steps made.
         decoded: Δ(Θ), weight name -> array.
         multipliers: λ, weight name -> array; empty while it is zero.
+        before: all weights at the start of the L step under way; empty between two steps.
         best: Δ(Θ) and the uncompressed weights of the best state so far.
         best_score: its score.
         best_step: the number of L steps it was found after; 0 is direct compression.
         points: the path.
         epochs: passes over the training split.
+        lr_factor: what the learning rate is multiplied by, after L steps that were taken back.
         elapsed_s: seconds spent before this process took up the loop.
     """
 
     step: int = 0
     decoded: dict[str, Array] = field(default_factory=dict)
     multipliers: dict[str, Array] = field(default_factory=dict)
+    before: dict[str, Array] = field(default_factory=dict)
     best: dict[str, Array] = field(default_factory=dict)
     best_score: Score | None = None
     best_step: int = 0
     points: list[TrainingPoint] = field(default_factory=list)
     epochs: float = 0.0
+    lr_factor: float = 1.0
     elapsed_s: float = 0.0
 
 
@@ -206,14 +216,18 @@ def project(
     return found
 
 
-def better(new: Score, old: Score, higher_is_better: bool) -> bool:
-    """Return whether a score is better: by the metric, at equal metric by the loss; NaN is worst."""
+def better(new: Score, old: Score, higher_is_better: bool | None) -> bool:
+    """Return whether a score is better: by the metric, at equal metric by the loss; NaN is worst.
+
+    ``higher_is_better`` None: by the loss alone.
+    """
     if math.isnan(new.loss) or (new.metric is not None and math.isnan(new.metric)):
         return False
     if math.isnan(old.loss) or (old.metric is not None and math.isnan(old.metric)):
         return True
-    if new.metric is not None and old.metric is not None and new.metric != old.metric:
-        return (new.metric > old.metric) == higher_is_better
+    judged = higher_is_better is not None and new.metric is not None and old.metric is not None
+    if judged and new.metric != old.metric:
+        return (new.metric > old.metric) is higher_is_better  # type: ignore[operator]
     return new.loss < old.loss
 
 
@@ -265,8 +279,8 @@ class _Loop:
         state, schedule = self.state, self.schedule
         mu = schedule.mu(state.step)
         pull = self._pull(mu) if mu > 0 else None
-        learned = self.learner.learn(state.step, pull, epochs=schedule.epochs, lr=schedule.rate(state.step))
-        if learned.stopped == "diverged":
+        learned = self._learn(pull)
+        if learned is None:
             return "the loss diverged"
         weights = self.learner.weights(self.names)
         self.theta = project(self.parts, self._shifted(weights, mu), mu=mu or None, previous=self.theta)
@@ -283,6 +297,26 @@ class _Loop:
         if schedule.mode == "lc" and point.gap is not None and point.gap < schedule.tolerance:
             return f"w and Δ(Θ) differ by less than {schedule.tolerance:g}"
         return None
+
+    def _learn(self, pull: Pull | None) -> Learned | None:
+        """Make an L step, with half the learning rate where it lost the reference; None: it always did."""
+        state, schedule = self.state, self.schedule
+        if not state.before:
+            state.before = {**self.learner.weights(self.names), **self.learner.others()}
+        while True:
+            rate = schedule.rate(state.step) * state.lr_factor
+            learned = self.learner.learn(state.step, pull, epochs=schedule.epochs, lr=rate)
+            direct = state.points[0].compressed_loss
+            lost = learned.stopped == "diverged" or (
+                learned.loss is not None and direct is not None and learned.loss > LOST * abs(direct)
+            )
+            if not lost:
+                state.before = {}
+                return learned
+            self.learner.put(state.before)
+            state.lr_factor /= 2
+            if learned.stopped == "time" or state.lr_factor < 0.5**_MOST_HALVINGS:
+                return None
 
     def _pull(self, mu: float) -> Pull:
         """Return the penalty towards Δ(Θ) + λ/μ."""

@@ -13,14 +13,17 @@ from onnxcompress.core.model import Model
 from onnxcompress.core.resources import Resources
 from onnxcompress.core.run import Training, TrainingPoint
 from onnxcompress.core.task import Task
+from onnxcompress.encodings.codebook import AdaptiveCodebook
 from onnxcompress.engine.checkpoint import Checkpoint
 from onnxcompress.engine.lc import Part, Schedule, Score, State, compress, project
 from onnxcompress.engine.lstep import TrainedLearner
+from onnxcompress.engine.mixing import with_mixtures
 from onnxcompress.engine.schedule import Wishes, fit_schedule
 from onnxcompress.engine.torchgraph import TorchGraph
 from onnxcompress.engine.training import Trainer
 
 _SAVE_EVERY_S = 20.0
+_GROUPS = ("decoded", "multipliers", "before", "best")
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class Job:
         resources: device, time limit, checkpoint folder, progress.
         wishes: what the user set of the schedule.
         batch_size: None: the trainer's choice.
+        mix: add mixtures of examples where there are few and no labels.
         fingerprint: what a resumed run must have in common with the interrupted one.
     """
 
@@ -64,6 +68,7 @@ class Job:
     resources: Resources
     wishes: Wishes
     batch_size: int | None = None
+    mix: bool = True
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -78,14 +83,21 @@ class _Run:
         self.began = time.monotonic()
         self.resources.progress(0.0, "preparing the network and the data", None)
         graph = TorchGraph(job.model, device=job.resources.device)
-        self.trainer = Trainer(graph, job.task, job.resources, batch_size=job.batch_size)
+        self.trained_on, self.mixtures = with_mixtures(job.task) if job.mix else (job.task, 0)
+        self.trainer = Trainer(graph, self.trained_on, job.resources, batch_size=job.batch_size)
         self.stuck = graph.without_gradient()
         unreached = {r.where for r in self.stuck} | (set(job.model.weights) - set(graph.trainable))
         self.parts, self.fixed = _separate(job.parts, unreached)
         compressed = tuple(name for part in self.parts for name in part.weights)
         along = tuple(n for n in job.others if n not in unreached and n not in compressed)
+        # Without labels the loss says more than the share of equal decisions, of which few examples have few.
         self.learner = TrainedLearner(
-            self.trainer, compressed, along, save=self._save, progress=self._progress
+            self.trainer,
+            compressed,
+            along,
+            save=self._save,
+            progress=self._progress,
+            by_loss=not job.task.labelled and job.task.metric is None,
         )
         folder = job.resources.checkpoint_dir
         self.checkpoint = Checkpoint(folder, job.fingerprint) if folder is not None else None
@@ -100,9 +112,12 @@ class _Run:
         if not self.parts:
             return self._untrained(fixed)
         if not self._resumed():
-            direct = {n: e.decode() for n, e in project(self.parts, arrays).items()}
+            coarse = [Part((n,), AdaptiveCodebook(2)) for part in self.parts for n in part.weights]
+            one_bit = {n: e.decode() for n, e in project(coarse, arrays).items()}
             self.resources.progress(0.0, "finding the learning rate", None)
-            self.schedule = fit_schedule(self.learner, self.task, direct, self.wishes, time_s=self._left())
+            self.schedule = fit_schedule(
+                self.learner, self.trained_on, one_bit, self.wishes, time_s=self._left()
+            )
         assert self.schedule is not None
         result = compress(self.parts, self.learner, self.schedule, state=self.state, tell=self._tell)
         others = {
@@ -124,8 +139,9 @@ class _Run:
     def _facts(self, points: tuple[TrainingPoint, ...], epochs: float, stopped: str) -> Training:
         task, trainer = self.task, self.trainer
         names = {n for part in (*self.parts, *self.fixed) for n in part.weights}
+        added = f"; {self.mixtures} mixtures of two training examples added" if self.mixtures else ""
         return Training(
-            data=task.origin,
+            data=task.origin + added,
             random_data=task.random,
             labelled=task.labelled,
             loss=trainer.loss_name,
@@ -176,7 +192,7 @@ class _Run:
         arrays, values = self.trainer.state()
         held = {f"trainer/{name}": array for name, array in arrays.items()}
         state = self.state
-        for group in ("decoded", "multipliers", "best"):
+        for group in _GROUPS:
             held.update({f"{group}/{name}": array for name, array in getattr(state, group).items()})
         self.checkpoint.save(
             held,
@@ -188,6 +204,7 @@ class _Run:
                 "best_score": None if state.best_score is None else dataclasses.asdict(state.best_score),
                 "points": [dataclasses.asdict(point) for point in state.points],
                 "epochs": state.epochs,
+                "lr_factor": state.lr_factor,
                 "elapsed_s": state.elapsed_s,
             },
         )
@@ -199,7 +216,7 @@ class _Run:
         if found is None:
             return False
         arrays, values = found
-        groups: dict[str, dict[str, Array]] = {"trainer": {}, "decoded": {}, "multipliers": {}, "best": {}}
+        groups: dict[str, dict[str, Array]] = {name: {} for name in ("trainer", *_GROUPS)}
         for key, array in arrays.items():
             group, _, name = key.partition("/")
             groups[group][name] = array
@@ -210,11 +227,13 @@ class _Run:
             step=values["step"],
             decoded=groups["decoded"],
             multipliers=groups["multipliers"],
+            before=groups["before"],
             best=groups["best"],
             best_score=None if score is None else Score(**score),
             best_step=values["best_step"],
             points=[TrainingPoint(**point) for point in values["points"]],
             epochs=values["epochs"],
+            lr_factor=values["lr_factor"],
             elapsed_s=values["elapsed_s"],
         )
         return True

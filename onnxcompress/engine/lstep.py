@@ -27,6 +27,7 @@ class TrainedLearner:
         momentum: of SGD.
         save: called between SGD steps now and then, see :meth:`Trainer.run`.
         progress: told (step, fraction of this L step, words).
+        by_loss: judge states by the validation loss, not by the metric.
     """
 
     def __init__(
@@ -38,10 +39,11 @@ class TrainedLearner:
         momentum: float = MOMENTUM,
         save: Callable[[], None] | None = None,
         progress: Callable[[int, float, str], None] = lambda step, fraction, words: None,
+        by_loss: bool = False,
     ) -> None:
         self.trainer, self.momentum, self.save, self.progress = trainer, momentum, save, progress
         self.compressed, self._others = tuple(compressed), tuple(others)
-        self.higher_is_better = trainer.higher_is_better
+        self.higher_is_better = None if by_loss else trainer.higher_is_better
 
     def weights(self, names: Sequence[str]) -> dict[str, Array]:
         """Return weights as they are now, in their storage types."""

@@ -87,6 +87,7 @@ class LcQuant(Method):
         0.5,
         "Share of the loss, 0 to 1, that pulls towards the original's outputs where there are class labels.",
     )
+    mix: bool = option(True, "Add mixtures of two examples where there are few, without labels.")
     steps: int | None = option(None, "Number of L steps. [default: 40]")
     epochs: float | None = option(None, "Passes over the training data in one L step. [default: by its size]")
     lr: float | None = option(None, "Learning rate of the first L step. [default: found by short runs]")
@@ -187,7 +188,7 @@ class LcQuant(Method):
         along = [*companions(model, found), *(la.weight for la in found if la.weight not in names)]
         others = [n for n in along if not _encoded(model, n)] if self.others else []
         task = with_teacher(task, self.teacher)
-        job = Job(model, parts, others, task, resources, self._wishes(), self.batch_size)
+        job = Job(model, parts, others, task, resources, self._wishes(), self.batch_size, self.mix)
         trained = train(replace(job, fingerprint=self._fingerprint(model, task)))
         return Plan(
             trained.encodings,

@@ -42,7 +42,8 @@ class Quadratic:
         return {name: self.w.copy() for name in names}
 
     def put(self, arrays):
-        (self.w,) = (array.copy() for array in arrays.values())
+        self.w = arrays["w"].copy()
+        self.bias = float(arrays["bias"][0]) if "bias" in arrays else self.bias
 
     def others(self):
         return {"bias": np.array([self.bias])}
@@ -158,7 +159,23 @@ def test_learning_rate_is_clipped_at_one_over_mu():
     assert learner.rates == [0.5, 0.5, 0.25, 0.125]
 
 
-def test_divergence_ends_the_path_with_the_best_state():
+def test_step_that_loses_the_reference_is_made_again_with_half_the_rate():
+    class Losing(Quadratic):
+        def learn(self, step, pull, *, epochs, lr):
+            learned = super().learn(step, pull, epochs=epochs, lr=lr)
+            if lr <= 0.25:
+                return learned
+            self.w = np.full_like(self.w, 1e6)
+            return replace(learned, loss=1e12)
+
+    learner = Losing(H, A)
+    result = compress(EQUAL, learner, replace(PATH, mu0=1e-3, steps=3))
+    assert learner.rates == [0.5, 0.25, 0.25, 0.25]
+    assert learner.bias == 3.0, "the step that was lost left no trace"
+    assert max(p.compressed_loss for p in result.points) < 1e3
+
+
+def test_divergence_at_every_rate_ends_the_path_with_the_best_state():
     class Diverging(Quadratic):
         def learn(self, step, pull, *, epochs, lr):
             learned = super().learn(step, pull, epochs=epochs, lr=lr)
