@@ -12,14 +12,18 @@ import numpy as np
 from onnxcompress.core.encoding import Array
 from onnxcompress.csteps.refinement import best_cuts, refine
 from onnxcompress.csteps.segmentation import segment, segment_rows
-from onnxcompress.csteps.sortedrows import SortedRows, distinct
+from onnxcompress.csteps.sortedrows import SortedRows, distinct, distinct_counts
 
-_EXACT = 20_000
-"""Largest (number of weights) × K for which the problem is solved exactly on all weights."""
+_EXACT = 400_000
+"""Largest (number of distinct weights) × K for which the problem is solved exactly on all of them."""
+_EXACT_ROWS = 20_000
+"""The same for each of many rows, which are solved together."""
 _BATCH = 1 << 15
 """Weights of many rows that are solved at once."""
-_EXACT_TWO = 1 << 22
+_EXACT_TWO = 1 << 16
 """The same for two entries, where trying every cut is fast."""
+_ATOMS, _NOISY = 256, 1 << 15
+"""Atoms of the start; four times as many for up to so many weights, where chance makes many local optima."""
 _MANY = 64
 """Above this many entries the start is their asymptotic density; finding a better one would take longer."""
 
@@ -91,11 +95,8 @@ def _solve(data: SortedRows, entries: int, zero: bool, previous: Array | None) -
     if not large:
         return result
     rest = data if len(large) == data.rows else SortedRows(data.values[large])
-    if entries == 2 and rest.values.size <= _EXACT_TWO:
-        cuts = _two(rest, zero)
-    elif rest.n * entries <= _EXACT:
-        cuts = _exact(rest, entries, zero)
-    else:
+    cuts = _exact(rest, entries, zero)
+    if cuts is None:
         cuts = _approximate(rest, entries, zero, None if previous is None else previous[large])
     result[large] = _means(rest, cuts, zero)
     return result
@@ -109,11 +110,19 @@ def _few(values: Array, entries: int, zero: bool) -> Array | None:
     return np.concatenate([chosen, np.full(entries - len(chosen), chosen[-1])])
 
 
-def _exact(data: SortedRows, entries: int, zero: bool) -> Array:
+def _exact(data: SortedRows, entries: int, zero: bool) -> Array | None:
+    """Return the optimal cuts, or None where finding them would take too long."""
+    if entries == 2 and data.values.size <= _EXACT_TWO:
+        return _two(data, zero)
     if data.rows == 1:
-        values, counts = np.unique(data.values[0].astype(np.float64), return_counts=True)
+        atoms = distinct_counts(data.values[0], _EXACT // entries)
+        if atoms is None:
+            return None
+        values, counts = atoms
         cuts, _ = segment(counts.astype(np.float64), counts * values, entries, zero=zero)
         return np.asarray(np.concatenate([[0], np.cumsum(counts)])[cuts][None, :])
+    if data.n * entries > _EXACT_ROWS:
+        return None
     batch = max(1, _BATCH // data.n)
     parts = [data.values[i : i + batch].astype(np.float64) for i in range(0, data.rows, batch)]
     return np.concatenate([segment_rows(np.ones_like(p), p, entries, zero=zero)[0] for p in parts])
@@ -138,7 +147,7 @@ def _two(data: SortedRows, zero: bool) -> Array:
 
 def _start(data: SortedRows, entries: int, zero: bool) -> Array:
     """Return the optimal cuts among the edges of atoms: half of equal counts, half of equal widths."""
-    atoms = max(64 if data.rows > 1 else 256, 4 * entries)
+    atoms = max(64 if data.rows > 1 else _ATOMS if data.n > _NOISY else 4 * _ATOMS, 4 * entries)
     edges = _edges(data, atoms)
     if entries > _MANY:
         return _edges(data, entries)

@@ -17,7 +17,7 @@ from onnxcompress.csteps.sortedrows import SortedRows
 
 _ROUNDS = 60
 _CYCLES = 8
-_CYCLE_SETTLED = 3e-5
+_CYCLE_SETTLED = 1e-5
 """The stages are repeated while all of them together lower the distortion by more than this fraction."""
 _BATCH = 1 << 21
 """Evaluations per layer in one batch of rows: bounds the memory."""
@@ -162,8 +162,8 @@ def _even(cuts: Array, n: int, pieces: int, reach: float) -> Array:
 
 
 _STAGES: tuple[tuple[Callable[[Array, int], Array], float], ...] = (
-    (lambda cuts, n: _even(cuts, n, 8, 2.5), 1e-3),
-    (lambda cuts, n: _even(cuts, n, 32, 1.0), 2e-4),
-    (_geometric, 2e-5),
+    (lambda cuts, n: _even(cuts, n, 8, 2.5), 3e-4),
+    (lambda cuts, n: _even(cuts, n, 32, 1.0), 5e-5),
+    (_geometric, 5e-6),
 )
 """Candidate sets, coarse to fine, each used until a round lowers the distortion by less than a fraction."""

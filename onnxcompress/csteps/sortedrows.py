@@ -88,3 +88,18 @@ def distinct(row: Array, limit: int) -> Array | None:
         found.append(row[position])
         position = int(np.searchsorted(row, row[position], side="right"))
     return np.asarray(found, dtype=row.dtype)
+
+
+def distinct_counts(row: Array, limit: int) -> tuple[Array, Array] | None:
+    """Return the distinct values of a sorted row, float64, and how often each occurs; None if too many."""
+    starts = [np.zeros(1, dtype=np.int64)]
+    found = 1
+    for first in range(1, len(row), _CHUNK):
+        part = row[first - 1 : first + _CHUNK]
+        steps = first + np.flatnonzero(part[1:] != part[:-1])
+        found += len(steps)
+        if found > limit:
+            return None
+        starts.append(steps)
+    places = np.concatenate(starts)
+    return row[places].astype(np.float64), np.diff(places, append=len(row))

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnxcompress import __version__
 from onnxcompress.core.encoding import Encoding
 from onnxcompress.core.model import Home, Model, Source, Weight
 from onnxcompress.core.run import Refusal
@@ -20,7 +19,9 @@ from onnxcompress.engine.stored_lift import recognise
 from onnxcompress.engine.stored_pool import Pool, emit_pool, pools
 from onnxcompress.engine.stored_site import Draft, GraphSite, Names
 
-VERSION_KEY = "onnxcompress.version"
+VERSION_KEY = "onnxcompress.stored"
+FORM = "1"
+"""Version of the stored form, for the metadata of a file."""
 _FOLDED = 1 << 30
 """onnxruntime folds no node whose output is larger than this many bytes."""
 _TOO_SMALL = "packed it would take more bytes than the weight itself; its values are quantised all the same"
@@ -134,7 +135,7 @@ class _Lowering:
         for pool in together:
             self._pool(pool)
         if len(self._refusals) < len(self._encoded):
-            self._clone.metadata_props[VERSION_KEY] = __version__
+            self._clone.metadata_props[VERSION_KEY] = FORM
         return Lowered(
             self._clone,
             tuple(self._refusals),
