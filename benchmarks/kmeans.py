@@ -75,7 +75,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     for n in (1_000, 10_000, 100_000, 1_000_000):
         for entries in (2, 4, 16, 256):
-            peer = n * entries <= 1_000_000 * 16
+            peer = n * entries <= 100_000 * 256
             print(row(n, entries, peer=peer, optimum=n * entries <= 100_000 * 16), flush=True)
     if options.large:
         for entries in (4, 16, 256):

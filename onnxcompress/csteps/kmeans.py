@@ -16,6 +16,8 @@ from onnxcompress.csteps.sortedrows import SortedRows, distinct, distinct_counts
 
 _EXACT = 400_000
 """Largest (number of distinct weights) × K for which the problem is solved exactly on all of them."""
+_EXACT_VALUES = 8192
+"""Most distinct weights for that: with more, local optima are too much alike to matter."""
 _EXACT_ROWS = 20_000
 """The same for each of many rows, which are solved together."""
 _BATCH = 1 << 15
@@ -115,7 +117,7 @@ def _exact(data: SortedRows, entries: int, zero: bool) -> Array | None:
     if entries == 2 and data.values.size <= _EXACT_TWO:
         return _two(data, zero)
     if data.rows == 1:
-        atoms = distinct_counts(data.values[0], _EXACT // entries)
+        atoms = distinct_counts(data.values[0], min(_EXACT // entries, _EXACT_VALUES))
         if atoms is None:
             return None
         values, counts = atoms
