@@ -47,13 +47,11 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, every option with the value used; options that are None are left out."""
-        return _without_none(
-            {
-                "seed": self.seed,
-                "data": dict(self.data),
-                "method": [{"name": m.name, **dataclasses.asdict(m)} for m in self.methods],
-            }
-        )
+        return {
+            "seed": self.seed,
+            "data": _given(self.data),
+            "method": [{"name": m.name, **_given(options_of(m))} for m in self.methods],
+        }
 
     def save(self, path: Path) -> None:
         """Write the recipe as TOML."""
@@ -116,8 +114,12 @@ def method_class(name: str) -> type[Method]:
 
 def option_fields(method: type[Method]) -> dict[str, dataclasses.Field[Any]]:
     """Return a method's options by name."""
-    assert dataclasses.is_dataclass(method)
-    return {f.name: f for f in dataclasses.fields(method) if f.init}
+    return {f.name: f for f in dataclasses.fields(method) if f.init}  # type: ignore[arg-type]
+
+
+def options_of(method: Method) -> dict[str, Any]:
+    """Return the values of a method's options, by name."""
+    return {name: getattr(method, name) for name in option_fields(type(method))}
 
 
 def option_type(method: type[Method], name: str) -> Any:
@@ -166,15 +168,12 @@ def _read(path: Path) -> dict[str, Any]:
             where=str(path),
             fix="it may have seed, [data] and [[method]]",
         )
-    methods = recipe.get("method", [])
+    methods: Any = recipe.get("method", [])
     if not isinstance(methods, list) or not all(isinstance(m, dict) and "name" in m for m in methods):
         raise UsageError("every [[method]] of a recipe needs a name", where=str(path))
     return recipe
 
 
-def _without_none(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _without_none(v) for k, v in value.items() if v is not None}
-    if isinstance(value, (list, tuple)):
-        return [_without_none(v) for v in value]
-    return value
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what is None and turn tuples into lists, which is what TOML and JSON know."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in options.items() if v is not None}

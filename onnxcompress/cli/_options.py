@@ -80,7 +80,7 @@ data = apply(
     click.option("--std", metavar="A,B,C", help="Divide by after subtracting, per channel."),
     click.option("--image-size", metavar="H,W", help="Resize images of a folder."),
     click.option("--layout", type=click.Choice(["auto", "nchw", "nhwc"]), help="Layout of image inputs."),
-    click.option("--color", type=click.Choice(["rgb", "bgr", "gray"]), help="Colour order of images."),
+    click.option("--color", type=click.Choice(["rgb", "bgr"]), help="Colour order of images."),
     click.option(
         "--random-data",
         is_flag=True,
@@ -92,6 +92,9 @@ DATA_KEYS = (
     "data", "labels", "limit", "val", "loss", "metric",
     "scale", "mean", "std", "image_size", "layout", "color",
 )  # fmt: skip
+
+TAKEN = frozenset((*DATA_KEYS, *LIMITS, "seed", "threads", "device", "max_time", "output", "recipe"))
+"""Names that a method's option must not have, because the command uses them."""
 
 gates = apply(
     *(
@@ -112,6 +115,7 @@ def method_options(function: F) -> F:
     options: dict[str, tuple[Any, Mapping[str, Any], Any]] = {}
     for name in sorted(METHODS):
         for option, field in option_fields(METHODS[name]).items():
+            assert option not in TAKEN, f"option {option!r} of method {name!r} hides one of the command's own"
             users.setdefault(option, []).append(name)
             options.setdefault(option, (option_type(METHODS[name], option), field.metadata, _default(field)))
     for option in reversed(options):

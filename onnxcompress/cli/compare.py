@@ -10,6 +10,7 @@ import click
 
 from onnxcompress.cli import _options as shared
 from onnxcompress.core.errors import UsageError
+from onnxcompress.gates import LIMITS
 
 
 @click.command()
@@ -58,7 +59,7 @@ def compare(
         threads=options["threads"],
         benchmark=not no_bench,
         budget_s=budget_s,
-        limits={key: options[key] for key in shared.LIMITS if options[key] is not None},
+        limits={key: options[key] for key in LIMITS if options[key] is not None},
         command=("onnxcompress", *sys.argv[1:]),
     )
     write_reports(run, reports)

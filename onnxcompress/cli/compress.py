@@ -10,6 +10,7 @@ import click
 
 from onnxcompress.cli import _options as shared
 from onnxcompress.core.errors import UsageError
+from onnxcompress.gates import LIMITS
 
 
 @click.command()
@@ -76,7 +77,7 @@ def compress(
     common = {
         key: options.pop(key) for key in ("input_shapes", "threads", "seed", "random_data", *shared.DATA_KEYS)
     }
-    limits = {key: value for key in shared.LIMITS if (value := options.pop(key)) is not None}
+    limits = {key: value for key in LIMITS if (value := options.pop(key)) is not None}
     given = {key: value for key, value in options.items() if value not in (None, ())}
     resolved = recipes.build(
         methods, given, data=shared.data_options(common), seed=common["seed"], file=recipe

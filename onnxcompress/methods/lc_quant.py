@@ -66,7 +66,7 @@ class LcQuant(Method):
         "Kind of codebook: learned entries, or fixed ones times a learned scale.",
         choices=("adaptive", "binary", "ternary", "pow2", "int"),
     )
-    scale: bool = option(True, "Learn the scale of fixed codebooks; otherwise it is 1.")
+    learn_scale: bool = option(True, "Learn the scale of fixed codebooks; otherwise it is 1.")
     pin_zero: bool = option(False, "Keep one entry of an adaptive codebook at exactly 0.")
     granularity: Granularity = option(
         "tensor",
@@ -129,8 +129,10 @@ class LcQuant(Method):
             raise UsageError("a pow2 codebook needs at least 3 entries", why=f"found {self.size}")
         if self.pin_zero and self.codebook != "adaptive":
             raise UsageError("--pin-zero is for adaptive codebooks", why=f"the codebook is {self.codebook}")
-        if not self.scale and self.codebook == "adaptive":
-            raise UsageError("--no-scale is for fixed codebooks", why="an adaptive codebook has no scale")
+        if not self.learn_scale and self.codebook == "adaptive":
+            raise UsageError(
+                "--no-learn-scale is for fixed codebooks", why="an adaptive codebook has no scale"
+            )
 
     def _check_granularity(self) -> None:
         if self.granularity == "group" and self.group_size is None:
@@ -143,8 +145,8 @@ class LcQuant(Method):
             object.__setattr__(self, "granularity", "group")
         if self.joint and self.granularity != "tensor":
             raise UsageError("--joint means one codebook for all weights", why="and not one for each part")
-        if not self.scale and self.granularity != "tensor":
-            raise UsageError("--no-scale leaves nothing to choose for each channel or group")
+        if not self.learn_scale and self.granularity != "tensor":
+            raise UsageError("--no-learn-scale leaves nothing to choose for each channel or group")
 
     @property
     def size(self) -> int:
@@ -270,11 +272,11 @@ class LcQuant(Method):
         if self.codebook == "adaptive":
             return AdaptiveCodebook(self.size, pin_zero=self.pin_zero, **where)
         if self.codebook == "binary":
-            return Binary(scaled=self.scale, **where)
+            return Binary(scaled=self.learn_scale, **where)
         if self.codebook == "ternary":
-            return Ternary(scaled=self.scale, **where)
+            return Ternary(scaled=self.learn_scale, **where)
         kind = PowersOfTwo if self.codebook == "pow2" else IntGrid
-        return kind(entries=self.size, scaled=self.scale, **where)
+        return kind(entries=self.size, scaled=self.learn_scale, **where)
 
     # telling -----------------------------------------------------------------------------------------------
 

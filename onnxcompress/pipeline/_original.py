@@ -13,9 +13,9 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-from onnxcompress import bench, exporter, importer
+from onnxcompress import bench, exporter, importer, verify
 from onnxcompress.core.model import Model
-from onnxcompress.core.run import Benchmark
+from onnxcompress.core.run import Benchmark, Comparison
 from onnxcompress.core.task import Feeds, Task
 from onnxcompress.engine import feeds, runtime
 from onnxcompress.engine.data import Examples, make_task, open_data
@@ -112,6 +112,27 @@ def compared_inputs(original: Original, task: Task | None, seed: int) -> Compare
     return Compared(tuple(drawn), len(drawn), f"{len(drawn)} seeded random inputs", True)
 
 
+def compare_outputs(
+    reference: Path | bytes,
+    candidate: Path | bytes,
+    compared: Compared,
+    threads: int,
+    *,
+    same_types: bool = True,
+) -> Comparison:
+    """Compare the outputs of two models in onnxruntime."""
+    return verify.compare(
+        reference,
+        candidate,
+        compared.feeds,
+        inputs=compared.origin,
+        random_inputs=compared.random,
+        examples=compared.examples,
+        threads=threads,
+        same_types=same_types,
+    )
+
+
 def latency(
     original: Original,
     models: Mapping[str, Path],
@@ -145,9 +166,3 @@ def as_file(model: Path | bytes) -> Iterator[Path]:
 def path_of(source: Source) -> Path | None:
     """Return the path of a model given as one, None for a model in memory."""
     return Path(source) if isinstance(source, (str, Path)) else None
-
-
-def name_of(source: Source) -> str:
-    """Return the model's name for reports."""
-    path = path_of(source)
-    return path.name if path is not None else "model in memory"

@@ -9,11 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from onnxcompress import __version__, gates, verify
-from onnxcompress.core.run import SCHEMA, Comparison, Run
+from onnxcompress import gates
+from onnxcompress.core.run import SCHEMA, Run
+from onnxcompress.core.version import VERSION
 from onnxcompress.engine import facts
 from onnxcompress.pipeline import _original as originals
-from onnxcompress.pipeline._original import LATENCY_BUDGET_S, Compared, Original
+from onnxcompress.pipeline._original import LATENCY_BUDGET_S
 
 
 def compare(
@@ -52,14 +53,14 @@ def compare(
     if outputs:
         task = originals.data_task(first, data or {}, seed) if data else None
         compared = originals.compared_inputs(first, task, seed)
-    comparisons = tuple(
-        replace(_compare_outputs(first, other, compared, threads), candidate=name)
-        for name, other in zip(names[1:], opened[1:], strict=True)
-        if compared is not None
-    )
+    comparisons = []
+    for name, other in zip(names[1:], opened[1:], strict=True):
+        if compared is not None:
+            found = originals.compare_outputs(first.file, other.file, compared, threads, same_types=False)
+            comparisons.append(replace(found, candidate=name))
     run = Run(
         schema=SCHEMA,
-        version=__version__,
+        version=VERSION,
         kind="compare" if outputs else "bench",
         command=command,
         recipe={"seed": seed, "data": dict(data or {})},
@@ -71,7 +72,7 @@ def compare(
             facts.model_facts(o.file, o.model, o.shapes, name=name)
             for name, o in zip(names, opened, strict=True)
         ),
-        comparisons=comparisons,
+        comparisons=tuple(comparisons),
         benchmark=originals.latency(first, dict(zip(names, sources, strict=True)), seed, threads, budget_s)
         if benchmark
         else None,
@@ -86,16 +87,3 @@ def _distinct_names(sources: Sequence[Path]) -> list[str]:
     if len(set(names)) < len(names):
         names = [str(s) for s in sources]
     return [f"{n} ({i + 1})" if names.count(n) > 1 else n for i, n in enumerate(names)]
-
-
-def _compare_outputs(first: Original, other: Original, compared: Compared, threads: int) -> Comparison:
-    return verify.compare(
-        first.file,
-        other.file,
-        compared.feeds,
-        inputs=compared.origin,
-        random_inputs=compared.random,
-        examples=compared.examples,
-        threads=threads,
-        same_types=False,
-    )

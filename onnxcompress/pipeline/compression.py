@@ -10,22 +10,23 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from onnxcompress import __version__, exporter, gates, verify
+from onnxcompress import exporter, gates, verify
 from onnxcompress.core.errors import NothingChangedError, UsageError
 from onnxcompress.core.model import Model
 from onnxcompress.core.plan import Plan
 from onnxcompress.core.resources import Resources
 from onnxcompress.core.run import SCHEMA, Accuracy, Benchmark, Comparison, MethodFacts, Refusal, Run
 from onnxcompress.core.task import Task
+from onnxcompress.core.version import VERSION
 from onnxcompress.engine import facts, runtime
 from onnxcompress.engine.data import make_task
 from onnxcompress.methods._base import Method, Needs
 from onnxcompress.pipeline import _original as originals
-from onnxcompress.pipeline._original import Compared, Original, Source, name_of, path_of
-from onnxcompress.recipe import Recipe
+from onnxcompress.pipeline._original import Compared, Original, Source, path_of
+from onnxcompress.recipe import Recipe, options_of
 
 RANDOM_EXAMPLES = 512
 """Random examples that --random-data makes, unless --limit says otherwise."""
@@ -78,22 +79,22 @@ def compress(request: Request) -> Run:
     task = _task(request, original)
     model, plans, method_facts = _decide(request, original.model, task)
     refusals = tuple(r for plan in plans for r in plan.refusals)
-    changed = {name: e for plan in plans for name, e in plan.weights.items()}
+    changed = {name: model.encodings[name] for plan in plans for name in plan.weights}
     if not changed:
         raise _nothing_changed(original.model, refusals)
     warnings = [*(task.warnings if task else ()), *(w for plan in plans for w in plan.warnings)]
     compared = originals.compared_inputs(original, task, request.recipe.seed)
     with tempfile.TemporaryDirectory(prefix=".onnxcompress-", dir=_staging(request)) as folder:
-        name = request.output.name if request.output else _result_name(request)
-        staged = exporter.export(model, Path(folder) / name)
+        before, name = _names(request)
+        staged = exporter.export(model, Path(folder) / (request.output or Path("result.onnx")).name)
         refusals += staged.refusals
         warnings += staged.warnings
         comparisons = _verify(original, model, staged.path, compared, request.threads)
         accuracy = _accuracy(original, staged.path, task, request.threads)
-        benchmark = _benchmark(request, original, staged.path, name)
+        benchmark = _benchmark(request, original, staged.path, (before, name))
         run = Run(
             schema=SCHEMA,
-            version=__version__,
+            version=VERSION,
             kind="compress",
             command=request.command,
             recipe=request.recipe.to_dict(),
@@ -102,9 +103,7 @@ def compress(request: Request) -> Run:
             duration_s=time.perf_counter() - began,
             environment=facts.environment(),
             models=(
-                facts.model_facts(
-                    original.file, original.model, original.shapes, name=name_of(request.source)
-                ),
+                facts.model_facts(original.file, original.model, original.shapes, name=before),
                 facts.model_facts(staged.path, model, original.shapes, name=name),
             ),
             methods=method_facts,
@@ -146,7 +145,7 @@ def _decide(
         method_facts.append(
             MethodFacts(
                 name=method.name,
-                options=_options(request.recipe, method),
+                options=options_of(method),
                 source=method.source,
                 summary=method.summary,
                 duration_s=time.perf_counter() - began,
@@ -161,11 +160,6 @@ def _check_needs(method: Method, task: Task | None) -> None:
         raise UsageError(f"method {method.name!r} needs data", fix="give inputs with --data")
     if method.needs is Needs.LABELS and task is not None and not task.labelled:
         raise UsageError(f"method {method.name!r} needs labels", fix="name them with --labels")
-
-
-def _options(recipe: Recipe, method: Method) -> dict[str, Any]:
-    entry = recipe.to_dict()["method"][recipe.methods.index(method)]
-    return {k: v for k, v in entry.items() if k != "name"}
 
 
 def _nothing_changed(model: Model, refusals: tuple[Refusal, ...]) -> NothingChangedError:
@@ -187,28 +181,20 @@ def _verify(
     """Compare the file with the original, and with the torch model the methods believed in."""
     from onnxcompress.engine.torchgraph import TorchGraph  # noqa: PLC0415
 
-    told = {"inputs": compared.origin, "random_inputs": compared.random, "examples": compared.examples}
-    original_in_torch = TorchGraph(original.model).run
-    floor = verify.worst(
-        verify.against_torch(
-            original_in_torch,
-            original.file,
-            compared.feeds,
-            tolerance=TORCH_TOLERANCE,
-            threads=threads,
-            **told,
-        )
-    )
-    believed = verify.against_torch(
-        TorchGraph(model).run,
-        written,
-        compared.feeds,
-        tolerance=max(TORCH_TOLERANCE, 4 * floor),
+    against_torch = partial(
+        verify.against_torch,
+        feeds=compared.feeds,
+        inputs=compared.origin,
+        random_inputs=compared.random,
+        examples=compared.examples,
         threads=threads,
-        **told,
     )
+    floor = verify.worst(
+        against_torch(TorchGraph(original.model).run, original.file, tolerance=TORCH_TOLERANCE)
+    )
+    believed = against_torch(TorchGraph(model).run, written, tolerance=max(TORCH_TOLERANCE, 4 * floor))
     verify.require(believed)
-    cost = verify.compare(original.file, written, compared.feeds, threads=threads, **told)
+    cost = originals.compare_outputs(original.file, written, compared, threads)
     verify.require(cost)
     return cost, believed
 
@@ -220,16 +206,22 @@ def _accuracy(original: Original, written: Path, task: Task | None, threads: int
     return verify.accuracy(original.session.run, after.run, task)
 
 
-def _benchmark(request: Request, original: Original, written: Path, name: str) -> Benchmark | None:
+def _benchmark(
+    request: Request, original: Original, written: Path, names: tuple[str, str]
+) -> Benchmark | None:
     if not request.benchmark:
         return None
     with originals.as_file(original.file) as before:
-        models = {name_of(request.source): before, name: written}
+        models = dict(zip(names, (before, written), strict=True))
         return originals.latency(original, models, request.recipe.seed, request.threads)
 
 
-def _result_name(request: Request) -> str:
-    return default_output(path_of(request.source) or Path("model.onnx"), request.recipe).name
+def _names(request: Request) -> tuple[str, str]:
+    """Return what to call the model before and after; different, also where both files are named alike."""
+    source = path_of(request.source)
+    before = source.name if source is not None else "model in memory"
+    output = request.output or default_output(source or Path("model.onnx"), request.recipe)
+    return before, output.name if output.name != before else f"{output.name} (compressed)"
 
 
 def default_output(source: Path, recipe: Recipe) -> Path:

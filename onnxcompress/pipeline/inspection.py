@@ -8,9 +8,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from onnxcompress import __version__
 from onnxcompress.core.model import Model
 from onnxcompress.core.run import SCHEMA, Run, WeightFacts
+from onnxcompress.core.version import VERSION
 from onnxcompress.engine import facts
 from onnxcompress.engine.costs import count_macs
 from onnxcompress.engine.layers import Layer, layers, left_alone
@@ -36,7 +36,7 @@ def inspect(
     by_node = count_macs(original.model, original.shapes).by_node
     run = Run(
         schema=SCHEMA,
-        version=__version__,
+        version=VERSION,
         kind="inspect",
         command=command,
         recipe={},

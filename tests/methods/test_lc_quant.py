@@ -82,7 +82,7 @@ def decoded(plan) -> dict[str, np.ndarray]:
         ({"codebook": "ternary", "entries": 4}, "a ternary codebook has 3 entries"),
         ({"codebook": "pow2", "bits": 1}, "at least 3 entries"),
         ({"codebook": "int", "pin_zero": True}, "--pin-zero is for adaptive"),
-        ({"scale": False}, "--no-scale is for fixed codebooks"),
+        ({"learn_scale": False}, "--no-learn-scale is for fixed codebooks"),
         ({"granularity": "group"}, "needs --group-size"),
         ({"group_size": 0}, "--group-size must be positive"),
         ({"granularity": "channel", "group_size": 8}, "contradicts"),
@@ -122,7 +122,7 @@ def test_without_data_it_is_the_projection():
         ({"codebook": "ternary"}, 3),
         ({"codebook": "pow2", "bits": 2}, 4),
         ({"codebook": "int", "bits": 2}, 4),
-        ({"codebook": "binary", "scale": False}, 2),
+        ({"codebook": "binary", "learn_scale": False}, 2),
         ({"entries": 5}, 5),
         ({"entries": 5, "pin_zero": True}, 5),
     ],
@@ -131,7 +131,7 @@ def test_kinds_of_codebooks(options, distinct):
     plan = LcQuant(**options).plan(mlp(), None, Resources())
     values = decoded(plan)["fc1.w"]
     assert 2 <= len(np.unique(values)) <= distinct
-    if options.get("scale") is False:
+    if options.get("learn_scale") is False:
         assert set(np.unique(values)) == {-1.0, 1.0}
     if options.get("pin_zero") or options.get("codebook") == "ternary":
         assert 0.0 in values
