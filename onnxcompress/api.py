@@ -45,6 +45,7 @@ def compress(
     random_data: bool = False,
     threads: int = 1,
     resources: Resources | None = None,
+    fold: bool = True,
     benchmark: bool = False,
     limits: Mapping[str, float] | None = None,
     **options: Any,
@@ -63,6 +64,7 @@ def compress(
         random_data: allow the method to train on random numbers.
         threads: CPU threads.
         resources: device, time limit, checkpoints, progress.
+        fold: fold constants that shift a layer's input into its bias.
         benchmark: measure latency too.
         limits: gates, see :mod:`onnxcompress.gates`.
         options: options of the methods (``bits=2``, ``exclude=("conv1.*",)``).
@@ -86,6 +88,7 @@ def compress(
                 threads=threads,
                 resources=resources or Resources(),
                 limits=limits or {},
+                fold=fold,
                 benchmark=benchmark,
             )
         )

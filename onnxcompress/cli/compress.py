@@ -39,6 +39,7 @@ from onnxcompress.gates import LIMITS
 @shared.measuring
 @shared.reporting
 @shared.gates
+@click.option("--no-fold", is_flag=True, help="Keep constants that are subtracted from a layer's input.")
 @click.option("--no-bench", is_flag=True, help="Do not measure latency and memory.")
 @click.option("--dry-run", is_flag=True, help="Do everything except writing the output.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output (never the input).")
@@ -56,6 +57,7 @@ def compress(
     checkpoint: Path | None,
     resume: Path | None,
     reports: tuple[Path, ...],
+    no_fold: bool,
     no_bench: bool,
     dry_run: bool,
     overwrite: bool,
@@ -102,6 +104,7 @@ def compress(
                     threads=common["threads"],
                 ),
                 limits=limits,
+                fold=not no_fold,
                 benchmark=not no_bench,
                 command=("onnxcompress", *sys.argv[1:]),
             )

@@ -1,4 +1,4 @@
-"""Compression: import → data → methods (decide) → export (prove) → verify → measure → facts → place.
+"""Compression: import → data → methods → surgery → export (proves) → verify → measure → facts → place.
 
 Nothing appears under the output's name before everything that can fail has passed.
 """
@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from onnxcompress import exporter, gates, verify
+from onnxcompress import exporter, gates, surgery, verify
 from onnxcompress.core.errors import NothingChangedError, UsageError
 from onnxcompress.core.model import Model
 from onnxcompress.core.plan import Plan
@@ -49,6 +49,7 @@ class Request:
         threads: CPU threads of onnxruntime and torch.
         resources: device, time limit, checkpoints, progress.
         limits: gate name -> limit (:data:`onnxcompress.gates.LIMITS`).
+        fold: fold constants that shift a layer's input into its bias (``surgery.fold_shifts``).
         benchmark: measure latency, load time and memory.
         command: the command line, for the report.
     """
@@ -62,6 +63,7 @@ class Request:
     threads: int = 1
     resources: Resources = field(default_factory=Resources)
     limits: Mapping[str, float] = field(default_factory=dict)
+    fold: bool = True
     benchmark: bool = True
     command: tuple[str, ...] | None = None
 
@@ -77,16 +79,19 @@ def compress(request: Request) -> Run:
         exporter.check_target(request.output, path_of(request.source), overwrite=request.overwrite)
     original = originals.open_original(request.source, request.input_shapes, request.threads)
     task = _task(request, original)
+    _use_torch_threads(request.threads)
     model, plans, method_facts = _decide(request, original.model, task)
     refusals = tuple(r for plan in plans for r in plan.refusals)
     changed = {name: model.encodings[name] for plan in plans for name in plan.weights}
     if not changed:
         raise _nothing_changed(original.model, refusals)
+    final, folded, gone = _fold(model) if request.fold else (model, (), frozenset())
+    refusals = tuple(r for r in refusals if r.where not in gone)
     warnings = [*(task.warnings if task else ()), *(w for plan in plans for w in plan.warnings)]
     compared = originals.compared_inputs(original, task, request.recipe.seed)
     with tempfile.TemporaryDirectory(prefix=".onnxcompress-", dir=_staging(request)) as folder:
         before, name = _names(request)
-        staged = exporter.export(model, Path(folder) / (request.output or Path("result.onnx")).name)
+        staged = exporter.export(final, Path(folder) / (request.output or Path("result.onnx")).name)
         refusals += staged.refusals
         warnings += staged.warnings
         comparisons = _verify(original, model, staged.path, compared, request.threads)
@@ -104,9 +109,9 @@ def compress(request: Request) -> Run:
             environment=facts.environment(),
             models=(
                 facts.model_facts(original.file, original.model, original.shapes, name=before),
-                facts.model_facts(staged.path, model, original.shapes, name=name),
+                facts.model_facts(staged.path, final, original.shapes, name=name),
             ),
-            methods=method_facts,
+            methods=(*method_facts, *folded),
             weights=facts.weight_facts(original.model, changed),
             refusals=refusals,
             warnings=tuple(dict.fromkeys(warnings)),
@@ -153,6 +158,26 @@ def _decide(
             )
         )
     return model, plans, tuple(method_facts)
+
+
+def _use_torch_threads(threads: int) -> None:
+    # Imported here: `inspect` and `compare` live in the same package and need no torch.
+    from onnxcompress.engine.torchgraph import use_threads  # noqa: PLC0415
+
+    use_threads(threads)
+
+
+def _fold(model: Model) -> tuple[Model, tuple[MethodFacts, ...], frozenset[str]]:
+    """Fold shifts of layer inputs into biases; what was done is told like a method, and what is gone."""
+    began = time.perf_counter()
+    model, folds = surgery.fold_shifts(model)
+    if not folds:
+        return model, (), frozenset()
+    told = ", ".join(f"{f.constant} ({f.elements} numbers) into {f.bias}" for f in folds)
+    seconds = time.perf_counter() - began
+    source = "W(x − c) + b = Wx + (b − Wc), with the weights as stored"
+    done = MethodFacts("fold", {}, source, f"folded {told}", seconds, None)
+    return model, (done,), frozenset(f.constant for f in folds)
 
 
 def _check_needs(method: Method, task: Task | None) -> None:
