@@ -80,7 +80,7 @@ data = apply(
     click.option("--std", metavar="A,B,C", help="Divide by after subtracting, per channel."),
     click.option("--image-size", metavar="H,W", help="Resize images of a folder."),
     click.option("--layout", type=click.Choice(["auto", "nchw", "nhwc"]), help="Layout of image inputs."),
-    click.option("--color", type=click.Choice(["rgb", "bgr"]), help="Colour order of images."),
+    click.option("--color", type=click.Choice(["rgb", "bgr", "gray"]), help="Colour order of images."),
     click.option(
         "--random-data",
         is_flag=True,
