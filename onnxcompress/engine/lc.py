@@ -107,6 +107,10 @@ class Learner(Protocol):
     higher_is_better: bool | None
     """Direction of the metric; None: states are judged by the loss."""
 
+    unseen: Score | None
+    """Of the original on examples it was not trained on, where it is known to have been trained on those of
+    the validation split: then direct compression, which remembers them, is no fair competitor."""
+
     def weights(self, names: Sequence[str]) -> dict[str, Array]:
         """Return weights as they are now."""
         ...
@@ -246,6 +250,7 @@ class _Loop:
         self.names = [name for part in parts for name in part.weights]
         self.theta: dict[str, Encoding] = {}
         self.best_theta: dict[str, Encoding] | None = None
+        self.score: Score | None = None
         self.began = time.monotonic() - state.elapsed_s
 
     def run(self) -> Result:
@@ -253,14 +258,20 @@ class _Loop:
         if state.points:
             # Projecting what was decoded gives the same Θ back: projections are idempotent.
             self.theta = project(self.parts, state.decoded)
+            last = state.points[-1]
+            if last.compressed_loss is not None:
+                self.score = Score(last.compressed_loss, last.compressed_metric)
         else:
             self._start()
-        stopped = "direct compression" if self.schedule.mode == "dc" else "all steps made"
+        stopped, whole = "direct compression" if self.schedule.mode == "dc" else "all steps made", True
         while self.schedule.mode != "dc" and state.step < self.schedule.steps:
             end = self._step()
             if end is not None:
-                stopped = end
+                stopped, whole = end, end.startswith("w and")
                 break
+        if whole and self._last_is_due():
+            self._keep()
+            stopped += "; the original was trained on the validation split, which can judge no other state"
         encodings = self.best_theta or project(self.parts, {name: state.best[name] for name in self.names})
         others = {name: array for name, array in state.best.items() if name not in encodings}
         return Result(encodings, others, tuple(state.points), state.best_step, state.epochs, stopped)
@@ -348,10 +359,9 @@ class _Loop:
         """Score Δ(Θ), keep it if it is the best so far, and append a point to the path."""
         state = self.state
         score = self.learner.score(state.decoded)
+        self.score = score
         if state.best_score is None or better(score, state.best_score, self.learner.higher_is_better):
-            state.best_score, state.best_step = score, state.step
-            state.best = {**self.learner.others(), **state.decoded}
-            self.best_theta = self.theta
+            self._keep()
         point = TrainingPoint(
             step=state.step,
             mu=mu,
@@ -365,6 +375,24 @@ class _Loop:
         state.elapsed_s = point.elapsed_s
         self.tell(state, point)
         return point
+
+    def _keep(self) -> None:
+        """Make the present state the one that is returned."""
+        state = self.state
+        state.best_score, state.best_step = self.score, state.step
+        state.best = {**self.learner.others(), **state.decoded}
+        self.best_theta = self.theta
+
+    def _last_is_due(self) -> bool:
+        """Return whether the last state is to be kept although another one scored better.
+
+        It is where the original remembers the validation examples (``Learner.unseen``) and the last state is
+        as good on them, which it has not seen, as the original on examples that it has not seen.
+        """
+        unseen, score = self.learner.unseen, self.score
+        if unseen is None or score is None or self.state.step in (0, self.state.best_step):
+            return False
+        return not better(unseen, score, self.learner.higher_is_better)
 
 
 def _gap(weights: Mapping[str, Array], decoded: Mapping[str, Array]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,11 +19,15 @@ from onnxcompress.engine.checkpoint import Checkpoint
 from onnxcompress.engine.lc import Part, Schedule, Score, State, compress, project
 from onnxcompress.engine.lstep import TrainedLearner
 from onnxcompress.engine.mixing import with_mixtures
+from onnxcompress.engine.noise import fitting_noise
 from onnxcompress.engine.schedule import Wishes, fit_schedule
 from onnxcompress.engine.torchgraph import TorchGraph
 from onnxcompress.engine.training import Trainer
 
 _SAVE_EVERY_S = 20.0
+_CLEARLY = 4.0
+"""Standard deviations by which the original must err more on the test split than on the validation split."""
+
 _GROUPS = ("decoded", "multipliers", "before", "best")
 
 
@@ -58,6 +63,7 @@ class Job:
         wishes: what the user set of the schedule.
         batch_size: None: the trainer's choice.
         mix: add mixtures of examples where there are few and no labels.
+        noise: share of the variance of the original's outputs that noise on the inputs may cost.
         fingerprint: what a resumed run must have in common with the interrupted one.
     """
 
@@ -69,6 +75,7 @@ class Job:
     wishes: Wishes
     batch_size: int | None = None
     mix: bool = True
+    noise: float = 0.0
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -90,6 +97,7 @@ class _Run:
         self.parts, self.fixed = _separate(job.parts, unreached)
         compressed = tuple(name for part in self.parts for name in part.weights)
         along = tuple(n for n in job.others if n not in unreached and n not in compressed)
+        noise = fitting_noise(graph, job.task, job.noise) if job.noise > 0 else {}
         # Without labels the loss says more than the share of equal decisions, of which few examples have few.
         self.learner = TrainedLearner(
             self.trainer,
@@ -98,12 +106,31 @@ class _Run:
             save=self._save,
             progress=self._progress,
             by_loss=not job.task.labelled and job.task.metric is None,
+            noise=noise,
+            unseen=self._unseen(),
         )
         folder = job.resources.checkpoint_dir
         self.checkpoint = Checkpoint(folder, job.fingerprint) if folder is not None else None
         self.saved_s = time.monotonic()
         self.state = State()
         self.schedule: Schedule | None = None
+
+    def _unseen(self) -> Score | None:
+        """Return the original's score on the test split if it is clearly worse than on the validation split.
+
+        Then the validation examples were among those it was trained on. Nothing compressed is looked at.
+        """
+        task = self.task
+        if not task.labelled or task.test is None or self.trainer.metric_name not in ("top1", "top5"):
+            return None
+        seen, unseen = self.trainer.evaluate("validation"), self.trainer.evaluate("test")
+        if seen.metric is None or unseen.metric is None:
+            return None
+        errors = (1 - seen.metric, 1 - unseen.metric)
+        counts = (len(task.validation), len(task.test))
+        pooled = sum(e * n for e, n in zip(errors, counts, strict=True)) / sum(counts)
+        deviation = math.sqrt(max(pooled * (1 - pooled), 0.0) * sum(1 / n for n in counts))
+        return Score(unseen.loss, unseen.metric) if errors[1] - errors[0] > _CLEARLY * deviation else None
 
     def run(self) -> Trained:
         arrays = {n: self.model.array(n) for part in (*self.fixed, *self.parts) for n in part.weights}

@@ -23,14 +23,15 @@ from onnxcompress.core.encoding import Array
 from onnxcompress.core.task import Task
 from onnxcompress.engine.lc import Mode, Schedule
 from onnxcompress.engine.lstep import TrainedLearner
+from onnxcompress.engine.noise import noisy_inputs
 
 STEPS = 40
 """L steps of the path."""
 
-EPOCHS = 3.0
+EPOCHS = 5.0
 """Passes over the training split in one L step, within the following bounds of SGD steps."""
 
-LEAST_STEPS, MOST_STEPS = 100, 1500
+LEAST_STEPS, MOST_STEPS = 100, 2500
 LR_DECAY = 0.98
 FIRST_PULL, LAST_PULL = 0.1, 100.0
 TOLERANCE = 1e-3
@@ -154,13 +155,14 @@ class _Probe:
         known = len(trainer.warnings)
         try:
             self.learner.put(self.coarse)
-            outcome = trainer.run(
-                steps / trainer.steps_per_epoch,
-                lr=rate,
-                momentum=self.learner.momentum,
-                parameters=self.names,
-                progress=lambda fraction, words: None,
-            )
+            with noisy_inputs(graph, self.learner.noise):
+                outcome = trainer.run(
+                    steps / trainer.steps_per_epoch,
+                    lr=rate,
+                    momentum=self.learner.momentum,
+                    parameters=self.names,
+                    progress=lambda fraction, words: None,
+                )
             # A rate at which the trainer had to step back is too large.
             halved = outcome.stopped == "diverged" or len(trainer.warnings) > known
             return math.inf if halved else trainer.evaluate(self.examples).loss

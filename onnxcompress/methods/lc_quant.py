@@ -87,6 +87,11 @@ class LcQuant(Method):
         0.5,
         "Share of the loss, 0 to 1, that pulls towards the original's outputs where there are class labels.",
     )
+    noise: float = option(
+        0.04,
+        "Noise on inputs while training on class labels: the share of their variance by which the original's "
+        "outputs may move. 0: none.",
+    )
     mix: bool = option(True, "Add mixtures of two examples where there are few, without labels.")
     steps: int | None = option(None, "Number of L steps. [default: 40]")
     epochs: float | None = option(None, "Passes over the training data in one L step. [default: by its size]")
@@ -104,6 +109,8 @@ class LcQuant(Method):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"--{name.replace('_', '-')} must be positive", why=f"found {value}")
+        if not 0 <= self.noise <= 1:
+            raise UsageError("--noise must be 0 to 1", why=f"found {self.noise}")
         if not 0 <= self.teacher <= 1:
             raise UsageError("--teacher must be 0 to 1", why=f"found {self.teacher}")
         if self.growth is not None and self.growth < 1:
@@ -189,8 +196,10 @@ class LcQuant(Method):
 
         along = [*companions(model, found), *(la.weight for la in found if la.weight not in names)]
         others = [n for n in along if not _encoded(model, n)] if self.others else []
+        # Where outputs are values and not classes, noise would teach the network to remove it.
+        noise = self.noise if task.labelled and task.loss == "ce" else 0.0
         task = with_teacher(task, self.teacher)
-        job = Job(model, parts, others, task, resources, self._wishes(), self.batch_size, self.mix)
+        job = Job(model, parts, others, task, resources, self._wishes(), self.batch_size, self.mix, noise)
         trained = train(replace(job, fingerprint=self._fingerprint(model, task)))
         return Plan(
             trained.encodings,

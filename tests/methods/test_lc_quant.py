@@ -93,6 +93,7 @@ def decoded(plan) -> dict[str, np.ndarray]:
         ({"batch_size": -1}, "--batch-size must be positive"),
         ({"growth": 0.5}, "--growth must be at least 1"),
         ({"teacher": 1.5}, "--teacher must be 0 to 1"),
+        ({"noise": -0.1}, "--noise must be 0 to 1"),
     ],
 )
 def test_options_that_cannot_be_are_refused(options, words):

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxcompress.core.model import Model, Source
+from onnxcompress.engine.data import make_task, open_data
+from onnxcompress.engine.noise import fitting_noise, noisy_inputs
+from onnxcompress.engine.tensor_info import TensorInfo
+from onnxcompress.engine.torchgraph import TorchGraph
+
+W = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+
+
+def linear(kind: int = TensorProto.FLOAT) -> TorchGraph:
+    nodes = [helper.make_node("Cast", ["x"], ["f"], to=1), helper.make_node("MatMul", ["f", "W"], ["y"])]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", kind, ("N", 6))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ("N", 3))],
+        [numpy_helper.from_array(W, "W")],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return TorchGraph(Model(ir.serde.deserialize_model(proto), Source(None, "", 0)))
+
+
+def task_of(x: np.ndarray):
+    info = TensorInfo("x", "tensor", x.dtype, ("N", 6))
+    return make_task(open_data([{"x": row[None]} for row in x], [info]))
+
+
+@pytest.mark.parametrize("share", [0.01, 0.04, 0.2])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 200.0])
+def test_strength_of_a_linear_model_has_a_closed_form(share, scale):
+    x = (np.random.default_rng(1).normal(size=(300, 6)) * scale).astype(np.float32)
+    found = fitting_noise(linear(), task_of(x), share)["x"]
+    # var(s·W'e) / var(W'x): equal to s²/scale² for independent inputs of one spread
+    assert found == pytest.approx(scale * np.sqrt(share), rel=0.1)
+
+
+def test_inputs_that_are_not_floating_point_or_constant_get_none():
+    whole = np.random.default_rng(1).integers(0, 9, (50, 6))
+    assert fitting_noise(linear(TensorProto.INT64), task_of(whole)) == {}
+    assert fitting_noise(linear(), task_of(np.ones((50, 6), np.float32))) == {}
+
+
+def test_noise_is_there_only_inside():
+    graph = linear()
+    feeds = {"x": torch.zeros(2000, 6)}
+    with torch.no_grad():
+        with noisy_inputs(graph, {"x": 0.5}):
+            noisy = graph(feeds)["y"].numpy()
+        assert not graph.hooks
+        assert (graph(feeds)["y"] == 0).all()
+    np.testing.assert_allclose(noisy.std(0), 0.5 * np.linalg.norm(W, axis=0), rtol=0.1)
+
+
+def test_it_is_taken_away_after_an_error():
+    graph = linear()
+    with pytest.raises(KeyError), noisy_inputs(graph, {"x": 1.0}):
+        raise KeyError
+    assert not graph.hooks
