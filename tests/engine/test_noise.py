@@ -38,8 +38,9 @@ def task_of(x: np.ndarray):
 def test_strength_of_a_linear_model_has_a_closed_form(share, scale):
     x = (np.random.default_rng(1).normal(size=(300, 6)) * scale).astype(np.float32)
     found = fitting_noise(linear(), task_of(x), share)["x"]
-    # var(s·W'e) / var(W'x): equal to s²/scale² for independent inputs of one spread
-    assert found == pytest.approx(scale * np.sqrt(share), rel=0.1)
+    # Noise e of deviation s moves output j by W_j·e, whose mean square is s²‖W_j‖².
+    expected = np.sqrt(share * (x @ W).var() / np.square(W).sum(axis=0).mean())
+    assert found == pytest.approx(expected, rel=0.1)
 
 
 def test_inputs_that_are_not_floating_point_or_constant_get_none():
