@@ -10,8 +10,7 @@ from typing import Any
 
 import onnx
 
-from onnxcompress import pipeline
-from onnxcompress.core.errors import GateError
+from onnxcompress import gates, pipeline
 from onnxcompress.core.resources import Resources
 from onnxcompress.core.run import Run
 from onnxcompress.recipe import build
@@ -93,8 +92,5 @@ def compress(
             )
         )
         compressed = onnx.load(target) if output is None else None
-    failed = [gate for gate in run.gates if gate.passed is False]
-    if failed:
-        told = "; ".join(f"{g.name} is {g.measured:.6g}, the limit is {g.limit:.6g}" for g in failed)
-        raise GateError("a gate failed", why=told)
+    gates.require(run)
     return Result(compressed, Path(output) if output is not None else None, run)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from onnxcompress.core.errors import GateError, UsageError
 from onnxcompress.core.run import Gate, Run
 
 
@@ -58,6 +60,48 @@ LIMITS: Mapping[str, Limit] = {
         Limit("max_drop", "loss of the metric, in its own units", True, _drop),
     )
 }
+
+OF_OUTPUTS = ("max_abs_err", "min_cosine", "min_agreement")
+"""Gates decided from the comparison of outputs."""
+
+
+def check(limits: Mapping[str, float], *, benchmark: bool, outputs: bool = True, data: bool = True) -> None:
+    """Raise UsageError now for a limit that is none, or that this run could not measure.
+
+    Args:
+        limits: gate name -> limit.
+        benchmark: whether latency will be measured.
+        outputs: whether outputs will be compared.
+        data: whether there is data, which accuracy needs.
+    """
+    for name, limit in limits.items():
+        flag = "--" + name.replace("_", "-")
+        if name not in LIMITS:
+            raise UsageError(f"there is no gate {name!r}", fix=f"there are {', '.join(LIMITS)}")
+        if isinstance(limit, bool) or not isinstance(limit, (int, float)) or math.isnan(limit):
+            raise UsageError(f"{flag} must be a number", why=f"found {limit!r}")
+        if LIMITS[name].measure is _latency_ratio and not benchmark:
+            raise UsageError(f"{flag} needs the latency", why="measuring it is switched off")
+        if LIMITS[name].measure is _drop and not data:
+            raise UsageError(
+                f"{flag} needs the accuracy",
+                why="it is measured when a model is compressed and --data holds labels",
+            )
+        if name in OF_OUTPUTS and not outputs:
+            raise UsageError(f"{flag} needs outputs", why="they are not compared")
+
+
+def require(run: Run) -> None:
+    """Raise GateError, naming each limit that does not hold or that nothing was measured for."""
+    broken = [
+        f"{gate.name} was not measured"
+        if gate.measured is None
+        else f"{gate.name} is {gate.measured:.6g}, the limit is {gate.limit:.6g}"
+        for gate in run.gates
+        if not gate.passed
+    ]
+    if broken:
+        raise GateError("a gate failed", why="; ".join(broken))
 
 
 def decide(run: Run, limits: Mapping[str, float]) -> tuple[Gate, ...]:

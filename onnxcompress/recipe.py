@@ -21,14 +21,25 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
+import numbers
 import tomllib
-from collections.abc import Iterable, Mapping
+import types
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from onnxcompress.core.errors import UsageError
+from onnxcompress.core.errors import OutputError, UsageError
 from onnxcompress.methods._base import METHODS, Method
+
+TASK_OPTIONS: Mapping[str, Any] = {
+    "limit": int,
+    "val": float,
+    "loss": str | Callable[..., Any],
+    "metric": str | Callable[..., Any],
+}
+"""Data options that say what to do with the data, and their kinds; the others say how to read it."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +65,14 @@ class Recipe:
         }
 
     def save(self, path: Path) -> None:
-        """Write the recipe as TOML."""
+        """Write the recipe as TOML; raises OutputError where it cannot be written."""
         import tomli_w  # noqa: PLC0415
 
-        path.write_text(tomli_w.dumps(self.to_dict()))
+        try:
+            path.write_text(tomli_w.dumps(self.to_dict()), encoding="utf-8")
+        except OSError as error:
+            why = (error.strerror or str(error)).lower()
+            raise OutputError("cannot write the recipe", where=str(path), why=why) from error
 
 
 def build(
@@ -96,7 +111,12 @@ def build(
     _check_options_apply(given, [method_class(entry["name"]) for entry in entries])
     methods = tuple(_method(entry, given) for entry in entries)
     merged = {**stored.get("data", {}), **{k: v for k, v in (data or {}).items() if v is not None}}
-    return Recipe(methods, merged, seed if seed is not None else stored.get("seed", 0))
+    for name, value in merged.items():
+        _check_data_option(name, value)
+    seed = seed if seed is not None else stored.get("seed", 0)
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise UsageError("the seed must be a whole number from 0 on", why=f"found {seed!r}")
+    return Recipe(methods, merged, seed)
 
 
 def method_class(name: str) -> type[Method]:
@@ -136,7 +156,77 @@ def _method(entry: Mapping[str, Any], given: Mapping[str, Any]) -> Method:
         name = sorted(unknown)[0]
         raise UsageError(f"method {cls.name!r} has no option {name!r}", fix=_closest(name, fields))
     values.update({k: v for k, v in given.items() if k in fields})
+    kinds = get_type_hints(cls)
+    for option, value in values.items():
+        _check_type("--" + option.replace("_", "-"), value, kinds[option], fields[option].metadata)
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def _check_data_option(name: str, value: Any) -> None:
+    """Raise UsageError for a data option that does not exist, or a value of the wrong kind."""
+    from onnxcompress.engine.data.options import DataOptions  # noqa: PLC0415  (--help needs no data)
+
+    kinds = {**TASK_OPTIONS, **get_type_hints(DataOptions)}
+    if name == "path":
+        return
+    if name not in kinds:
+        raise UsageError(f"there is no data option {name!r}", fix=_closest(name, ("path", *kinds)))
+    if name == "image_size" and isinstance(value, int):
+        return
+    _check_type("--" + name.replace("_", "-"), value, kinds[name], {})
+
+
+def _check_type(flag: str, value: Any, kind: Any, metadata: Mapping[str, Any]) -> None:
+    """Raise UsageError where a value, from a file or from Python, is not of the kind an option takes."""
+    for number in value if isinstance(value, (list, tuple)) else (value,):
+        if isinstance(number, float) and not math.isfinite(number):
+            raise UsageError(f"{flag} must be a finite number", why=f"found {number}")
+    if not _fits(value, kind):
+        words = ", ".join(metadata["choices"]) if "choices" in metadata else _kind_words(kind)
+        raise UsageError(
+            f"{flag} must be {'one of ' if 'choices' in metadata else ''}{words}", why=f"found {value!r}"
+        )
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Return whether a value is of the annotated kind; whole numbers are numbers, True is none.
+
+    >>> _fits(2, float | None), _fits(True, int), _fits(["a"], tuple[str, ...])
+    (True, False, True)
+    """
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind is Any or kind is type(None):
+        return kind is Any or value is None
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, argument) for argument in arguments)
+    if origin is Literal:
+        return value in arguments
+    if origin is tuple:
+        if hasattr(value, "tolist"):  # an array, from Python
+            value = value.tolist()
+        if isinstance(value, (str, int, float)):  # one of several may stand alone
+            return _fits(value, arguments[0])
+        return isinstance(value, (list, tuple)) and all(_fits(v, arguments[0]) for v in value)
+    if origin is Callable:
+        return callable(value)
+    if kind is float:
+        return isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def _kind_words(kind: Any) -> str:
+    """Return an option's kind in words, "a whole number"."""
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    origin, arguments = get_origin(kind), [a for a in get_args(kind) if a is not type(None)]
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if origin is tuple:
+        return "a list, each " + _kind_words(arguments[0])
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(_kind_words(a) for a in arguments))
+    return words.get(kind, "a function")
 
 
 def _check_options_apply(given: Mapping[str, Any], methods: list[type[Method]]) -> None:
@@ -156,7 +246,7 @@ def _closest(name: str, known: Iterable[str]) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        recipe = tomllib.loads(path.read_text())
+        recipe = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError("cannot read the recipe", where=str(path), why=error.strerror) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -169,11 +259,41 @@ def _read(path: Path) -> dict[str, Any]:
             fix="it may have seed, [data] and [[method]]",
         )
     methods: Any = recipe.get("method", [])
-    if not isinstance(methods, list) or not all(isinstance(m, dict) and "name" in m for m in methods):
-        raise UsageError("every [[method]] of a recipe needs a name", where=str(path))
+    if not isinstance(recipe.get("data", {}), dict):
+        raise UsageError(
+            "[data] of a recipe must be a table", where=str(path), why=f"found {recipe['data']!r}"
+        )
+    given: Any = recipe.get("data", {}).get("path", "")
+    if not isinstance(given, str):
+        raise UsageError("path in [data] of a recipe must be a text", where=str(path), why=f"found {given!r}")
+    if not isinstance(methods, list) or not all(
+        isinstance(m, dict) and isinstance(m.get("name"), str) for m in methods
+    ):
+        raise UsageError("every [[method]] of a recipe needs a name, which is a text", where=str(path))
     return recipe
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out what is None and turn tuples into lists, which is what TOML and JSON know."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in options.items() if v is not None}
+    """Leave out what is None and turn the rest into what TOML and JSON know."""
+    return {k: _plain(v) for k, v in options.items() if v is not None}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as TOML and JSON know it; what a call from Python brought in memory by its kind.
+
+    >>> _plain((1, 2)), _plain(Path("a.npz")), _plain(iter([]))
+    ([1, 2], 'a.npz', 'list_iterator in memory')
+    """
+    if isinstance(value, (str, bool, int, float)):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
+    if isinstance(value, (list, tuple)) and all(isinstance(v, (str, bool, int, float)) for v in value):
+        return list(value)
+    if isinstance(value, types.FunctionType):
+        return f"{value.__module__}:{value.__qualname__}"
+    return f"{type(value).__name__} in memory"

@@ -15,7 +15,8 @@ from onnxcompress.core.errors import OnnxCompressError
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code; errors show a traceback only with --debug."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # Not `list(...)`: once the command of that name was imported, it is a name of this package.
+    arguments = [*(sys.argv[1:] if arguments is None else arguments)]
     debug = "--debug" in arguments
     try:
         code = commands.main(args=arguments, prog_name="onnxcompress", standalone_mode=False)

@@ -8,24 +8,51 @@ from pathlib import Path
 
 import click
 
-from onnxcompress.core.errors import OutputError
+from onnxcompress.core.errors import OutputError, UsageError
 from onnxcompress.core.run import Run
 
+SUMMARY = "GITHUB_STEP_SUMMARY"
+"""Environment variable with the file that a CI job's summary is appended to."""
 
-def check_reports(paths: Sequence[Path]) -> None:
-    """Raise OutputError now, not after hours of training, where a report could not be written."""
-    from onnxcompress.report import SUFFIXES  # noqa: PLC0415
+
+def check_reports(paths: Sequence[Path], *others: Path | None) -> None:
+    """Raise OutputError now, not after hours of training, where a report could not be written.
+
+    Args:
+        paths: reports.
+        others: further files that are read or written, none of which a report may replace.
+    """
+    from onnxcompress import report  # noqa: PLC0415
 
     for path in paths:
-        if path.suffix not in (*SUFFIXES, ".toml"):
-            raise OutputError(
-                f"a report cannot be a {path.suffix or 'file without suffix'}",
-                where=str(path),
-                fix=f"use one of {', '.join(SUFFIXES)}",
-            )
-        folder = path.resolve().parent
-        if not folder.is_dir() or not os.access(folder, os.W_OK):
-            raise OutputError("cannot write there", where=str(path), why="the folder is missing or read-only")
+        report.check_path(path)
+        check_folder(path, "the report")
+    if summary := os.environ.get(SUMMARY):
+        check_folder(Path(summary), "the job's summary")
+    check_distinct([*paths, *(path for path in others if path is not None)])
+
+
+def check_folder(path: Path, noun: str) -> None:
+    """Raise OutputError where ``path`` cannot become a file."""
+    if path.is_dir():
+        raise OutputError(f"cannot write {noun}", where=str(path), why="it is a folder", fix="name a file")
+    folder = path.resolve().parent
+    if not folder.is_dir():
+        raise OutputError(f"cannot write {noun}", where=str(path), why=f"there is no folder '{path.parent}'")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"cannot write {noun}", where=str(path), why=f"folder '{path.parent}' is not writable"
+        )
+
+
+def check_distinct(paths: Sequence[Path]) -> None:
+    """Raise UsageError where one file is named twice: it would be overwritten within the run."""
+    seen = set()
+    for path in paths:
+        real = path.resolve()
+        if real in seen:
+            raise UsageError("a file is named twice", where=str(path), fix="give every output its own name")
+        seen.add(real)
 
 
 def write_reports(run: Run, paths: Sequence[Path]) -> None:
@@ -34,10 +61,15 @@ def write_reports(run: Run, paths: Sequence[Path]) -> None:
 
     for path in paths:
         report.write(run, path)
-    summary = os.environ.get("GITHUB_STEP_SUMMARY")
-    if summary:
-        with Path(summary).open("a", encoding="utf-8") as file:
-            file.write(report.render(run, "markdown") + "\n")
+    if summary := os.environ.get(SUMMARY):
+        text = report.render(run, "markdown")
+        try:
+            with Path(summary).open("a", encoding="utf-8") as file:
+                file.write(text + "\n")
+        except OSError as error:
+            raise OutputError(
+                "cannot write the job's summary", where=summary, why=error.strerror or str(error)
+            ) from error
 
 
 def tell(run: Run, *, written: Path | None, verbose: bool) -> None:

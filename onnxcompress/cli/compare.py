@@ -10,7 +10,7 @@ import click
 
 from onnxcompress.cli import _options as shared
 from onnxcompress.core.errors import UsageError
-from onnxcompress.gates import LIMITS
+from onnxcompress.gates import LIMITS, require
 
 
 @click.command()
@@ -65,4 +65,4 @@ def compare(
     write_reports(run, reports)
     if not quiet:
         tell(run, written=None, verbose=verbose)
-    shared.require_gates(run)
+    require(run)

@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from onnxcompress.cli import _options as shared
-from onnxcompress.core.errors import UsageError
-from onnxcompress.gates import LIMITS
+from onnxcompress.core.errors import OutputError, UsageError
+from onnxcompress.gates import LIMITS, require
 
 
 @click.command()
@@ -75,7 +75,6 @@ def compress(
 
     if target is not None and output is not None:
         raise UsageError("the output is given twice", fix="use either OUT.onnx or --output")
-    check_reports((*reports, *([save_recipe] if save_recipe else [])))
     common = {
         key: options.pop(key) for key in ("input_shapes", "threads", "seed", "random_data", *shared.DATA_KEYS)
     }
@@ -85,6 +84,8 @@ def compress(
         methods, given, data=shared.data_options(common), seed=common["seed"], file=recipe
     )
     result = output or target or pipeline.default_output(source, resolved)
+    check_reports(reports, save_recipe, result)
+    _check_places(save_recipe, checkpoint, resume)
     with Progress(quiet=quiet) as progress:
         run = pipeline.compress(
             pipeline.Request(
@@ -114,4 +115,27 @@ def compress(
     write_reports(run, reports)
     if not quiet:
         tell(run, written=None if dry_run else result, verbose=verbose)
-    shared.require_gates(run)
+    require(run)
+
+
+def _check_places(save_recipe: Path | None, checkpoint: Path | None, resume: Path | None) -> None:
+    """Raise UsageError where the recipe or the training state could not be kept or found."""
+    from onnxcompress.cli._reports import check_folder  # noqa: PLC0415
+
+    if save_recipe is not None:
+        check_folder(save_recipe, "the recipe")
+        if save_recipe.suffix.lower() != ".toml":
+            raise OutputError("cannot write the recipe", where=str(save_recipe), fix="let it end in .toml")
+    if checkpoint is not None and checkpoint.exists() and not checkpoint.is_dir():
+        raise OutputError("cannot keep the training state", where=str(checkpoint), why="it is not a folder")
+    if resume is None:
+        return
+    if checkpoint is not None and checkpoint.resolve() != resume.resolve():
+        raise UsageError("--checkpoint and --resume name two folders", fix="--resume keeps the state too")
+    if not resume.is_dir():
+        raise UsageError(
+            "there is nothing to resume",
+            where=str(resume),
+            why="there is no such folder",
+            fix="name the one given to --checkpoint",
+        )

@@ -26,8 +26,9 @@ def report(
         run = Run.from_json(stored.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError("cannot read the run", where=str(stored), why=error.strerror) from error
-    except (ValueError, TypeError, KeyError) as error:
-        raise UsageError("this is not a stored run", where=str(stored), why=str(error)) from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        why = str(error) if isinstance(error, ValueError) else "parts of a run are missing or of another kind"
+        raise UsageError("this is not a stored run", where=str(stored), why=why) from error
     paths = [path for path in (html, md) if path is not None]
     check_reports(paths)
     write_reports(run, paths)

@@ -19,6 +19,7 @@ from onnxcompress.core.run import Benchmark, Comparison
 from onnxcompress.core.task import Feeds, Task
 from onnxcompress.engine import feeds, runtime
 from onnxcompress.engine.data import Examples, make_task, open_data
+from onnxcompress.recipe import TASK_OPTIONS
 
 COMPARED_EXAMPLES = 256
 """Examples whose outputs are compared where there is data."""
@@ -31,9 +32,6 @@ COMPARED_AT_ONCE = 32
 
 LATENCY_BUDGET_S = 10.0
 """Seconds for the latency comparison."""
-
-TASK_OPTIONS = ("limit", "val", "loss", "metric")
-"""Data options that say what to do with the data, not how to read it."""
 
 Source = str | Path | onnx.ModelProto | ir.Model
 

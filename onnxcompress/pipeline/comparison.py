@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxcompress import gates
+from onnxcompress.core.errors import UsageError
 from onnxcompress.core.run import SCHEMA, Run
 from onnxcompress.core.version import VERSION
 from onnxcompress.engine import facts
@@ -46,6 +47,10 @@ def compare(
         command: the command line, for the report.
     """
     began, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
+    gates.check(limits or {}, benchmark=benchmark, outputs=outputs, data=False)
+    if data and data.get("path") is None:
+        flag = "--" + next(iter(data)).replace("_", "-")
+        raise UsageError(f"{flag} says what to do with --data", why="none is given")
     opened = [originals.open_original(source, input_shapes or {}, threads) for source in sources]
     first = opened[0]
     names = _distinct_names(sources)

@@ -26,7 +26,7 @@ from onnxcompress.engine.data import make_task
 from onnxcompress.methods._base import Method, Needs
 from onnxcompress.pipeline import _original as originals
 from onnxcompress.pipeline._original import Compared, Original, Source, path_of
-from onnxcompress.recipe import Recipe, options_of
+from onnxcompress.recipe import TASK_OPTIONS, Recipe, options_of
 
 RANDOM_EXAMPLES = 512
 """Random examples that --random-data makes, unless --limit says otherwise."""
@@ -75,6 +75,8 @@ def compress(request: Request) -> Run:
         OnnxCompressError: any of its tree; then nothing has been written.
     """
     began, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
+    gates.check(request.limits, benchmark=request.benchmark, data=_has_data(request))
+    _check_device(request.resources.device)
     if request.output is not None:
         exporter.check_target(request.output, path_of(request.source), overwrite=request.overwrite)
     original = originals.open_original(request.source, request.input_shapes, request.threads)
@@ -128,12 +130,21 @@ def compress(request: Request) -> Run:
 def _task(request: Request, original: Original) -> Task | None:
     """Return what the methods may train on; None where no data was given."""
     options, seed = request.recipe.data, request.recipe.seed
+    usable = TASK_OPTIONS if request.random_data else ()
+    unused = [name for name in options if name not in usable and name != "path"]
+    if unused and options.get("path") is None:
+        flag = "--" + unused[0].replace("_", "-")
+        raise UsageError(f"{flag} says what to do with --data", why="none is given")
     if not request.random_data:
         return originals.data_task(original, options, seed) if options.get("path") is not None else None
     if options.get("path") is not None:
         raise UsageError("--data and --random-data exclude each other", fix="leave one of them out")
     examples = originals.random_examples(original, options.get("limit") or RANDOM_EXAMPLES, seed)
-    return make_task(examples, seed=seed, **{k: v for k, v in options.items() if k in originals.TASK_OPTIONS})
+    return make_task(examples, seed=seed, **{k: v for k, v in options.items() if k in TASK_OPTIONS})
+
+
+def _has_data(request: Request) -> bool:
+    return request.recipe.data.get("path") is not None
 
 
 def _decide(
@@ -158,6 +169,14 @@ def _decide(
             )
         )
     return model, plans, tuple(method_facts)
+
+
+def _check_device(name: str) -> None:
+    """Raise UsageError for a device that is not there, also where nothing will be trained on it."""
+    if name != "cpu":
+        from onnxcompress.engine.training import torch_device  # noqa: PLC0415
+
+        torch_device(name)
 
 
 def _use_torch_threads(threads: int) -> None:
