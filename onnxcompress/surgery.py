@@ -50,7 +50,7 @@ def fold_shifts(model: Model) -> tuple[Model, tuple[Fold, ...]]:
     if not any(_site(node, model) for node in model.ir.graph):
         return model, ()
     model = replace(model, ir=model.ir.clone())
-    graph, folds = model.ir.graph, []
+    graph, encodings, folds = model.ir.graph, dict(model.encodings), []
     for node in list(graph):
         site = _site(node, model)
         if site is None:
@@ -61,7 +61,10 @@ def fold_shifts(model: Model) -> tuple[Model, tuple[Fold, ...]]:
         site.gemm.replace_input_with(0, site.data)
         graph.remove(site.shift, safe=True)
         del graph.initializers[site.constant.name or ""]
-    return model, tuple(folds)
+        # What training changed and left dense is told as an encoding; the graph holds both values now.
+        for value in (site.bias, site.constant):
+            encodings.pop(value.name or "", None)
+    return replace(model, encodings=encodings), tuple(folds)
 
 
 def _site(shift: ir.Node, model: Model) -> _Site | None:
@@ -87,8 +90,8 @@ def _site(shift: ir.Node, model: Model) -> _Site | None:
     inputs = _weight_matrix(gemm, model).shape[1]
     shape, bias_shape = _array(constant).shape, _array(bias).shape
     fits = shape in ((inputs,), (1, inputs)) and inputs >= LEAST_ELEMENTS and len(bias_shape) <= 2
-    named = constant.name in model.weights and constant.name not in model.encodings
-    if not (plain and fits and named and bias.name not in model.encodings):
+    named = constant.name in model.weights and bias.name in model.weights
+    if not (plain and fits and named and _is_dense(constant, model) and _is_dense(bias, model)):
         return None
     return _Site(shift, gemm, data, constant, bias)
 
@@ -101,6 +104,11 @@ def _own_constant(value: ir.Value) -> bool:
     """Tell whether a value is an initializer that only one node uses and no caller can replace."""
     single = len(list(value.uses())) == 1 and not value.is_graph_output()
     return single and value.is_initializer() and not value.is_graph_input() and constant_of(value) is not None
+
+
+def _is_dense(value: ir.Value, model: Model) -> bool:
+    encoding = model.encodings.get(value.name or "")
+    return encoding is None or encoding.kind == "dense"
 
 
 def _array(value: ir.Value) -> Array:

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxcompress import exporter, importer
+from onnxcompress.encodings.codebook import AdaptiveCodebook
+from onnxcompress.encodings.dense import Dense
 from onnxcompress.engine import runtime
 from onnxcompress.surgery import fold_shifts
 
@@ -62,6 +64,32 @@ def test_outputs_stay_and_the_constant_goes(op, rows, trans, seed):
     assert "c" not in after.ir.graph.initializers
     assert [n.op_type for n in after.ir.graph] == ["Gemm"]
     assert [n.op_type for n in before.ir.graph] == [op, "Gemm"], "the given model must not change"
+    feed = rng.normal(size=(5, 96)).astype(np.float32)
+    expected, found = outputs_of(before, feed)["y"], outputs_of(after, feed)["y"]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_values_that_training_changed_are_folded_as_they_are_now():
+    rng = np.random.default_rng(3)
+    values = constants(rng)
+    trained = {name: Dense(values[name] + np.float32(0.5)) for name in ("b", "c")}
+    before = importer.load(model_of(shift_and_gemm(), values)).with_encodings(trained, "training")
+    after, folds = fold_shifts(before)
+    assert len(folds) == 1
+    assert not {"b", "c"} & set(after.encodings)
+    feed = rng.normal(size=(5, 96)).astype(np.float32)
+    expected, found = outputs_of(before, feed)["y"], outputs_of(after, feed)["y"]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_a_weight_is_folded_as_it_is_stored():
+    rng = np.random.default_rng(4)
+    before = importer.load(model_of(shift_and_gemm(), constants(rng)))
+    (coded,) = AdaptiveCodebook(entries=2).project([before.array("w")])
+    before = before.with_encodings({"w": coded}, "lc-quant")
+    after, folds = fold_shifts(before)
+    assert len(folds) == 1
+    assert after.encodings["w"] is coded
     feed = rng.normal(size=(5, 96)).astype(np.float32)
     expected, found = outputs_of(before, feed)["y"], outputs_of(after, feed)["y"]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
