@@ -90,7 +90,9 @@ class _Run:
         self.began = time.monotonic()
         self.resources.progress(0.0, "preparing the network and the data", None)
         graph = TorchGraph(job.model, device=job.resources.device)
-        self.trained_on, self.mixtures = with_mixtures(job.task) if job.mix else (job.task, 0)
+        self.trained_on, self.mixtures = job.task, 0
+        if job.mix:
+            self.trained_on, self.mixtures = with_mixtures(job.task, lambda: fitting_noise(graph, job.task))
         self.trainer = Trainer(graph, self.trained_on, job.resources, batch_size=job.batch_size)
         self.stuck = graph.without_gradient()
         unreached = {r.where for r in self.stuck} | (set(job.model.weights) - set(graph.trainable))

@@ -7,8 +7,8 @@ good teacher is patient and consistent, section 3).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -33,11 +33,15 @@ class MixedSamples:
         base: the examples.
         pairs: (M, 2) indices into ``base``.
         shares: (M,) λ of the first of each pair.
+        noise: input name -> standard deviation of Gaussian noise added to the mixtures.
+        seed: of the noise; that of one mixture depends on its number alone.
     """
 
     base: Samples
     pairs: Array
     shares: Array
+    noise: Mapping[str, float] = field(default_factory=dict)
+    seed: int = 0
 
     @property
     def feeding(self) -> Any:
@@ -61,7 +65,16 @@ class MixedSamples:
             return first
         second = self.base.inputs(np.where(mixed, self.pairs[rows, 1], indices))
         share = np.where(mixed, self.shares[rows], 1.0)
-        return {name: _mix(array, second[name], share) for name, array in first.items()}
+        found = {name: _mix(array, second[name], share) for name, array in first.items()}
+        for name in self.noise:
+            self._add_noise(name, found[name], indices, mixed)
+        return found
+
+    def _add_noise(self, name: str, stack: Array, indices: Array, mixed: Array) -> None:
+        for place in np.flatnonzero(mixed):
+            generator = np.random.default_rng([self.seed, int(indices[place])])
+            drawn = generator.standard_normal(stack.shape[1:], np.float32) * self.noise[name]
+            stack[place] = (stack[place].astype(np.float32) + drawn).astype(stack.dtype)
 
 
 def _mix(a: Array, b: Array, share: Array) -> Array:
@@ -70,11 +83,16 @@ def _mix(a: Array, b: Array, share: Array) -> Array:
     return mixed
 
 
-def with_mixtures(task: Task) -> tuple[Task, int]:
+def with_mixtures(task: Task, noise: Callable[[], Mapping[str, float]] = dict) -> tuple[Task, int]:
     """Return the task with mixtures added to its training split, and how many.
 
     None are added where there are labels or examples enough, where an input is not floating-point, or where
     inputs are random numbers anyway.
+
+    Args:
+        task: the task.
+        noise: gives input name -> standard deviation of noise on the mixtures (the original speaks of those,
+            too); asked only where mixtures are added.
     """
     count = len(task.train)
     feeding = getattr(task.samples, "feeding", None)
@@ -89,6 +107,6 @@ def with_mixtures(task: Task) -> tuple[Task, int]:
         return task, 0
     generator = np.random.default_rng([task.seed, 0x317])
     pairs = generator.choice(task.train, (added, 2))
-    samples = MixedSamples(task.samples, pairs, generator.uniform(0, 1, added))
+    samples = MixedSamples(task.samples, pairs, generator.uniform(0, 1, added), noise(), task.seed)
     train = np.concatenate([task.train, len(task.samples) + np.arange(added)])
     return replace(task, samples=samples, train=train), added

@@ -1,9 +1,9 @@
 """The schedule that fits a task: what the user set, and the rest found in quantities free of any scale.
 
-* Learning rate: of short runs started at a 1-bit version of the weights, whatever they are to become, the
-  largest rate that takes back ``RECOVERED`` of the loss which that costs (the one that takes back most where
-  none does). Large rates let weights change their codebook entry and regularise; too large ones undo the
-  reference. Measured on LeNet300: 0.19, where 0.1 to 0.2 are best for 2 and for 4 entries, and 0.33 fails.
+* Learning rate: a quarter of the largest rate with which a short run, started at a 1-bit version of the
+  weights (whatever they are to become), does not end worse than it started. Large rates let weights change
+  their codebook entry and regularise; too large ones undo the reference. On LeNet300 0.1 to 0.2 are best with
+  labels and 0.33 fails; without labels 0.7 to 1.5 are best and 2.2 fails.
 * Penalty: over an L step of S SGD steps with rate η and momentum m, the penalty alone would shrink
   ‖w − Δ(Θ)‖ by exp(−μ η S/(1 − m)). The path runs from a weak pull (exponent ``FIRST_PULL``) to a rigid one
   (``LAST_PULL``), whatever the loss, the number of examples and the size of the network.
@@ -36,10 +36,10 @@ LR_DECAY = 0.98
 FIRST_PULL, LAST_PULL = 0.1, 100.0
 TOLERANCE = 1e-3
 
-RECOVERED = 0.7
+LIMIT_SHARE = 0.25
 PROBE_STEPS = 60
 PROBE_EXAMPLES = 2048
-_CANDIDATES = 11
+_CANDIDATES = 14
 _TIME_SHARE = 0.85
 
 
@@ -120,17 +120,17 @@ class _Probe:
         if not slope > 0 or not math.isfinite(slope):
             return 1e-3
         rate = damage / slope / 32
-        best, chosen, least = rate, None, math.inf
+        best, largest, least = rate, None, math.inf
         for _ in range(_CANDIDATES):
             excess = (self._after(rate) - base) / damage
             if excess < least:
                 best, least = rate, excess
-            if excess <= 1 - RECOVERED:
-                chosen = rate
-            if not excess < 1.5 and least < 1:
+            if excess <= 1:
+                largest = rate
+            elif largest is not None:
                 break
             rate *= 2
-        return chosen or best
+        return best / 2 if largest is None else LIMIT_SHARE * largest
 
     def step_s(self) -> float:
         """Return the seconds that one SGD step takes."""

@@ -64,3 +64,18 @@ def test_none_are_added_to_examples_enough(monkeypatch):
 def test_their_size_is_bounded(monkeypatch):
     monkeypatch.setattr(mixing, "MOST_BYTES", 12 * 7)
     assert with_mixtures(task_of())[1] == 7
+
+
+def test_noise_is_on_the_mixtures_alone_and_always_the_same():
+    task = task_of(count=200)
+    clean, added = with_mixtures(task)
+    noisy, _ = with_mixtures(task, lambda: {"x": 0.5})
+    np.testing.assert_array_equal(noisy.samples.inputs(task.train)["x"], task.samples.inputs(task.train)["x"])
+    new = clean.train[-added:]
+    drawn = noisy.samples.inputs(new)["x"] - clean.samples.inputs(new)["x"]
+    assert drawn.std() == pytest.approx(0.5, rel=0.05)
+    assert abs(drawn.mean()) < 0.05
+    # An example's noise depends on neither the batch it is read in nor the order.
+    np.testing.assert_array_equal(
+        noisy.samples.inputs(new[5:8][::-1])["x"], noisy.samples.inputs(new)["x"][5:8][::-1]
+    )
