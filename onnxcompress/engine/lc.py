@@ -28,7 +28,6 @@ Mode = Literal["dc", "idc", "lc"]
 
 LOST = 3.0
 """An L step with so many times the loss of direct compression has lost the reference: it is taken back."""
-
 _MOST_HALVINGS = 6
 
 
@@ -134,7 +133,7 @@ class Learner(Protocol):
 
 @dataclass
 class State:
-    """Where the loop is, so that it can be written down and taken up again.
+    """Where the loop is, so that it can be taken up again.
 
     Attributes:
         step: L steps made.
@@ -258,9 +257,8 @@ class _Loop:
         if state.points:
             # Projecting what was decoded gives the same Θ back: projections are idempotent.
             self.theta = project(self.parts, state.decoded)
-            last = state.points[-1]
-            if last.compressed_loss is not None:
-                self.score = Score(last.compressed_loss, last.compressed_metric)
+            if (loss := state.points[-1].compressed_loss) is not None:
+                self.score = Score(loss, state.points[-1].compressed_metric)
         else:
             self._start()
         stopped, whole = "direct compression" if self.schedule.mode == "dc" else "all steps made", True
@@ -289,8 +287,7 @@ class _Loop:
         """Make one L and one C step; return why the path ends here, None where it goes on."""
         state, schedule = self.state, self.schedule
         mu = schedule.mu(state.step)
-        pull = self._pull(mu) if mu > 0 else None
-        learned = self._learn(pull)
+        learned = self._learn(self._pull(mu) if mu > 0 else None)
         if learned is None:
             return "the loss diverged"
         weights = self.learner.weights(self.names)
@@ -379,15 +376,13 @@ class _Loop:
     def _keep(self) -> None:
         """Make the present state the one that is returned."""
         state = self.state
-        state.best_score, state.best_step = self.score, state.step
+        state.best_score, state.best_step, self.best_theta = self.score, state.step, self.theta
         state.best = {**self.learner.others(), **state.decoded}
-        self.best_theta = self.theta
 
     def _last_is_due(self) -> bool:
-        """Return whether the last state is to be kept although another one scored better.
+        """Return whether the last state is kept although another scored better (see ``Learner.unseen``).
 
-        It is where the original remembers the validation examples (``Learner.unseen``) and the last state is
-        as good on them, which it has not seen, as the original on examples that it has not seen.
+        It is where it does on the validation examples what the original does on examples it has not seen.
         """
         unseen, score = self.learner.unseen, self.score
         if unseen is None or score is None or self.state.step in (0, self.state.best_step):
