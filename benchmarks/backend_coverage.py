@@ -24,7 +24,7 @@ import torch
 
 from onnxcompress.core.errors import OnnxCompressError
 from onnxcompress.core.model import Model, Source
-from onnxcompress.engine.torchgraph import TorchGraph
+from onnxcompress.engine.graph.torchgraph import TorchGraph
 
 ORDER = ("onnxruntime", "onnx2torch", "own")
 

@@ -55,9 +55,9 @@ def measure(job: str, path: Path) -> None:
     from onnxcompress.core.model import Model, Source
     from onnxcompress.core.resources import Resources
     from onnxcompress.engine.data import make_task, open_data
+    from onnxcompress.engine.graph.torchgraph import TorchGraph
     from onnxcompress.engine.tensor_info import TensorInfo
-    from onnxcompress.engine.torchgraph import TorchGraph
-    from onnxcompress.engine.training import Trainer
+    from onnxcompress.engine.training.trainer import Trainer
 
     weight = np.random.default_rng(0).standard_normal((FEATURES, 16)).astype(np.float32)
     graph = helper.make_graph(

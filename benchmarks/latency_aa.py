@@ -21,7 +21,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from onnxcompress import bench
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.run import LatencyRatio
-from onnxcompress.engine import facts, stats
+from onnxcompress.engine.measures import facts, stats
 
 
 def _model(nodes: list[NodeProto], name: str, shape: tuple[int, ...], weights: dict[str, Array]) -> bytes:

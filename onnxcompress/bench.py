@@ -17,7 +17,8 @@ from onnxcompress.core.encoding import Array
 from onnxcompress.core.errors import UsageError
 from onnxcompress.core.run import Benchmark, Latency
 from onnxcompress.core.task import Feeds
-from onnxcompress.engine import runtime, stats
+from onnxcompress.engine import runtime
+from onnxcompress.engine.measures import stats
 
 Call = Callable[[], None]
 """One inference, everything bound."""

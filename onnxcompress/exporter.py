@@ -23,9 +23,10 @@ import onnx_ir as ir
 from onnxcompress.core.errors import OutputError, UnsupportedError, VerificationError
 from onnxcompress.core.model import Model
 from onnxcompress.core.run import Refusal
-from onnxcompress.engine import feeds, runtime, stored
+from onnxcompress.engine import feeds, runtime
 from onnxcompress.engine.proto import tensors, to_proto
-from onnxcompress.engine.stored_decoders import decoders
+from onnxcompress.engine.storage import stored
+from onnxcompress.engine.storage.decoders import decoders
 
 EXTERNAL_ABOVE = 1_900_000_000
 """Files that would be larger than this keep their tensors in a second file beside them."""

@@ -22,10 +22,11 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped,u
 
 from onnxcompress.core.errors import ModelImportError, UnsupportedError, UsageError
 from onnxcompress.core.model import Model, Source, constant_of
-from onnxcompress.engine import limits, stored
+from onnxcompress.engine import limits
 from onnxcompress.engine.isolation import close_kept_child, isolated
 from onnxcompress.engine.proto import from_proto, to_proto
 from onnxcompress.engine.runtime import load_check
+from onnxcompress.engine.storage import stored
 
 _SHOWN = 8  # problems told in one message
 _LARGE = 64 * 2**20  # above this many bytes the child that tried the model is ended, to give its memory back

@@ -12,8 +12,8 @@ from onnxcompress.core.run import Accuracy, Comparison
 from onnxcompress.core.task import Feeds, Task
 from onnxcompress.engine import runtime
 from onnxcompress.engine.data.feeding import Feeding
-from onnxcompress.engine.differences import Difference
-from onnxcompress.engine.metrics import Metric
+from onnxcompress.engine.measures.differences import Difference
+from onnxcompress.engine.measures.metrics import Metric
 
 Outputs = Mapping[str, Any]
 """Output name -> array, list (ONNX sequence) or dict (ONNX map)."""

@@ -11,7 +11,7 @@ import pytest
 
 from onnxcompress import bench
 from onnxcompress.core.errors import UsageError
-from onnxcompress.engine import stats
+from onnxcompress.engine.measures import stats
 
 
 @dataclass

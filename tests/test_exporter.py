@@ -12,9 +12,9 @@ from onnxcompress import exporter
 from onnxcompress.core.errors import OutputError, VerificationError
 from onnxcompress.core.model import Model, Source
 from onnxcompress.encodings.codebook import AdaptiveCodebook, Codebook
-from onnxcompress.engine import stored
 from onnxcompress.engine.proto import from_proto, to_proto
 from onnxcompress.engine.runtime import open_session
+from onnxcompress.engine.storage import stored
 
 RNG = np.random.default_rng(0)
 

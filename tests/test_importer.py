@@ -22,8 +22,9 @@ from onnxcompress import importer
 from onnxcompress.core.errors import ModelImportError, OnnxCompressError, UsageError
 from onnxcompress.core.model import Home
 from onnxcompress.encodings.codebook import AdaptiveCodebook
-from onnxcompress.engine import limits, runtime, stored
+from onnxcompress.engine import limits, runtime
 from onnxcompress.engine.proto import to_proto
+from onnxcompress.engine.storage import stored
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 FLOAT = TensorProto.FLOAT

@@ -21,8 +21,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as _state
 
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.errors import DataError, UnsupportedError
-from onnxcompress.engine import memory
 from onnxcompress.engine.isolation import isolated
+from onnxcompress.engine.measures import memory
 from onnxcompress.engine.tensor_info import EXOTIC_TYPES, TensorInfo, numpy_type
 
 onnxruntime.set_default_logger_severity(4)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from onnxcompress.core.task import Task
     from onnxcompress.encodings._base import Projection
     from onnxcompress.engine.layers import Layer
-    from onnxcompress.engine.lc import Part
-    from onnxcompress.engine.schedule import Wishes
+    from onnxcompress.engine.lc.loop import Part
+    from onnxcompress.engine.lc.schedule import Wishes
 
 Codebook = Literal["adaptive", "binary", "ternary", "pow2", "int"]
 Granularity = Literal["tensor", "channel", "group"]
@@ -172,7 +172,7 @@ class LcQuant(Method):
         from onnxcompress.core.plan import Plan  # noqa: PLC0415
         from onnxcompress.encodings.dense import Dense  # noqa: PLC0415
         from onnxcompress.engine.layers import companions, layers, left_alone  # noqa: PLC0415
-        from onnxcompress.engine.lc import project  # noqa: PLC0415
+        from onnxcompress.engine.lc.loop import project  # noqa: PLC0415
 
         found = layers(model)
         chosen, refusals = self._choose(model, found)
@@ -191,8 +191,8 @@ class LcQuant(Method):
             encodings = project(parts, {n: arrays[n] for n in names}) if small and self.joint else direct
             return Plan({n: encodings[n] for n in names}, refusals=tuple(refusals), warnings=tuple(warnings))
         # torch is imported only where something is trained
-        from onnxcompress.engine.distillation import with_teacher  # noqa: PLC0415
-        from onnxcompress.engine.lc_training import Job, train  # noqa: PLC0415
+        from onnxcompress.engine.lc.training import Job, train  # noqa: PLC0415
+        from onnxcompress.engine.training.distillation import with_teacher  # noqa: PLC0415
 
         along = [*companions(model, found), *(la.weight for la in found if la.weight not in names)]
         others = [n for n in along if not _encoded(model, n)] if self.others else []
@@ -210,7 +210,7 @@ class LcQuant(Method):
         )
 
     def _wishes(self) -> Wishes:
-        from onnxcompress.engine.schedule import Wishes  # noqa: PLC0415
+        from onnxcompress.engine.lc.schedule import Wishes  # noqa: PLC0415
 
         return Wishes(
             mode=self.mode,
@@ -260,7 +260,7 @@ class LcQuant(Method):
         return f"is stored with {entries.shape[-1]} entries already, no more than the {self.size} asked for"
 
     def _parts(self, chosen: list[Layer], arrays: dict[str, Array]) -> list[Part]:
-        from onnxcompress.engine.lc import Part  # noqa: PLC0415
+        from onnxcompress.engine.lc.loop import Part  # noqa: PLC0415
 
         if self.joint:
             # One codebook has one type: weights of another type have another one.
@@ -334,7 +334,7 @@ def _worthwhile(
 ) -> tuple[list[Part], list[Refusal]]:
     """Leave weights alone whose codes, codebook and decoding nodes take more bytes than they do now."""
     from onnxcompress.core.run import Refusal  # noqa: PLC0415
-    from onnxcompress.engine.lc import Part  # noqa: PLC0415
+    from onnxcompress.engine.lc.loop import Part  # noqa: PLC0415
 
     kept, refusals = [], []
     for part in parts:

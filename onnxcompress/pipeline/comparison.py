@@ -13,7 +13,7 @@ from onnxcompress import gates
 from onnxcompress.core.errors import UsageError
 from onnxcompress.core.run import SCHEMA, Run
 from onnxcompress.core.version import VERSION
-from onnxcompress.engine import facts
+from onnxcompress.engine.measures import facts
 from onnxcompress.pipeline import _original as originals
 from onnxcompress.pipeline._original import LATENCY_BUDGET_S
 

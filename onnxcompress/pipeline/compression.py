@@ -21,8 +21,9 @@ from onnxcompress.core.resources import Resources
 from onnxcompress.core.run import SCHEMA, Accuracy, Benchmark, Comparison, MethodFacts, Refusal, Run
 from onnxcompress.core.task import Task
 from onnxcompress.core.version import VERSION
-from onnxcompress.engine import facts, runtime
+from onnxcompress.engine import runtime
 from onnxcompress.engine.data import make_task
+from onnxcompress.engine.measures import facts
 from onnxcompress.methods._base import Method, Needs
 from onnxcompress.pipeline import _original as originals
 from onnxcompress.pipeline._original import Compared, Original, Source, path_of
@@ -174,14 +175,14 @@ def _decide(
 def _check_device(name: str) -> None:
     """Raise UsageError for a device that is not there, also where nothing will be trained on it."""
     if name != "cpu":
-        from onnxcompress.engine.training import torch_device  # noqa: PLC0415
+        from onnxcompress.engine.training.trainer import torch_device  # noqa: PLC0415
 
         torch_device(name)
 
 
 def _use_torch_threads(threads: int) -> None:
     # Imported here: `inspect` and `compare` live in the same package and need no torch.
-    from onnxcompress.engine.torchgraph import use_threads  # noqa: PLC0415
+    from onnxcompress.engine.graph.torchgraph import use_threads  # noqa: PLC0415
 
     use_threads(threads)
 
@@ -223,7 +224,7 @@ def _verify(
     original: Original, model: Model, written: Path, compared: Compared, threads: int
 ) -> tuple[Comparison, ...]:
     """Compare the file with the original, and with the torch model the methods believed in."""
-    from onnxcompress.engine.torchgraph import TorchGraph  # noqa: PLC0415
+    from onnxcompress.engine.graph.torchgraph import TorchGraph  # noqa: PLC0415
 
     against_torch = partial(
         verify.against_torch,

@@ -11,9 +11,9 @@ from pathlib import Path
 from onnxcompress.core.model import Model
 from onnxcompress.core.run import SCHEMA, Run, WeightFacts
 from onnxcompress.core.version import VERSION
-from onnxcompress.engine import facts
-from onnxcompress.engine.costs import count_macs
 from onnxcompress.engine.layers import Layer, layers, left_alone
+from onnxcompress.engine.measures import facts
+from onnxcompress.engine.measures.costs import count_macs
 from onnxcompress.pipeline import _original as originals
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from onnxcompress.core.model import Model, Source
 from onnxcompress.engine import runtime
-from onnxcompress.engine.torchgraph import TorchGraph
+from onnxcompress.engine.graph.torchgraph import TorchGraph
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import onnxruntime
 import pytest
 
 from onnxcompress.core.run import Run
-from onnxcompress.engine.checkpoint import Checkpoint
+from onnxcompress.engine.training.checkpoint import Checkpoint
 
 PLAIN = "digits_mlp.onnx --method lc-quant --bits 2 --no-bench"
 TRAINED = f"{PLAIN} --data digits.npz --steps 3 --epochs 1 --lr 0.05"

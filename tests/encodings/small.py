@@ -6,9 +6,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxcompress.core.encoding import Encoding
 from onnxcompress.core.model import Model, Source
-from onnxcompress.engine import stored
 from onnxcompress.engine.proto import from_proto, to_proto
 from onnxcompress.engine.runtime import open_session, optimized_ops
+from onnxcompress.engine.storage import stored
 
 
 def one_weight(

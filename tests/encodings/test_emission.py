@@ -11,9 +11,9 @@ from onnxcompress.core.model import Model, Source
 from onnxcompress.encodings._base import Projection
 from onnxcompress.encodings.codebook import AdaptiveCodebook, Codebook
 from onnxcompress.encodings.scaled import IntGrid
-from onnxcompress.engine import stored
 from onnxcompress.engine.proto import from_proto, to_proto
 from onnxcompress.engine.runtime import open_session
+from onnxcompress.engine.storage import stored
 
 RNG = np.random.default_rng(0)
 WEIGHT = RNG.normal(size=(33, 70)).astype(np.float32)

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxcompress.core.model import Model, Source
 from onnxcompress.engine import runtime
-from onnxcompress.engine.torchgraph import TorchGraph
+from onnxcompress.engine.graph.torchgraph import TorchGraph
 
 RNG = np.random.default_rng(0)
 W44 = RNG.standard_normal((4, 4)).astype(np.float32)

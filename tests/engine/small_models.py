@@ -11,8 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxcompress.core.model import Model, Source
 from onnxcompress.engine.data import open_data
 from onnxcompress.engine.data.task import make_task
+from onnxcompress.engine.graph.torchgraph import TorchGraph
 from onnxcompress.engine.tensor_info import TensorInfo
-from onnxcompress.engine.torchgraph import TorchGraph
 
 FLOAT = TensorProto.FLOAT
 

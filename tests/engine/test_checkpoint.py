@@ -17,9 +17,9 @@ from small_models import blobs, perceptron, task_of
 
 from onnxcompress.core.errors import OutputError, UsageError
 from onnxcompress.core.resources import Resources
-from onnxcompress.engine.checkpoint import NAME, Checkpoint
-from onnxcompress.engine.torchgraph import TorchGraph
-from onnxcompress.engine.training import QuadraticPenalty, Trainer
+from onnxcompress.engine.graph.torchgraph import TorchGraph
+from onnxcompress.engine.training.checkpoint import NAME, Checkpoint
+from onnxcompress.engine.training.trainer import QuadraticPenalty, Trainer
 
 
 def test_arrays_and_values_come_back_bit_for_bit(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxcompress.core.model import Model, Source
-from onnxcompress.engine.costs import Macs, count_macs
+from onnxcompress.engine.measures.costs import Macs, count_macs
 
 FLOAT = TensorProto.FLOAT
 
@@ -311,7 +311,8 @@ def test_two_nodes_of_one_name_are_both_counted() -> None:
 def test_counting_needs_no_torch() -> None:
     code = """
         import sys
-        from onnxcompress.engine import costs, facts
+        from onnxcompress.engine.measures import costs
+        from onnxcompress.engine.measures import facts
         from onnxcompress import bench, verify
         assert "" in {domain for domain, _ in costs.OPS}
         sys.exit("torch" in sys.modules)

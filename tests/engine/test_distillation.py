@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from onnxcompress.core.task import Task
-from onnxcompress.engine.distillation import LabelsAndTeacher, with_teacher
+from onnxcompress.engine.training.distillation import LabelsAndTeacher, with_teacher
 
 RNG = np.random.default_rng(0)
 SCORES, WANTED, LABELS = RNG.normal(size=(5, 4)), RNG.normal(size=(5, 4)) * 3, np.array([0, 1, 2, 3, 1])

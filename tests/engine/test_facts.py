@@ -13,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxcompress.core.encoding import Array, Encoding, Site
 from onnxcompress.core.model import Model, Source
-from onnxcompress.engine import facts
-from onnxcompress.engine.tensorfile import TensorFile
+from onnxcompress.engine.measures import facts
+from onnxcompress.engine.measures.tensorfile import TensorFile
 
 RNG = np.random.default_rng(0)
 FLOAT = TensorProto.FLOAT

@@ -15,9 +15,10 @@ from onnx import helper, numpy_helper
 
 from onnxcompress.core.errors import OnnxCompressError
 from onnxcompress.core.model import Model, Source
-from onnxcompress.engine import foreign_onnx2torch, runtime
-from onnxcompress.engine.foreign_onnx2torch import TRUSTED
-from onnxcompress.engine.torchgraph import TorchGraph
+from onnxcompress.engine import runtime
+from onnxcompress.engine.graph import foreign_onnx2torch
+from onnxcompress.engine.graph.foreign_onnx2torch import TRUSTED
+from onnxcompress.engine.graph.torchgraph import TorchGraph
 from onnxcompress.ops._base import OPS, Node, NotCoveredError
 
 
@@ -119,7 +120,7 @@ def test_the_graph_takes_this_way_when_our_operator_refuses(monkeypatch):
 
 def test_it_is_not_imported_before_it_is_needed():
     code = (
-        "import sys, onnxcompress.engine.torchgraph;"
+        "import sys, onnxcompress.engine.graph.torchgraph;"
         "print([m for m in ('onnx2torch', 'torchvision') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from onnxcompress.encodings._base import Projection
 from onnxcompress.encodings.codebook import AdaptiveCodebook
 from onnxcompress.encodings.dense import Dense
-from onnxcompress.engine.lc import Learned, Part, Schedule, Score, State, better, compress, project
+from onnxcompress.engine.lc.loop import Learned, Part, Schedule, Score, State, better, compress, project
 
 
 @dataclass(frozen=True)

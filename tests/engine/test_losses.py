@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxcompress.engine.losses import OutputFacts, cross_entropy, make_loss
+from onnxcompress.engine.training.losses import OutputFacts, cross_entropy, make_loss
 
 RNG = np.random.default_rng(0)
 

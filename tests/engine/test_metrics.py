@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxcompress.core.errors import DataError, UsageError
-from onnxcompress.engine.metrics import Metric
+from onnxcompress.engine.measures.metrics import Metric
 
 
 def value(name: str | Callable[..., object], *batches: tuple, output: str | None = None) -> float:

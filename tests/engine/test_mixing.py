@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from onnxcompress.engine import mixing
 from onnxcompress.engine.data import make_task, open_data
-from onnxcompress.engine.mixing import with_mixtures
 from onnxcompress.engine.tensor_info import TensorInfo
+from onnxcompress.engine.training import mixing
+from onnxcompress.engine.training.mixing import with_mixtures
 
 
 def task_of(count: int = 20, dtype=np.float32, labels: bool = False, seed: int = 0):

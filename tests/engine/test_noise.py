@@ -8,9 +8,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxcompress.core.model import Model, Source
 from onnxcompress.engine.data import make_task, open_data
-from onnxcompress.engine.noise import fitting_noise, noisy_inputs
+from onnxcompress.engine.graph.torchgraph import TorchGraph
 from onnxcompress.engine.tensor_info import TensorInfo
-from onnxcompress.engine.torchgraph import TorchGraph
+from onnxcompress.engine.training.noise import fitting_noise, noisy_inputs
 
 W = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
 

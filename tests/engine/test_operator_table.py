@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from onnxcompress.engine import operator_table
+from onnxcompress.engine.graph import operator_table
 
 TABLE = Path(__file__).resolve().parents[2] / "docs" / "operators.md"
 
@@ -17,7 +17,7 @@ def test_the_table_is_current():
     if f"in onnx {onnx.__version__};" not in written:
         pytest.skip(f"the table was written with another onnx than {onnx.__version__}")
     current = "\n".join(operator_table.lines())
-    assert written == current, f"run: python -m onnxcompress.engine.operator_table docs/{TABLE.name}"
+    assert written == current, f"run: python -m onnxcompress.engine.graph.operator_table docs/{TABLE.name}"
 
 
 def test_ways_of_some_operators():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from onnxcompress.engine import stats
+from onnxcompress.engine.measures import stats
 
 
 def timings(

@@ -9,9 +9,10 @@ from onnx import helper
 
 from onnxcompress.core.model import Model, Source
 from onnxcompress.encodings.codebook import AdaptiveCodebook
-from onnxcompress.engine import stored, stored_pool
 from onnxcompress.engine.proto import from_proto, to_proto
 from onnxcompress.engine.runtime import open_session, optimized_ops
+from onnxcompress.engine.storage import pool as stored_pool
+from onnxcompress.engine.storage import stored
 
 SHAPES = [(16, 8, 3, 3), (16, 8, 3, 3), (31, 33), (700,), (1, 901), (40, 25)]
 IR_OF_OPSET = {7: 3, 8: 3, 9: 3, 11: 6, 13: 7, 18: 8, 26: 13}

@@ -9,12 +9,12 @@ from onnx import helper
 from small_models import blobs, model_of, perceptron, task_of
 
 from onnxcompress.core.resources import Resources
-from onnxcompress.engine.batches import Batches, prefetched
 from onnxcompress.engine.data.feeding import Feeding
-from onnxcompress.engine.execution import Execution
-from onnxcompress.engine.teacher import Teacher
-from onnxcompress.engine.torchgraph import TorchGraph
-from onnxcompress.engine.training import Trainer
+from onnxcompress.engine.graph.torchgraph import TorchGraph
+from onnxcompress.engine.training.batches import Batches, prefetched
+from onnxcompress.engine.training.execution import Execution
+from onnxcompress.engine.training.teacher import Teacher
+from onnxcompress.engine.training.trainer import Trainer
 
 
 @pytest.mark.parametrize(

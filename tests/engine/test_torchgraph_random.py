@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxcompress.core.model import Model, Source
 from onnxcompress.engine import runtime
-from onnxcompress.engine.torchgraph import TorchGraph
+from onnxcompress.engine.graph.torchgraph import TorchGraph
 
 SETTINGS = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 

@@ -12,8 +12,8 @@ from small_models import blobs, linear, model_of, perceptron, task_of
 
 from onnxcompress.core.errors import UsageError
 from onnxcompress.core.resources import Resources
-from onnxcompress.engine.torchgraph import TorchGraph
-from onnxcompress.engine.training import QuadraticPenalty, Trainer
+from onnxcompress.engine.graph.torchgraph import TorchGraph
+from onnxcompress.engine.training.trainer import QuadraticPenalty, Trainer
 
 RNG = np.random.default_rng(0)
 

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from onnxcompress import importer
-from onnxcompress.engine import foreign_onnx2torch, runtime
-from onnxcompress.engine.torchgraph import TorchGraph
+from onnxcompress.engine import runtime
+from onnxcompress.engine.graph import foreign_onnx2torch
+from onnxcompress.engine.graph.torchgraph import TorchGraph
 
 pytest.importorskip("onnxscript", reason="torch's exporters need onnxscript")
 

@@ -13,8 +13,8 @@ from onnxcompress.core.errors import UnsupportedError, UsageError
 from onnxcompress.core.model import Model, Source
 from onnxcompress.core.resources import Resources
 from onnxcompress.encodings.codebook import AdaptiveCodebook
-from onnxcompress.engine import lc_training
 from onnxcompress.engine.data import make_task, open_data
+from onnxcompress.engine.lc import training as lc_training
 from onnxcompress.engine.tensor_info import TensorInfo
 from onnxcompress.methods.lc_quant import LcQuant
 

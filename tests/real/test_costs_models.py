@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from onnxcompress import importer
-from onnxcompress.engine import facts, feeds, runtime
-from onnxcompress.engine.costs import Macs, count_macs
+from onnxcompress.engine import feeds, runtime
+from onnxcompress.engine.measures import facts
+from onnxcompress.engine.measures.costs import Macs, count_macs
 
 MODELS = Path(__file__).resolve().parents[3] / "shared" / "models"
 FILES = sorted(p for p in MODELS.glob("*.onnx") if p.stem != "pcb_aoi")

@@ -11,8 +11,8 @@ from onnxcompress.core.model import Model, Source
 from onnxcompress.encodings._base import Projection
 from onnxcompress.encodings.codebook import AdaptiveCodebook
 from onnxcompress.encodings.scaled import IntGrid
-from onnxcompress.engine import stored
 from onnxcompress.engine.proto import from_proto
+from onnxcompress.engine.storage import stored
 
 MODELS = Path(__file__).parents[3] / "shared" / "models"
 pytestmark = [

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from onnxcompress import importer
 from onnxcompress.core.model import Model, constant_of
 from onnxcompress.engine import runtime
-from onnxcompress.engine.torchgraph import TorchGraph
+from onnxcompress.engine.graph.torchgraph import TorchGraph
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 MODELS = SHARED / "models"

@@ -11,8 +11,8 @@ from onnxcompress import importer
 from onnxcompress.core.resources import Resources
 from onnxcompress.engine import runtime
 from onnxcompress.engine.data import make_task, open_data
-from onnxcompress.engine.torchgraph import TorchGraph
-from onnxcompress.engine.training import Trainer
+from onnxcompress.engine.graph.torchgraph import TorchGraph
+from onnxcompress.engine.training.trainer import Trainer
 
 SHARED = Path(__file__).parents[3] / "shared"
 

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from onnxcompress.core.encoding import Array
-from onnxcompress.engine.lc import Learned, Pull, Score
-from onnxcompress.engine.noise import noisy_inputs
-from onnxcompress.engine.penalty import QuadraticPenalty
-from onnxcompress.engine.training import Trainer
+from onnxcompress.engine.lc.loop import Learned, Pull, Score
+from onnxcompress.engine.training.noise import noisy_inputs
+from onnxcompress.engine.training.penalty import QuadraticPenalty
+from onnxcompress.engine.training.trainer import Trainer
 
 MOMENTUM = 0.9
 
@@ -30,7 +30,7 @@ class TrainedLearner:
         progress: told (step, fraction of this L step, words).
         by_loss: judge states by the validation loss, not by the metric.
         noise: input name -> standard deviation of noise while training.
-        unseen: see :class:`~onnxcompress.engine.lc.Learner`.
+        unseen: see :class:`~onnxcompress.engine.lc.loop.Learner`.
     """
 
     def __init__(

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from onnxcompress.engine.graph_program import Step
-from onnxcompress.engine.graph_values import Value
+from onnxcompress.engine.graph.program import Step
+from onnxcompress.engine.graph.values import Value
 
 if TYPE_CHECKING:
-    from onnxcompress.engine.torchgraph import TorchGraph
+    from onnxcompress.engine.graph.torchgraph import TorchGraph
 
 _ROUNDING = 1e-4
 _STATES = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}

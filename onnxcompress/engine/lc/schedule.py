@@ -21,9 +21,9 @@ import torch
 
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.task import Task
-from onnxcompress.engine.lc import Mode, Schedule
-from onnxcompress.engine.lstep import TrainedLearner
-from onnxcompress.engine.noise import noisy_inputs
+from onnxcompress.engine.lc.loop import Mode, Schedule
+from onnxcompress.engine.lc.lstep import TrainedLearner
+from onnxcompress.engine.training.noise import noisy_inputs
 
 STEPS = 40
 """L steps of the path."""

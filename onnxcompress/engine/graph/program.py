@@ -15,7 +15,7 @@ from onnx_ir.passes.common import InlinePass
 
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.model import Model, subgraphs
-from onnxcompress.engine.graph_values import constant_array
+from onnxcompress.engine.graph.values import constant_array
 from onnxcompress.ops._base import Node
 
 ABSENT = -1

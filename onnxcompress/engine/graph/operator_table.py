@@ -1,6 +1,6 @@
 """Writes the table of operators: which way executes each version, and whether gradients flow.
 
-Usage: ``python -m onnxcompress.engine.operator_table docs/operators.md``
+Usage: ``python -m onnxcompress.engine.graph.operator_table docs/operators.md``
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import onnx
 
-from onnxcompress.engine import foreign_onnx2torch
-from onnxcompress.engine.graph_ways import own_operator
+from onnxcompress.engine.graph import foreign_onnx2torch
+from onnxcompress.engine.graph.ways import own_operator
 from onnxcompress.ops._base import OPS, Node
 
 _INTRODUCTION = """# Operators
@@ -26,7 +26,7 @@ marked ¹. "By nature" means that the mathematics has no gradient there (compari
 integers). `Constant` nodes and local functions need no way: constants are read, functions are inlined.
 
 Versions are those of the operator's definitions in onnx {version}; the table is written by
-`python -m onnxcompress.engine.operator_table docs/operators.md`.
+`python -m onnxcompress.engine.graph.operator_table docs/operators.md`.
 """
 
 

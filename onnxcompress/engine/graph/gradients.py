@@ -8,10 +8,10 @@ import onnx_ir as ir
 
 from onnxcompress.core.model import FLOAT_TYPES
 from onnxcompress.core.run import Refusal
-from onnxcompress.engine import graph_roles as roles
-from onnxcompress.engine.graph_program import ABSENT, Block, Program, Step
-from onnxcompress.engine.graph_values import element_type
-from onnxcompress.engine.graph_ways import reads
+from onnxcompress.engine.graph import roles
+from onnxcompress.engine.graph.program import ABSENT, Block, Program, Step
+from onnxcompress.engine.graph.values import element_type
+from onnxcompress.engine.graph.ways import reads
 
 
 def mark(program: Program, trained: frozenset[int]) -> None:

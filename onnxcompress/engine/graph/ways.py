@@ -12,11 +12,10 @@ import onnx_ir as ir
 import torch
 
 from onnxcompress.core.errors import OnnxCompressError, UnsupportedError
-from onnxcompress.engine import foreign_onnx2torch
-from onnxcompress.engine import graph_roles as roles
-from onnxcompress.engine.foreign_onnxruntime import ForeignNode
-from onnxcompress.engine.graph_program import ABSENT, Program, Step
-from onnxcompress.engine.graph_values import Value, computed, to_array, widened
+from onnxcompress.engine.graph import foreign_onnx2torch, roles
+from onnxcompress.engine.graph.foreign_onnxruntime import ForeignNode
+from onnxcompress.engine.graph.program import ABSENT, Program, Step
+from onnxcompress.engine.graph.values import Value, computed, to_array, widened
 from onnxcompress.ops._base import OPS, Node, NotCoveredError, Op
 
 Way: TypeAlias = Literal["own", "onnx2torch", "onnxruntime"]

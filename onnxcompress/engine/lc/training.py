@@ -15,14 +15,14 @@ from onnxcompress.core.resources import Resources
 from onnxcompress.core.run import Training, TrainingPoint
 from onnxcompress.core.task import Task
 from onnxcompress.encodings.codebook import AdaptiveCodebook
-from onnxcompress.engine.checkpoint import Checkpoint
-from onnxcompress.engine.lc import Part, Schedule, Score, State, compress, project
-from onnxcompress.engine.lstep import TrainedLearner
-from onnxcompress.engine.mixing import with_mixtures
-from onnxcompress.engine.noise import fitting_noise
-from onnxcompress.engine.schedule import Wishes, fit_schedule
-from onnxcompress.engine.torchgraph import TorchGraph
-from onnxcompress.engine.training import Trainer
+from onnxcompress.engine.graph.torchgraph import TorchGraph
+from onnxcompress.engine.lc.loop import Part, Schedule, Score, State, compress, project
+from onnxcompress.engine.lc.lstep import TrainedLearner
+from onnxcompress.engine.lc.schedule import Wishes, fit_schedule
+from onnxcompress.engine.training.checkpoint import Checkpoint
+from onnxcompress.engine.training.mixing import with_mixtures
+from onnxcompress.engine.training.noise import fitting_noise
+from onnxcompress.engine.training.trainer import Trainer
 
 _SAVE_EVERY_S = 20.0
 _CLEARLY = 4.0

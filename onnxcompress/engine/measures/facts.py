@@ -19,8 +19,8 @@ from onnxcompress.core.encoding import Array, Encoding
 from onnxcompress.core.model import Model, Weight, subgraphs
 from onnxcompress.core.run import Environment, Histogram, ModelFacts, WeightFacts
 from onnxcompress.core.task import Feeds
-from onnxcompress.engine.costs import count_macs
-from onnxcompress.engine.tensorfile import TensorFile
+from onnxcompress.engine.measures.costs import count_macs
+from onnxcompress.engine.measures.tensorfile import TensorFile
 
 BINS = 80
 CLIP = 0.001

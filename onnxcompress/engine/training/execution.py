@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from onnxcompress.engine.data.feeding import Feeding
-from onnxcompress.engine.graph_values import Value
-from onnxcompress.engine.torchgraph import TorchGraph
+from onnxcompress.engine.graph.torchgraph import TorchGraph
+from onnxcompress.engine.graph.values import Value
 
 
 class Execution:

@@ -19,12 +19,12 @@ from onnxcompress.core.encoding import Array
 from onnxcompress.core.errors import UsageError
 from onnxcompress.core.resources import Resources
 from onnxcompress.core.task import Task
-from onnxcompress.engine.batches import CACHE_BYTES
-from onnxcompress.engine.evaluation import Evaluation, Evaluator
-from onnxcompress.engine.penalty import Penalty, QuadraticPenalty
-from onnxcompress.engine.torchgraph import TorchGraph
-from onnxcompress.engine.training_loop import Hooks, Loop, Options, Outcome
-from onnxcompress.engine.training_state import RunState, optimizer_arrays
+from onnxcompress.engine.graph.torchgraph import TorchGraph
+from onnxcompress.engine.training.batches import CACHE_BYTES
+from onnxcompress.engine.training.evaluation import Evaluation, Evaluator
+from onnxcompress.engine.training.loop import Hooks, Loop, Options, Outcome
+from onnxcompress.engine.training.penalty import Penalty, QuadraticPenalty
+from onnxcompress.engine.training.state import RunState, optimizer_arrays
 
 __all__ = ["Evaluation", "Outcome", "Penalty", "QuadraticPenalty", "Trainer", "torch_device"]
 

@@ -18,7 +18,7 @@ from onnx import TypeProto, helper
 
 from onnxcompress.core.errors import UnsupportedError
 from onnxcompress.engine import runtime
-from onnxcompress.engine.graph_values import Value, element_type, to_array, to_value
+from onnxcompress.engine.graph.values import Value, element_type, to_array, to_value
 
 
 class ForeignNode:

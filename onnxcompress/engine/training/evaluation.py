@@ -13,13 +13,13 @@ import torch
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.errors import UnsupportedError
 from onnxcompress.core.task import Task
-from onnxcompress.engine.batches import Batches
 from onnxcompress.engine.data.feeding import Feeding
-from onnxcompress.engine.execution import Execution
-from onnxcompress.engine.losses import make_loss
-from onnxcompress.engine.metrics import Metric, is_class_scores
-from onnxcompress.engine.teacher import Teacher, array_outputs
-from onnxcompress.engine.torchgraph import TorchGraph
+from onnxcompress.engine.graph.torchgraph import TorchGraph
+from onnxcompress.engine.measures.metrics import Metric, is_class_scores
+from onnxcompress.engine.training.batches import Batches
+from onnxcompress.engine.training.execution import Execution
+from onnxcompress.engine.training.losses import make_loss
+from onnxcompress.engine.training.teacher import Teacher, array_outputs
 
 _CHUNK = 512
 

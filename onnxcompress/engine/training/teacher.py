@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from onnxcompress.core.encoding import Array
-from onnxcompress.engine.batches import Batches
 from onnxcompress.engine.data.columns import FileColumn
-from onnxcompress.engine.execution import Execution
-from onnxcompress.engine.losses import OutputFacts
+from onnxcompress.engine.training.batches import Batches
+from onnxcompress.engine.training.execution import Execution
+from onnxcompress.engine.training.losses import OutputFacts
 
 MEMORY_BYTES = 256 << 20
 """Outputs up to this size are kept in memory, larger ones in a temporary file."""

@@ -13,11 +13,11 @@ import onnx_ir as ir
 from onnxcompress.core.encoding import Encoding
 from onnxcompress.core.model import Home, Model, Source, Weight
 from onnxcompress.core.run import Refusal
-from onnxcompress.engine.stored_decoders import Decoded
-from onnxcompress.engine.stored_lift import graphs as walk
-from onnxcompress.engine.stored_lift import recognise
-from onnxcompress.engine.stored_pool import Pool, emit_pool, pools
-from onnxcompress.engine.stored_site import Draft, GraphSite, Names
+from onnxcompress.engine.storage.decoders import Decoded
+from onnxcompress.engine.storage.lift import graphs as walk
+from onnxcompress.engine.storage.lift import recognise
+from onnxcompress.engine.storage.pool import Pool, emit_pool, pools
+from onnxcompress.engine.storage.site import Draft, GraphSite, Names
 
 VERSION_KEY = "onnxcompress.stored"
 FORM = "1"

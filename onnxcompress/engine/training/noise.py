@@ -17,7 +17,7 @@ import torch
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.task import Task
 from onnxcompress.engine.data.feeding import Feeding
-from onnxcompress.engine.torchgraph import TorchGraph
+from onnxcompress.engine.graph.torchgraph import TorchGraph
 
 SHARE = 0.04
 """Share of the variance of the original's outputs; LeNet300 errs on 1 % of its training examples then."""

@@ -17,7 +17,7 @@ from onnxcompress.encodings import _nodes
 from onnxcompress.encodings._grouped_nodes import emit_shaped
 from onnxcompress.encodings._packing import packing
 from onnxcompress.encodings.codebook import Codebook
-from onnxcompress.engine.stored_site import GraphSite
+from onnxcompress.engine.storage.site import GraphSite
 
 _LARGEST = 1 << 16
 """Weights with more elements are decoded on their own: there the nodes do not count."""

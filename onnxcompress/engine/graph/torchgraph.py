@@ -15,11 +15,12 @@ from onnxcompress.core.encoding import Array
 from onnxcompress.core.errors import DataError, UnsupportedError
 from onnxcompress.core.model import Model
 from onnxcompress.core.run import Refusal
-from onnxcompress.engine import graph_batch, graph_gradients
-from onnxcompress.engine import graph_roles as roles
-from onnxcompress.engine.graph_program import ABSENT, Block, Step, compile_model
-from onnxcompress.engine.graph_values import Value, element_type, to_array, to_value
-from onnxcompress.engine.graph_ways import Executor, Setting, Way, reads
+from onnxcompress.engine.graph import batch as graph_batch
+from onnxcompress.engine.graph import gradients as graph_gradients
+from onnxcompress.engine.graph import roles
+from onnxcompress.engine.graph.program import ABSENT, Block, Step, compile_model
+from onnxcompress.engine.graph.values import Value, element_type, to_array, to_value
+from onnxcompress.engine.graph.ways import Executor, Setting, Way, reads
 from onnxcompress.ops import zipmap
 
 

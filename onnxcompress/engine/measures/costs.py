@@ -12,8 +12,9 @@ import onnx_ir as ir
 
 from onnxcompress.core.model import Model
 from onnxcompress.core.task import Feeds
-from onnxcompress.engine import runtime, shapes
+from onnxcompress.engine import runtime
 from onnxcompress.engine.feeds import random_feeds
+from onnxcompress.engine.measures import shapes
 from onnxcompress.ops._base import OPS, Node
 
 FREE = {

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from onnxcompress.core.task import Task
-from onnxcompress.engine.losses import classes_second, cross_entropy
+from onnxcompress.engine.training.losses import classes_second, cross_entropy
 
 TEMPERATURE = 2.0
 _SMALLEST = 1e-37

@@ -10,7 +10,7 @@ import torch
 
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.task import Task
-from onnxcompress.engine.graph_values import Value, to_value
+from onnxcompress.engine.graph.values import Value, to_value
 
 CACHE_BYTES = 512 << 20
 """Inputs of training and validation are kept in memory up to this size."""

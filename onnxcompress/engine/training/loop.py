@@ -13,11 +13,11 @@ import torch
 
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.task import Task
-from onnxcompress.engine.batches import prefetched
-from onnxcompress.engine.evaluation import Evaluation, Evaluator
-from onnxcompress.engine.graph_values import Value
-from onnxcompress.engine.penalty import Penalty
-from onnxcompress.engine.training_state import RunState, restore_optimizer
+from onnxcompress.engine.graph.values import Value
+from onnxcompress.engine.training.batches import prefetched
+from onnxcompress.engine.training.evaluation import Evaluation, Evaluator
+from onnxcompress.engine.training.penalty import Penalty
+from onnxcompress.engine.training.state import RunState, restore_optimizer
 
 Stop = Literal["done", "time", "early", "diverged"]
 
@@ -29,7 +29,7 @@ _CHECK_EVERY_CUDA = 20
 
 @dataclass(frozen=True)
 class Options:
-    """The options of one run, as :meth:`~onnxcompress.engine.training.Trainer.run` takes them."""
+    """The options of one run, as :meth:`~onnxcompress.engine.training.trainer.Trainer.run` takes them."""
 
     epochs: float
     lr: float

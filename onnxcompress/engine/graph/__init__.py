@@ -1,0 +1,1 @@
+"""The torch graph: an ONNX graph executed in torch, node by node."""

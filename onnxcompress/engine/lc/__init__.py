@@ -1,0 +1,1 @@
+"""LC: the learning-compression loop over any projection."""

@@ -1,0 +1,1 @@
+"""Measures: what files hold, cost and answer; statistics of latencies."""

@@ -1,0 +1,1 @@
+"""Storage: encodings written into a graph, and recognised in one."""

@@ -1,0 +1,1 @@
+"""Training: one loop for every method, with labels or with the original model as teacher."""
