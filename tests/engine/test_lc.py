@@ -29,7 +29,7 @@ class Quadratic:
     """L(w) = ½ Σ h (w − a)², whose L step has a closed form; a bias of 0 moves along with every step."""
 
     higher_is_better = True
-    unseen = None
+    sufficient = None
 
     def __init__(self, h, a, worse=False):
         self.h, self.a, self.w = (
@@ -225,13 +225,13 @@ def test_better(new, old, higher, expected):
     assert better(new, old, higher) is expected
 
 
-@pytest.mark.parametrize(("unseen", "kept"), [(None, 0), (Score(1e9, None), 5), (Score(0.0, None), 0)])
-def test_last_state_is_kept_where_the_original_remembers_the_validation_examples(unseen, kept):
+@pytest.mark.parametrize(("sufficient", "kept"), [(None, 0), (Score(1e9, None), 5), (Score(0.0, None), 0)])
+def test_last_state_is_kept_where_the_original_remembers_the_validation_examples(sufficient, kept):
     learner = Quadratic(H, A, worse=True)
-    learner.unseen = unseen
+    learner.sufficient = sufficient
     result = compress(EQUAL, learner, replace(PATH, steps=5))
     assert result.chosen == kept
-    assert ("trained on the validation split" in result.stopped) is (kept == 5)
+    assert ("remembers the validation split" in result.stopped) is (kept == 5)
     np.testing.assert_array_equal(result.others["bias"], [float(kept)])
 
 

@@ -106,9 +106,10 @@ class Learner(Protocol):
     higher_is_better: bool | None
     """Direction of the metric; None: states are judged by the loss."""
 
-    unseen: Score | None
-    """Of the original on examples it was not trained on, where it is known to have been trained on those of
-    the validation split: then direct compression, which remembers them, is no fair competitor."""
+    sufficient: Score | None
+    """What the last state has to reach on the validation split to be kept although another one scored better,
+    where the original remembers those examples: direct compression, which remembers them too, is then no fair
+    competitor. None: the best state is kept."""
 
     def weights(self, names: Sequence[str]) -> dict[str, Array]:
         """Return weights as they are now."""
@@ -269,7 +270,7 @@ class _Loop:
                 break
         if whole and self._last_is_due():
             self._keep()
-            stopped += "; the original was trained on the validation split, which can judge no other state"
+            stopped += "; the original remembers the validation split, which can judge no other state"
         encodings = self.best_theta or project(self.parts, {name: state.best[name] for name in self.names})
         others = {name: array for name, array in state.best.items() if name not in encodings}
         return Result(encodings, others, tuple(state.points), state.best_step, state.epochs, stopped)
@@ -380,14 +381,14 @@ class _Loop:
         state.best = {**self.learner.others(), **state.decoded}
 
     def _last_is_due(self) -> bool:
-        """Return whether the last state is kept although another scored better (see ``Learner.unseen``).
+        """Return whether the last state is kept although another scored better (see ``Learner.sufficient``).
 
-        It is where it does on the validation examples what the original does on examples it has not seen.
+        It is where the original remembers the validation examples and the last state does well on them.
         """
-        unseen, score = self.learner.unseen, self.score
-        if unseen is None or score is None or self.state.step in (0, self.state.best_step):
+        sufficient, score = self.learner.sufficient, self.score
+        if sufficient is None or score is None or self.state.step in (0, self.state.best_step):
             return False
-        return not better(unseen, score, self.learner.higher_is_better)
+        return not better(sufficient, score, self.learner.higher_is_better)
 
 
 def _gap(weights: Mapping[str, Array], decoded: Mapping[str, Array]) -> float:

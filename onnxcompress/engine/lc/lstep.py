@@ -30,7 +30,7 @@ class TrainedLearner:
         progress: told (step, fraction of this L step, words).
         by_loss: judge states by the validation loss, not by the metric.
         noise: input name -> standard deviation of noise while training.
-        unseen: see :class:`~onnxcompress.engine.lc.loop.Learner`.
+        sufficient: see :class:`~onnxcompress.engine.lc.loop.Learner`.
     """
 
     def __init__(
@@ -44,9 +44,9 @@ class TrainedLearner:
         progress: Callable[[int, float, str], None] = lambda step, fraction, words: None,
         by_loss: bool = False,
         noise: Mapping[str, float] | None = None,
-        unseen: Score | None = None,
+        sufficient: Score | None = None,
     ) -> None:
-        self.unseen = unseen
+        self.sufficient = sufficient
         self.noise = dict(noise or {})
         self.trainer, self.momentum, self.save, self.progress = trainer, momentum, save, progress
         self.compressed, self._others = tuple(compressed), tuple(others)
