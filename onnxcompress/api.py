@@ -11,6 +11,7 @@ from typing import Any
 import onnx
 
 from onnxcompress import gates, pipeline
+from onnxcompress.core.errors import UsageError
 from onnxcompress.core.resources import Resources
 from onnxcompress.core.run import Run
 from onnxcompress.recipe import build
@@ -72,6 +73,8 @@ def compress(
         OnnxCompressError: one of its tree; nothing has been written then (a failed gate excepted, whose
             result is written so that it can be looked at).
     """
+    if threads < 1:
+        raise UsageError(f"threads must be 1 or more, not {threads}")
     names = [method] if isinstance(method, str) else list(method)
     recipe = build(names, options, data={"path": data, **(data_options or {})}, seed=seed)
     with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder:

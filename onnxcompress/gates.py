@@ -21,15 +21,17 @@ class Limit:
 
 
 def _size_ratio(run: Run) -> float | None:
-    return run.models[1].size_bytes / run.models[0].size_bytes if len(run.models) > 1 else None
+    """Of several compared models, the worst counts, here and below."""
+    first, *others = run.models or (None,)
+    return max(m.size_bytes for m in others) / first.size_bytes if first and others else None
 
 
 def _size_bytes(run: Run) -> float | None:
-    return float(run.models[-1].size_bytes) if run.models else None
+    return float(max(m.size_bytes for m in run.models[1:] or run.models)) if run.models else None
 
 
 def _latency_ratio(run: Run) -> float | None:
-    return run.benchmark.ratios[-1].ratio if run.benchmark and run.benchmark.ratios else None
+    return max(r.ratio for r in run.benchmark.ratios) if run.benchmark and run.benchmark.ratios else None
 
 
 def _drop(run: Run) -> float | None:
@@ -43,7 +45,8 @@ def _over_outputs(name: str, worst: Callable[..., float]) -> Callable[[Run], flo
     def measure(run: Run) -> float | None:
         original = [c for c in run.comparisons if c.reference == "original"]
         values = [getattr(o, name) for c in original for o in c.outputs if getattr(o, name) is not None]
-        return float(worst(values)) if values else None
+        # max and min pass over a NaN or not by the order of values; an output that is none must fail.
+        return math.nan if any(map(math.isnan, values)) else float(worst(values)) if values else None
 
     return measure
 
