@@ -107,9 +107,8 @@ class Learner(Protocol):
     """Direction of the metric; None: states are judged by the loss."""
 
     sufficient: Score | None
-    """What the last state has to reach on the validation split to be kept although another one scored better,
-    where the original remembers those examples: direct compression, which remembers them too, is then no fair
-    competitor. None: the best state is kept."""
+    """What the last state has to reach on the validation split to be kept although another scored better, where
+    the original remembers those examples: direct compression does, too. None: the best state is kept."""
 
     def weights(self, names: Sequence[str]) -> dict[str, Array]:
         """Return weights as they are now."""
