@@ -107,7 +107,7 @@ class Learner(Protocol):
     """Direction of the metric; None: states are judged by the loss."""
 
     sufficient: Score | None
-    """What the last state has to reach on the validation split to be kept although another scored better, where
+    """What the last state has to reach on the validation split to be kept though another scored better, where
     the original remembers those examples: direct compression does, too. None: the best state is kept."""
 
     def weights(self, names: Sequence[str]) -> dict[str, Array]:
