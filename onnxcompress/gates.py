@@ -44,7 +44,10 @@ def _drop(run: Run) -> float | None:
 def _over_outputs(name: str, worst: Callable[..., float]) -> Callable[[Run], float | None]:
     def measure(run: Run) -> float | None:
         original = [c for c in run.comparisons if c.reference == "original"]
-        values = [getattr(o, name) for c in original for o in c.outputs if getattr(o, name) is not None]
+        outputs = [o for c in original for o in c.outputs]
+        if any(o.problem is not None for o in outputs):
+            return math.nan  # broken, not different: its numbers are missing, and others must not hide that
+        values = [getattr(o, name) for o in outputs if getattr(o, name) is not None]
         # max and min pass over a NaN or not by the order of values; an output that is none must fail.
         return math.nan if any(map(math.isnan, values)) else float(worst(values)) if values else None
 

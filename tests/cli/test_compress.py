@@ -311,6 +311,18 @@ def test_compare_a_model_with_itself_and_with_a_changed_one(call, folder):
     assert call("compare digits_mlp.onnx changed.onnx --no-bench --max-abs-err 0").code == 3
 
 
+@pytest.mark.parametrize("gate", ["--max-abs-err 1e9", "--min-cosine -1", "--min-agreement 0"])
+def test_outputs_that_are_not_numbers_pass_no_gate(call, folder, gate):
+    model = onnx.load("digits_mlp.onnx")
+    output = model.graph.output[0].name
+    model.graph.node[-1].output[0] = "logits"
+    model.graph.node.append(onnx.helper.make_node("Sqrt", ["logits"], [output]))
+    onnx.save(model, "broken.onnx")
+    done = call(f"compare digits_mlp.onnx broken.onnx --no-bench {gate}")
+    assert done.code == 3
+    assert done.err.count("\n") == 1
+
+
 def test_a_stored_run_is_rendered_again(call, folder):
     first = ok(call(f"{PLAIN} --report run.json --report run.html"))
     again = ok(call("report run.json"))
