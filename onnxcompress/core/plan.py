@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from onnxcompress.core.encoding import Encoding
+from onnxcompress.core.encoding import Array, Encoding
 from onnxcompress.core.run import Refusal, Training
 
 
@@ -17,13 +17,19 @@ class Plan:
         weights: weight name -> encoding it is to be stored as.
         values: further tensors that training changed and that stay dense (biases, normalisation), as
             :class:`~onnxcompress.core.encoding.Encoding` of the dense kind.
+        keep: group name -> which of its channels stay (bool, ``group.size``); groups not named stay whole.
+        constants: site key (:func:`onnxcompress.engine.channels.site_key`) -> the value each position along
+            its axis has for every input, 0 where it stays or is not constant: surgery adds what a cut
+            constant contributed to the consumer's bias.
         refusals: weights and nodes left alone, with the reason.
         warnings: sentences the user must see.
         training: how the values were found, None where nothing was trained.
     """
 
-    weights: Mapping[str, Encoding]
+    weights: Mapping[str, Encoding] = field(default_factory=dict)
     values: Mapping[str, Encoding] = field(default_factory=dict)
+    keep: Mapping[str, Array] = field(default_factory=dict)
+    constants: Mapping[str, Array] = field(default_factory=dict)
     refusals: tuple[Refusal, ...] = ()
     warnings: tuple[str, ...] = ()
     training: Training | None = None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from onnxcompress.core.run import TrainingPoint
@@ -20,6 +20,7 @@ class Resources:
         resume: continue from the state found in ``checkpoint_dir``.
         progress: called with (fraction done 0 to 1, what is being done, the newest point or None).
         threads: CPU threads for torch; None: torch's default.
+        input_shapes: concrete shapes of the model's inputs, for analyses that run it once.
     """
 
     device: str = "cpu"
@@ -28,3 +29,4 @@ class Resources:
     resume: bool = False
     progress: Callable[[float, str, TrainingPoint | None], None] = lambda fraction, what, point: None
     threads: int | None = None
+    input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)

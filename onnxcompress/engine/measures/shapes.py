@@ -36,14 +36,14 @@ def concrete(model: ir.Model, shapes: Mapping[str, Shape]) -> ir.Model:
     passes.InlinePass()(clone)
     passes.LiftConstantsToInitializersPass()(clone)
     inputs = {value.name: value for value in clone.graph.inputs}
-    _forget(clone)
+    forget(clone)
     for name, shape in shapes.items():
         inputs[name].shape = ir.Shape(shape)
     infer(clone)
     return clone
 
 
-def _forget(model: ir.Model) -> None:
+def forget(model: ir.Model) -> None:
     """Drop the shapes of what nodes compute."""
     for graph in model.graphs():
         for node in graph:
@@ -94,7 +94,7 @@ def measure(
     """
     clone = model.clone()
     clone.ir_version = max(clone.ir_version, 4)
-    _forget(clone)  # onnxruntime may refuse to load a branch that cannot be taken with these shapes
+    forget(clone)  # onnxruntime may refuse to load a branch that cannot be taken with these shapes
     nodes = dict(_numbered(model, clone))
     names = {node: name for name, node in nodes.items()}
     _decide(clone, {names[node]: branch for node, branch in (branches or {}).items()})
@@ -102,7 +102,7 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         try:
             session = runtime.open_session(
-                _openable(clone, Path(folder)),
+                openable(clone, Path(folder)),
                 optimization="none",
                 settings={"session.disable_prepacking": "1"},  # else weights are missing from the record
                 profile_to=Path(folder) / "profile",
@@ -157,7 +157,7 @@ def _note(values: Sequence[ir.Value | None], seen: Sequence[Mapping[str, Sequenc
             value.shape = ir.Shape(shape)
 
 
-def _openable(model: ir.Model, folder: Path) -> bytes | Path:
+def openable(model: ir.Model, folder: Path) -> bytes | Path:
     """Return the model as bytes, or as a file with external data in ``folder`` where it is large."""
     size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
     if size < _INLINE_LIMIT_BYTES:
