@@ -94,7 +94,25 @@ def left_alone(model: Model, found: Iterable[Layer]) -> tuple[Refusal, ...]:
             more = f" and {len(users) - 3} more" if len(users) > 3 else ""
             why = f"is no contraction operand or embedding: it only enters {told}{more}"
         refusals.append(Refusal(weight.name, why))
-    return tuple(refusals)
+    return (*refusals, *_in_functions(model))
+
+
+def _in_functions(model: Model) -> Iterator[Refusal]:
+    """Yield the constants of two or more axes that lie in the body of a function.
+
+    A body is shared by all calls of the function, and has no initializers that could be encoded.
+    """
+    for function in model.ir.functions.values():
+        for node in function.all_nodes():
+            if node.op_type != "Constant" or domain_of(node):
+                continue
+            output = node.outputs[0]
+            tensor = constant_of(output)
+            if tensor is not None and len(tensor.shape) >= 2 and tensor.dtype.is_floating_point():
+                where = f"{function.name}/{output.name}"
+                yield Refusal(
+                    where, f"is a constant in the body of function '{function.name}'; it stays dense"
+                )
 
 
 def companions(model: Model, found: Iterable[Layer]) -> tuple[str, ...]:

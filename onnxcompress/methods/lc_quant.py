@@ -204,9 +204,9 @@ class LcQuant(Method):
         return Plan(
             trained.encodings,
             {name: Dense(array) for name, array in trained.others.items()},
-            tuple(refusals),
-            (*warnings, *trained.warnings),
-            trained.training,
+            refusals=tuple(refusals),
+            warnings=(*warnings, *trained.warnings),
+            training=trained.training,
         )
 
     def _wishes(self) -> Wishes:

@@ -216,6 +216,21 @@ def test_function_call():
     assert [c.op_type for c in only(model).consumers] == ["MatMul"]
 
 
+def test_constants_in_the_body_of_a_function_are_told():
+    inner = numpy_helper.from_array(np.ones((4, 4), np.float32), "inside")
+    bias = numpy_helper.from_array(np.ones(4, np.float32), "few")
+    function = helper.make_function(
+        "local", "Dense", ["a"], ["r"],
+        [node("Constant", [], ["k"], value=inner), node("Constant", [], ["b"], value=bias),
+         node("MatMul", ["a", "k"], ["m"]), node("Add", ["m", "b"], ["r"])],
+        [helper.make_opsetid("", 17)],
+    )  # fmt: skip
+    model = model_of([node("Dense", ["x"], ["y"], "d", domain="local")], [], functions=[function])
+    (refusal,) = left_alone(model, layers(model))
+    assert refusal.where == "Dense/k"
+    assert "stays dense" in refusal.why
+
+
 def test_loop_body_uses_a_carried_weight():
     body = helper.make_graph(
         [node("Identity", ["go"], ["on"]), node("MatMul", ["s", "w"], ["s2"], "inner"),

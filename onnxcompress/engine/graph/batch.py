@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from onnxcompress.core.errors import OnnxCompressError
 from onnxcompress.engine.graph.program import Step
 from onnxcompress.engine.graph.values import Value
 
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
     from onnxcompress.engine.graph.torchgraph import TorchGraph
 
 _ROUNDING = 1e-4
+_MISFITS = (
+    OnnxCompressError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
+"""How a graph that cannot take a batch fails, in whichever operator first minds the shape."""
+
 _STATES = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}
 
 
@@ -98,8 +104,7 @@ def measured(graph: TorchGraph, feeds: Sequence[Mapping[str, Any]] | None) -> bo
     try:
         together = graph.run({n: np.concatenate([np.asarray(e[n]) for e in examples]) for n in graph.inputs})
         alone = [graph.run(example) for example in examples]
-    # A graph that cannot take a batch fails in whichever operator first minds the shape.
-    except Exception:
+    except _MISFITS:
         return False
     finally:
         # What an attempt with a batch went through says nothing about the graph as it is run.
