@@ -3,8 +3,11 @@
 import sys
 from pathlib import Path
 
+import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from onnxcompress.core.encoding import Encoding
 from onnxcompress.encodings._base import ENCODINGS, Projection
@@ -123,3 +126,35 @@ def test_dense_is_itself() -> None:
     assert dense.decode() is array
     assert dense.stored_bits() == 32 * array.size
     assert np.array_equal(dense.take(1, np.array([0, 5])).decode(), array[:, [0, 5]])
+
+
+ARRAYS = hnp.arrays(
+    np.float32,
+    hnp.array_shapes(min_dims=2, max_dims=4, min_side=1, max_side=9),
+    elements=st.floats(-4, 4, width=32) | st.sampled_from([0.0, -0.5, 0.5, 1e-6]),
+)
+"""Weights with ties, zeros, one value only, one element only."""
+
+FREE = [name for name, kind in PROJECTIONS.items() if getattr(kind, "granularity", "tensor") != "group"]
+"""Projections that take any shape of two or more axes."""
+
+
+@pytest.mark.parametrize("name", FREE)
+@settings(max_examples=25, deadline=None)
+@given(array=ARRAYS)
+def test_any_array_is_projected_to_a_feasible_point_no_further_than_zero(
+    name: str, array: np.ndarray
+) -> None:
+    encoding = project(name, array)
+    decoded = encoding.decode()
+    assert decoded.shape == array.shape
+    assert decoded.dtype == array.dtype
+    assert np.isfinite(decoded).all()
+    again = project(name, decoded).decode()
+    assert np.allclose(again, decoded, rtol=1e-5, atol=1e-7)
+    keep = np.arange(0, array.shape[0], 2)
+    assert np.array_equal(encoding.take(0, keep).decode(), decoded[keep])
+    if "unscaled" not in name:  # a scale of 0 is feasible
+        assert (
+            distance(array, encoding) <= float(np.square(array.astype(np.float64)).sum()) * (1 + 1e-6) + 1e-9
+        )
