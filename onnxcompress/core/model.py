@@ -102,7 +102,7 @@ class Model:
         clone = self.ir.clone()
         model = Model(clone, self.source, {**self.encodings, **encodings}, (*self.steps, step))
         for name, encoding in encodings.items():
-            _set_constant(model.weights[name], encoding)
+            set_constant(model.weights[name], encoding)
         return model
 
     def with_steps(self, *steps: str) -> Model:
@@ -154,7 +154,7 @@ def _weights(graph: ir.Graph, prefix: str) -> Iterator[Weight]:
         yield from _weights(nested, prefix + path)
 
 
-def _set_constant(weight: Weight, encoding: Encoding) -> None:
+def set_constant(weight: Weight, encoding: Encoding) -> None:
     """Let the weight's value in the graph decode from its encoding when it is read."""
     dtype = ir.DataType.from_numpy(encoding.dtype)
     name = weight.value.name

@@ -70,7 +70,8 @@ class WeightFacts:
     """One weight: how it is stored, how far it moved, what it looked like before.
 
     ``macs`` are the multiply-accumulates of the nodes that use it in one inference; ``role`` is how they do
-    ("contraction", "recurrent", "embedding"). ``relative_error`` is None where nothing was compressed.
+    ("contraction", "recurrent", "embedding"). ``relative_error`` is None where nothing was compressed, and
+    where channels were cut: then ``shape_after`` is the shape that is left, else it is None.
     """
 
     name: str
@@ -86,6 +87,7 @@ class WeightFacts:
     histogram: Histogram | None
     role: str | None = None
     macs: int | None = None
+    shape_after: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,61 @@ class MethodFacts:
     summary: str
     duration_s: float
     training: Training | None
+
+
+@dataclass(frozen=True)
+class GroupCut:
+    """One channel group that was cut: how many of its channels were kept.
+
+    ``mixed`` groups are looked at together by a normalisation: cutting them changes the channels that stay.
+    """
+
+    name: str
+    kept: int
+    of: int
+    mixed: bool = False
+
+
+@dataclass(frozen=True)
+class CutProof:
+    """Evidence that cutting did what silencing the same channels does, measured before anything is written.
+
+    Errors are relative to the largest value of what is compared. ``float64_error`` is the largest over all
+    outputs and all places where cut channels were summed over, computed in torch; ``float64_floor`` what
+    rounding alone may do there. ``single_precision`` names operators that had to run in float32.
+    ``ort_error`` is the relative ℓ2 difference of the outputs in onnxruntime. ``mixed_difference`` is how far
+    the outputs move when a normalisation no longer sees what was cut (relative ℓ2): a real change, not an
+    error. ``silent_outputs`` are outputs that were zero or no numbers on every input and prove nothing.
+    """
+
+    inputs: int
+    sizes: int
+    places: int
+    float64_error: float
+    float64_floor: float
+    ort_error: float
+    ort_tolerance: float
+    single_precision: tuple[str, ...] = ()
+    mixed_difference: float | None = None
+    silent_outputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CutFacts:
+    """What one method cut out of the network, and the proof that only that is gone.
+
+    ``parameters_before`` and the like count the whole model. ``folded`` counts the sites at which constants
+    of cut channels went into a bias.
+    """
+
+    method: str
+    groups: tuple[GroupCut, ...]
+    parameters_before: int
+    parameters_after: int
+    macs_before: int
+    macs_after: int
+    proof: CutProof
+    folded: int = 0
 
 
 @dataclass(frozen=True)
@@ -263,6 +320,7 @@ class Run:
     accuracy: Accuracy | None = None
     benchmark: Benchmark | None = None
     gates: tuple[Gate, ...] = ()
+    cuts: tuple[CutFacts, ...] = ()
 
     def to_json(self) -> str:
         """Return the run as JSON; NaN and infinities are written as null."""

@@ -1,4 +1,4 @@
-"""Surgery: changes of the graph itself, always on a clone.
+"""Shifts: constants that are subtracted from a layer's input go into its bias.
 
 ``fold_shifts`` removes constants that are subtracted from (or added to) a layer's input, the mean image of a
 preprocessing step for example: ``W(x − c) + b = Wx + (b − Wc)``. With compressed weights such a constant is
