@@ -206,7 +206,9 @@ def coupling(*types: str, domain: str = "", repair: Repair | None = None) -> Cal
     return register
 
 
-def movement(*types: str, domain: str = "", moved: tuple[int, ...] = (0,), repair: Repair | None = None) -> None:
+def movement(
+    *types: str, domain: str = "", moved: tuple[int, ...] = (0,), repair: Repair | None = None
+) -> None:
     """Register operators that only move, copy or drop elements: they are executed on the labels."""
     for type_ in types:
         COUPLINGS.add((domain, type_), Coupling(type_, None, moved, repair, domain))

@@ -1,0 +1,260 @@
+"""One node while labels cross it: the engine's side of the coupling rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxcompress.core.encoding import Array
+from onnxcompress.core.model import constant_of
+from onnxcompress.couplings._base import Crossing, Labels
+from onnxcompress.engine.channels.labels import Kind, Ledger
+from onnxcompress.engine.channels.tracing import Trace
+from onnxcompress.ops._base import Node, Shape
+
+AxisLabels = dict[int, Labels]
+"""Axis of a value -> the labels along it."""
+
+_CARRIERS = frozenset(["Transpose", "Reshape", "Cast", "Identity", "Squeeze", "Unsqueeze", "Flatten"])
+"""What may lie between a weight and the operand it is, if a scale on the operand is a scale on the weight."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sum:
+    """A place where an activation is summed over, as noted by a rule.
+
+    Attributes:
+        node: the consumer.
+        slot: its input.
+        axis: the activation's axis.
+        labels: along that axis.
+        weight: the constant it is summed against, None where there is none or it is computed.
+        weight_axis: the constant's axis.
+    """
+
+    node: ir.Node
+    slot: int
+    axis: int
+    labels: Labels
+    weight: ir.Value | None
+    weight_axis: int | None
+
+
+@dataclass
+class Ground:
+    """What all crossings of one analysis share.
+
+    Attributes:
+        trace: what running the model showed.
+        ledger: of the labels.
+        along: value -> labels along its axes.
+        sums: every site, in graph order.
+        consumed: label arrays along which a constant is summed over.
+        recurrent: (constant, axis) that a node sums over against its own state.
+        captured: value that a nested graph reads -> the node that has the nested graph.
+        origins: first label of each labelled axis of a constant -> that axis, in rising order.
+    """
+
+    trace: Trace
+    ledger: Ledger = field(default_factory=Ledger)
+    along: dict[ir.Value, AxisLabels] = field(default_factory=dict)
+    sums: list[Sum] = field(default_factory=list)
+    consumed: list[Labels] = field(default_factory=list)
+    recurrent: list[tuple[ir.Value, int]] = field(default_factory=list)
+    captured: dict[ir.Value, ir.Node] = field(default_factory=dict)
+    origins: list[tuple[int, ir.Value, int]] = field(default_factory=list)
+
+    def origin(self, label: int) -> tuple[ir.Value, int] | None:
+        """Return the constant and axis that a label was given to first; None for other labels."""
+        firsts = [first for first, _, _ in self.origins]
+        index = int(np.searchsorted(firsts, label, side="right")) - 1
+        if index < 0:
+            return None
+        first, value, axis = self.origins[index]
+        length = len(self.along[value][axis])
+        return (value, axis) if label < first + length else None
+
+
+class NodeCrossing(Crossing):
+    """One node, on the ground of one analysis."""
+
+    def __init__(self, ground: Ground, node: Node, source: ir.Node) -> None:
+        self.node, self.source = node, source
+        self.inputs = len(source.inputs)
+        self._ground = ground
+        self.out: dict[int, AxisLabels] = {}
+
+    @property
+    def _where(self) -> str:
+        return f"{self.node.op_type} {self.node.name!r}" if self.node.name else self.node.op_type
+
+    def present(self, slot: int) -> bool:
+        """Tell whether an input is given."""
+        return slot < self.inputs and self.source.inputs[slot] is not None
+
+    def value(self, slot: int) -> ir.Value:
+        """Return the value at an input that is given."""
+        value = self.source.inputs[slot]
+        assert value is not None
+        return value
+
+    def shape(self, slot: int) -> Shape:
+        """Return the shape of an input."""
+        return self._ground.trace.shapes[self.value(slot)]
+
+    def out_shape(self, output: int = 0) -> Shape:
+        """Return the shape of an output."""
+        return self._ground.trace.shapes[self.source.outputs[output]]
+
+    def constant(self, slot: int) -> Array | None:
+        """Return an input that is the same for all data and sizes."""
+        if not self.present(slot):
+            return None
+        value, trace = self.value(slot), self._ground.trace
+        if value in trace.constant:
+            return trace.arrays[value]
+        tensor = constant_of(value)
+        return None if tensor is None else np.asarray(tensor.numpy())
+
+    def is_constant(self, value: ir.Value) -> bool:
+        """Tell whether no data reaches a value."""
+        return value in self._ground.trace.data_free
+
+    def seen(self, slot: int) -> Array | None:
+        """Return an input's value in the first run, where no data reaches it."""
+        found = self._ground.trace.arrays.get(self.value(slot)) if self.present(slot) else None
+        return found if found is not None else self.constant(slot)
+
+    def labels(self, slot: int, axis: int) -> Labels | None:
+        """Return the labels along an axis of an input."""
+        if not self.present(slot):
+            return None
+        value = self.value(slot)
+        along = self._ground.along.get(value)
+        return along.get(axis % max(1, len(self.shape(slot)))) if along else None
+
+    def put(self, output: int, axis: int, labels: Labels | None) -> None:
+        """Give an axis of an output its labels."""
+        if labels is None or output >= len(self.source.outputs) or not self.source.outputs[output].name:
+            return
+        shape = self.out_shape(output)
+        axis %= len(shape)
+        assert len(labels) == shape[axis], f"{self._where}: {len(labels)} labels on an axis of {shape[axis]}"
+        if shape[axis] == 1:
+            self.freeze(labels, f"becomes the whole of an axis in {self._where}")
+            return
+        own = self.out.setdefault(output, {})
+        if axis in own:  # two axes met in one: neither can be cut without the other
+            self.freeze(labels, f"shares an axis with other channels in {self._where}")
+            self.freeze(own[axis], f"shares an axis with other channels in {self._where}")
+        else:
+            own[axis] = labels
+
+    def fresh(self, count: int) -> Labels:
+        """Return new labels."""
+        return self._ground.ledger.fresh(count)
+
+    def merge(self, first: Labels | None, second: Labels | None) -> Labels | None:
+        """Tie two runs of labels; one that meets none is frozen."""
+        if first is None and second is None:
+            return None
+        if first is None or second is None:
+            one = first if second is None else second
+            self.freeze(one, f"meets values that are no channels of a layer in {self._where}")
+            return one
+        self._ground.ledger.tie(first, second)
+        return first
+
+    def freeze(self, labels: Labels | None, why: str) -> None:
+        """Freeze labels."""
+        if labels is not None:
+            self._ground.ledger.freeze(labels, why)
+
+    def freeze_inputs(self, why: str) -> None:
+        """Freeze every label of every input."""
+        for slot in range(self.inputs):
+            if self.present(slot):
+                for labels in self._ground.along.get(self.value(slot), {}).values():
+                    self.freeze(labels, why)
+
+    def mix(self, labels: Labels | None) -> None:
+        """Mark labels as mixed."""
+        if labels is not None:
+            self._ground.ledger.mix(labels)
+
+    def contract(
+        self, slot: int, axis: int, other: Labels | None, weight: tuple[int, int] | None = None
+    ) -> None:
+        """Note a site, and tie both operands."""
+        own = self.labels(slot, axis)
+        axis %= len(self.shape(slot))
+        if own is None and other is None:
+            return
+        constant, constant_axis = self._weight(weight) if weight is not None else (None, None)
+        if own is not None and other is not None:
+            self._ground.ledger.tie(own, other)
+        elif own is not None and weight is not None:
+            self.freeze(
+                own, f"is summed over against values that are no channels of a layer in {self._where}"
+            )
+        elif own is None and other is not None:
+            why = f"reads {self.value(slot).name!r}, which is not made by a layer"
+            self._ground.ledger.freeze(other, why, Kind.INPUT)
+        labels = own if own is not None else other
+        assert labels is not None
+        if len(labels) == self.shape(slot)[axis]:
+            self._ground.sums.append(Sum(self.source, slot, axis, labels, constant, constant_axis))
+        else:
+            self.freeze(labels, f"is summed over in another order in {self._where}")
+        if other is not None:
+            self._ground.consumed.append(other)
+
+    def consume(self, slot: int, axis: int) -> None:
+        """Note that a weight is summed over against the node's own state."""
+        labels = self.labels(slot, axis)
+        found = self._weight((slot, axis))
+        if labels is not None:
+            self._ground.consumed.append(labels)
+            if found[0] is None or found[1] is None:
+                self.freeze(labels, f"is summed over against a computed weight in {self._where}")
+            else:
+                self._ground.recurrent.append((found[0], found[1]))
+
+    def _weight(self, weight: tuple[int, int]) -> tuple[ir.Value | None, int | None]:
+        """Return the constant and axis behind an operand's axis, through movement that keeps its values."""
+        slot, axis = weight
+        labels = self.labels(slot, axis)
+        value: ir.Value | None = self.value(slot)
+        while value is not None and constant_of(value) is None:
+            producer = value.producer()
+            moves = (
+                producer is not None and producer.op_type in _CARRIERS and producer.domain in ("", "ai.onnx")
+            )
+            value = producer.inputs[0] if moves and producer is not None else None
+        if value is None or labels is None:
+            return None, None
+        found = self._ground.origin(int(labels.flat[0]))
+        return found if found is not None and found[0] is value else (None, None)
+
+
+def refused(crossing: NodeCrossing, why: str) -> None:
+    """Freeze everything that touches a node, and forget what its rule had said of the outputs."""
+    crossing.freeze_inputs(why)
+    crossing.out.clear()
+
+
+def settled(ground: Ground, crossing: NodeCrossing) -> Mapping[ir.Value, AxisLabels]:
+    """Return the labels of a node's outputs, those of axes of varying length frozen and left out."""
+    found: dict[ir.Value, AxisLabels] = {}
+    for output, axes in crossing.out.items():
+        value = crossing.source.outputs[output]
+        varying = ground.trace.dynamic.get(value, frozenset())
+        for axis in varying & axes.keys():
+            crossing.freeze(
+                axes[axis], f"lies along an axis whose length depends on the input ({value.name!r})"
+            )
+        found[value] = {axis: labels for axis, labels in axes.items() if axis not in varying}
+    return found
