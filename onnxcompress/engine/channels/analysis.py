@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 import onnx_ir as ir
 
 from onnxcompress.core.model import FLOAT_TYPES, Model, constant_of
+from onnxcompress.core.run import Refusal
 from onnxcompress.couplings._base import COUPLINGS
 from onnxcompress.engine.channels.channels import Channels
 from onnxcompress.engine.channels.crossing import Ground, NodeCrossing, refused, settled
@@ -60,7 +61,14 @@ def _analysed(model: Model, input_shapes: Mapping[str, Shape]) -> Channels:
     names = {w.value: name for name, w in clone.weights.items()}
     names |= {v: v.name or "" for _, v, _ in ground.origins if v not in names}
     found = grouping(ground, names)
-    return Channels(clone, found, ground, MappingProxyType(dict(unknown)))
+    return Channels(clone, found, ground, MappingProxyType(dict(unknown)), tuple(_out_of_reach(clone)))
+
+
+def _out_of_reach(model: Model) -> Iterator[Refusal]:
+    """Name the layer weights that no group can hold, because they lie in nested graphs."""
+    nested = [w for w in model.weights.values() if w.graph is not model.ir.graph and len(w.shape) > 1]
+    for weight in nested:
+        yield Refusal(weight.name, "lies inside the body of an If, Loop or Scan, which is not cut")
 
 
 def _label_constants(ground: Ground, graph: ir.Graph) -> None:
@@ -100,10 +108,8 @@ _SMALL_SLOTS = {
 def _holds_channels(value: ir.Value, tensor: ir.TensorProtocol) -> bool:
     if tensor.dtype == ir.DataType.STRING:
         return False
-    if tensor.dtype in FLOAT_TYPES:
-        return True
-    uses = list(value.uses())
-    return not uses or any(slot not in _SMALL_SLOTS.get(node.op_type, ()) for node, slot in uses)
+    uses = [slot in _SMALL_SLOTS.get(node.op_type, ()) for node, slot in value.uses()]
+    return not all(uses) if uses else tensor.dtype in FLOAT_TYPES
 
 
 def _freeze_captured(ground: Ground, graph: ir.Graph) -> None:

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onnxcompress.core.channels import Group
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.model import Model, constant_of
+from onnxcompress.core.run import Refusal
 from onnxcompress.engine.channels.crossing import Ground
 from onnxcompress.engine.channels.grouping import Grouping
 from onnxcompress.engine.measures.costs import as_node
@@ -28,12 +29,14 @@ class Channels:
     Attributes:
         model: the analysed clone; ``Site.node`` and the values asked about by name are of it.
         unknown: operator -> number of nodes that froze what they touch, because no rule is known.
+        out_of_reach: weights that no group can hold, with the reason.
     """
 
     model: Model
     _grouping: Grouping
     ground: Ground = field(repr=False)
     unknown: Mapping[str, int]
+    out_of_reach: tuple[Refusal, ...] = ()
 
     @property
     def groups(self) -> tuple[Group, ...]:
