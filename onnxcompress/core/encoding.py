@@ -52,9 +52,11 @@ class Encoding(ABC):
         kind: name of the encoding in files, reports and `onnxcompress list encodings`.
         shape: shape of the decoded weight.
         dtype: storage type of the decoded weight (float32, float16, float64 or ml_dtypes.bfloat16).
+        least_opset: version of the default operator set that its nodes need.
     """
 
     kind: ClassVar[str]
+    least_opset: ClassVar[int] = 1
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 

@@ -14,6 +14,7 @@ from onnxcompress.encodings._base import ENCODINGS, Projection
 from onnxcompress.encodings.codebook import AdaptiveCodebook
 from onnxcompress.encodings.dense import Dense
 from onnxcompress.encodings.scaled import Binary, IntGrid, PowersOfTwo, Ternary
+from onnxcompress.encodings.sparse import Pruning
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "encodings"))
 from small import left, one_weight, packed_bytes, run, stored_proto
@@ -35,6 +36,8 @@ PROJECTIONS: dict[str, Projection] = {
     "int group": IntGrid(entries=256, granularity="group", axis=0, group_size=33),
     "int no zero": IntGrid(entries=4, zero=False),
     "int symmetric": IntGrid(entries=8, symmetric=True),
+    "half zeros": Pruning(0.5),
+    "mostly zeros": Pruning(0.04),
 }
 SHAPE = (24, 13, 3, 3)
 

@@ -18,9 +18,10 @@ import onnx_ir as ir
 from onnxcompress.core.encoding import Array, Encoding
 from onnxcompress.core.model import constant_of, subgraphs
 from onnxcompress.encodings._base import ENCODINGS
+from onnxcompress.encodings.sparse import sparse
 
 _INTERNAL = re.compile(r"[nqkst]_[0-9a-z]+")
-_LAST = frozenset({"Gather", "Reshape", "Slice", "Transpose", "Cast", "Mul"})
+_LAST = frozenset({"Gather", "Reshape", "Slice", "Transpose", "Cast", "Mul", "ScatterElements"})
 _LARGEST = 1 << 31
 """No decoded weight has more elements; a hostile file could ask for it."""
 
@@ -100,6 +101,9 @@ def _decipher(
     if len(tensors["k"]) != 1 or len(tensors["s"]) > 1:
         raise _UnknownError
     table = tensors["k"][0]
+    if any(node.op_type == "CumSum" for node in nodes):
+        # Where values are, and which, needs no codes: the weight itself tells both.
+        return _Found(name, nodes, None, sparse(_evaluate(nodes[0].outputs[0], {}, skip_scaling=False)))
     entries = _array(table)
     scales = _array(tensors["s"][0]) if tensors["s"] else None
     if entries.ndim == 2:
@@ -283,6 +287,9 @@ def _operator(node: ir.Node) -> Callable[..., Array]:
         "Div": np.floor_divide,
         "Mod": np.mod,
         "Range": np.arange,
+        "CumSum": lambda x, axis: np.cumsum(x, axis=int(np.ravel(axis)[0])),
+        "ConstantOfShape": lambda shape: _zeros(node, shape),
+        "ScatterElements": _scatter,
         "Gather": lambda data, places: np.take(data, places, axis=_axis(node)),
         "Split": lambda x, *sizes: _split(node, x, *sizes),
         "Cast": lambda x: x.astype(np.int64) if x.dtype.kind in "iu" else x,
@@ -293,6 +300,19 @@ def _operator(node: ir.Node) -> Callable[..., Array]:
     if node.domain not in ("", "ai.onnx") or node.op_type not in simple:
         raise _UnknownError
     return simple[node.op_type]
+
+
+def _zeros(node: ir.Node, shape: Array) -> Array:
+    value = node.attributes["value"].as_tensor().numpy()
+    if int(np.prod(shape)) > _LARGEST or value.item() != 0:
+        raise _UnknownError
+    return np.zeros([int(d) for d in shape], value.dtype)
+
+
+def _scatter(data: Array, places: Array, updates: Array) -> Array:
+    result = data.copy()
+    result[places] = updates
+    return result
 
 
 def _axis(node: ir.Node) -> int:

@@ -24,7 +24,7 @@ FORM = "1"
 """Version of the stored form, for the metadata of a file."""
 _FOLDED = 1 << 30
 """onnxruntime folds no node whose output is larger than this many bytes."""
-_TOO_SMALL = "packed it would take more bytes than the weight itself; its values are quantised all the same"
+_TOO_SMALL = "packed it would take more bytes than the weight itself; its values are compressed all the same"
 _ROWS = 1 << 16
 """Embeddings with at least this many weights are decoded row by row."""
 
@@ -149,9 +149,9 @@ class _Lowering:
         return self._sites.setdefault(id(graph), GraphSite(self._clone, graph, self._names))
 
     def _one(self, weight: Weight, encoding: Encoding) -> None:
-        why = _refuse(weight, encoding)
+        site, first = self._site(weight.graph), self._names.next
+        why = _refuse(weight, encoding, site.opset)
         if why is None:
-            site, first = self._site(weight.graph), self._names.next
             if _by_row(weight, encoding, site):
                 self._by_row.append(weight.name)
             else:
@@ -193,9 +193,12 @@ def _no_longer_inputs(names: list[str]) -> tuple[str, ...]:
     return (f"{len(names)} weights were also optional inputs of the model and are constants now: {shown}",)
 
 
-def _refuse(weight: Weight, encoding: Encoding) -> str | None:
+def _refuse(weight: Weight, encoding: Encoding, opset: int) -> str | None:
     if weight.size == 0:
         return "it has no elements"
+    if opset < encoding.least_opset:
+        needs = f"its packed form needs operator set {encoding.least_opset}, and the model has {opset}"
+        return f"{needs}; its values are compressed all the same"
     if weight.size * max(4, weight.dtype.itemsize) > _FOLDED:
         return "decoded it takes more than 1 GiB, which onnxruntime does not decode while loading"
     if not encoding.stored_bits() < 8 * weight.size * weight.dtype.itemsize:

@@ -1,0 +1,168 @@
+"""Sparse: most weights are zero; the others are stored with where they are.
+
+Two forms, of which the one with fewer bytes is taken (the mask below about 87 % zeros, the gaps above):
+
+* *mask*: one bit a weight says whether it is zero. The running sum of the bits numbers the others, and a
+  look-up of that number, 0 where the bit is, in the table (0, v₁, v₂ …) yields the weights.
+* *gaps*: one byte for each non-zero weight, its distance from the one before. Their running sum is where
+  the values are scattered to in zeros. A distance of more than 255 takes further bytes, each setting a zero.
+
+Both are decoded while the model is loaded: the file is smaller, the model is not faster.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxcompress.core.encoding import Array, Encoding, Site
+from onnxcompress.csteps.pruning import largest
+from onnxcompress.encodings import _nodes
+from onnxcompress.encodings._base import ENCODINGS, Projection
+from onnxcompress.encodings._packing import packing
+
+_LONGEST = 255
+"""Largest distance that one byte holds."""
+_BITS = packing(2, 1 << 20)
+"""One bit a weight, eight to the byte."""
+
+
+@ENCODINGS.register("sparse")
+@dataclass(frozen=True, eq=False)
+class Sparse(Encoding):
+    """The non-zero weights and where they are.
+
+    Attributes:
+        places: int64, ascending: positions of the non-zero weights in the flattened weight.
+        values: the weights there, in the weight's storage type.
+        shape: of the weight.
+    """
+
+    kind: ClassVar[str] = "sparse"
+    least_opset: ClassVar[int] = 11
+    places: Array
+    values: Array
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dtype", self.values.dtype)
+
+    @property
+    def size(self) -> int:
+        """Number of weights, zeros included."""
+        return math.prod(self.shape)
+
+    def decode(self) -> Array:
+        """Put the values into zeros."""
+        flat = np.zeros(self.size, self.dtype)
+        flat[self.places] = self.values
+        return flat.reshape(self.shape)
+
+    def mask(self) -> Array:
+        """Return where the weight is not zero, bool, in its shape."""
+        flat = np.zeros(self.size, bool)
+        flat[self.places] = True
+        return flat.reshape(self.shape)
+
+    def stored_bits(self) -> int:
+        """Bits of the mask or the gaps, and of the values."""
+        return 8 * min(self._mask_bytes(), self._gap_bytes())
+
+    def information_bits(self) -> float:
+        """log₂ of the number of ways to choose the places, and the values."""
+        n, k = self.size, len(self.places)
+        ways = (math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)) / math.log(2)
+        return ways + 8.0 * self.values.nbytes
+
+    def take(self, axis: int, keep: Array) -> Sparse:
+        """Keep some slices along one axis."""
+        return sparse(np.take(self.decode(), keep, axis=axis), np.take(self.mask(), keep, axis=axis))
+
+    def emit(self, site: Site) -> ir.Value:
+        """Emit the running sum of the bits or the gaps, and the look-up or the scattering."""
+        flat = self._emit_mask(site) if self._mask_bytes() <= self._gap_bytes() else self._emit_gaps(site)
+        return flat if len(self.shape) == 1 else _nodes.reshape(site, flat, self.shape)
+
+    def _mask_bytes(self) -> int:
+        return _BITS.size_bytes(self.size) + (len(self.values) + 1) * self.dtype.itemsize
+
+    def _gap_bytes(self) -> int:
+        return (len(self.places) + self._fillers()) * (1 + self.dtype.itemsize)
+
+    def _fillers(self) -> int:
+        gaps = np.diff(self.places, prepend=0)
+        return int(np.maximum(-(-gaps // _LONGEST) - 1, 0).sum())
+
+    def _emit_mask(self, site: Site) -> ir.Value:
+        codes = self.mask().reshape(-1).astype(np.uint8)
+        (stream,) = _BITS.streams(codes)
+        bytes_ = _nodes.integers(site, site.tensor("q", stream))
+        bits = site.node("Gather", [_nodes.digits(site, 2, 8), bytes_])
+        bits = _nodes.reshape(site, bits, [-1])
+        if _BITS.units(self.size) * 8 != self.size:
+            bits = _nodes.head(site, bits, self.size)
+        numbers = site.node("Mul", [site.node("CumSum", [bits, _axis(site)]), bits])
+        table = np.concatenate([np.zeros(1, self.dtype), self.values])
+        return site.node("Gather", [site.tensor("k", table), numbers])
+
+    def _emit_gaps(self, site: Site) -> ir.Value:
+        gaps, values = self._gaps()
+        steps = _nodes.integers(site, site.tensor("q", gaps))
+        places = site.node("CumSum", [steps, _axis(site)])
+        length = site.shared(f"shape{self.size}", np.array([self.size], dtype=np.int64))
+        zero = ir.Tensor(np.zeros(1, self.dtype), dtype=ir.DataType.from_numpy(self.dtype))
+        zeros = site.node("ConstantOfShape", [length], {"value": zero})
+        return site.node("ScatterElements", [zeros, places, site.tensor("k", values)])
+
+    def _gaps(self) -> tuple[Array, Array]:
+        """Return the distances, none larger than 255, and the values with the zeros they set on the way."""
+        gaps = np.diff(self.places, prepend=0)
+        bytes_of = np.maximum(-(-gaps // _LONGEST), 1)
+        ends = np.cumsum(bytes_of) - 1
+        steps = np.full(int(bytes_of.sum()), _LONGEST, dtype=np.uint8)
+        steps[ends] = (gaps - (bytes_of - 1) * _LONGEST).astype(np.uint8)
+        values = np.zeros(len(steps), self.dtype)
+        values[ends] = self.values
+        return steps, values
+
+
+def sparse(weight: Array, stay: Array | None = None) -> Sparse:
+    """Return the encoding of a weight whose elements outside ``stay`` (bool) are zero; None: as they are."""
+    flat = np.ravel(weight)
+    found = flat != 0 if stay is None else (flat != 0) & np.ravel(stay)
+    places = np.flatnonzero(found)
+    if not len(places):  # an empty tensor is no constant to decode from
+        return Sparse(np.zeros(1, np.int64), np.zeros(1, flat.dtype), tuple(weight.shape))
+    return Sparse(places, flat[places], tuple(weight.shape))
+
+
+@dataclass(frozen=True)
+class Pruning(Projection):
+    """ℓ0 constraint: of all weights given, the largest stay (methods.md section 2, "ℓ0 constraint κ").
+
+    Attributes:
+        keep: share of the weights that stay, over 0, at most 1; of several weights jointly.
+    """
+
+    keep: float
+
+    def project(
+        self,
+        weights: Sequence[Array],
+        *,
+        mu: float | None = None,
+        previous: Sequence[Encoding] | None = None,
+    ) -> list[Encoding]:
+        """Return the weights with all but the ⌊keep · n⌋ largest (at least one) set to zero."""
+        count = sum(w.size for w in weights)
+        stay = largest(weights, max(1, math.floor(self.keep * count + 1e-9)))
+        return [sparse(w, s) for w, s in zip(weights, stay, strict=True)]
+
+
+def _axis(site: Site) -> ir.Value:
+    return site.shared("scalar0", np.array(0, dtype=np.int64))
