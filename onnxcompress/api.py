@@ -76,7 +76,8 @@ def compress(
     if threads < 1:
         raise UsageError(f"threads must be 1 or more, not {threads}")
     names = [method] if isinstance(method, str) else list(method)
-    recipe = build(names, options, data={"path": data, **(data_options or {})}, seed=seed)
+    given = {"path": data, "random": random_data or None, **(data_options or {})}
+    recipe = build(names, options, data=given, seed=seed)
     with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder:
         target = Path(output) if output is not None else Path(folder) / "model.onnx"
         run = pipeline.compress(
@@ -85,7 +86,6 @@ def compress(
                 recipe=recipe,
                 output=target,
                 overwrite=overwrite,
-                random_data=random_data,
                 input_shapes=input_shapes or {},
                 threads=threads,
                 resources=resources or Resources(),

@@ -48,7 +48,8 @@ class Recipe:
 
     Attributes:
         methods: the methods with their options, run one after the other.
-        data: options of the data (``path`` and the adapter's options), empty where none is given.
+        data: options of the data (``path`` and the adapter's options, or ``random``: random numbers instead),
+            empty where none is given.
         seed: of every random choice.
     """
 
@@ -169,8 +170,11 @@ def _check_data_option(name: str, value: Any) -> None:
     kinds = {**TASK_OPTIONS, **get_type_hints(DataOptions)}
     if name == "path":
         return
+    if name == "random":
+        _check_type("--random-data", value, bool, {})
+        return
     if name not in kinds:
-        raise UsageError(f"there is no data option {name!r}", fix=_closest(name, ("path", *kinds)))
+        raise UsageError(f"there is no data option {name!r}", fix=_closest(name, ("path", "random", *kinds)))
     if name == "image_size" and isinstance(value, int):
         return
     _check_type("--" + name.replace("_", "-"), value, kinds[name], {})

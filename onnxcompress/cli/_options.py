@@ -180,7 +180,7 @@ def data_options(values: Mapping[str, Any]) -> dict[str, Any]:
         "std": _numbers,
         "image_size": lambda text: tuple(int(n) for n in _numbers(text.replace("x", ","))),
     }
-    options = {}
+    options: dict[str, Any] = {"random": True} if values.get("random_data") else {}
     for key in DATA_KEYS:
         value = values[key]
         if value is None:

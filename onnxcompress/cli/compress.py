@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,20 +88,20 @@ def compress(
     result = output or target or pipeline.default_output(source, resolved)
     check_reports(reports, save_recipe, result)
     _check_places(save_recipe, checkpoint, resume)
-    with Progress(quiet=quiet) as progress:
+    state = resume or checkpoint
+    with _telling_of_state(state), Progress(quiet=quiet) as progress:
         run = pipeline.compress(
             pipeline.Request(
                 source=source,
                 recipe=resolved,
                 output=None if dry_run else result,
                 overwrite=overwrite,
-                random_data=common["random_data"],
                 input_shapes=shared.parse_shapes(common["input_shapes"]),
                 threads=common["threads"],
                 resources=Resources(
                     device=device,
                     max_time_s=max_time,
-                    checkpoint_dir=resume or checkpoint,
+                    checkpoint_dir=state,
                     resume=resume is not None,
                     progress=progress.update,
                     threads=common["threads"],
@@ -116,6 +118,17 @@ def compress(
     if not quiet:
         tell(run, written=None if dry_run else result, verbose=verbose)
     require(run)
+
+
+@contextlib.contextmanager
+def _telling_of_state(folder: Path | None) -> Iterator[None]:
+    """Say how to go on where an interrupted run left its training state."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if folder is not None and any(folder.glob("*.npz")):
+            click.echo(f"the training state is kept: --resume {folder} goes on from there", err=True)
+        raise
 
 
 def _check_places(save_recipe: Path | None, checkpoint: Path | None, resume: Path | None) -> None:

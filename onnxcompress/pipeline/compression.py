@@ -30,7 +30,7 @@ from onnxcompress.pipeline._original import Compared, Original, Source, path_of
 from onnxcompress.recipe import TASK_OPTIONS, Recipe, options_of
 
 RANDOM_EXAMPLES = 512
-"""Random examples that --random-data makes, unless --limit says otherwise."""
+"""Random examples that --random-data (``random`` in a recipe) makes, unless --limit says otherwise."""
 
 TORCH_TOLERANCE = 1e-4
 """Relative ℓ2 to which the file must agree with the torch model, or 4 times what the original file does."""
@@ -45,7 +45,6 @@ class Request:
         recipe: methods, data options, seed.
         output: where the result goes; None: only planned and measured, nothing is written.
         overwrite: an existing output may be replaced (the input never is).
-        random_data: the methods may train or calibrate on random numbers.
         input_shapes: concrete shapes of inputs with symbolic dimensions.
         threads: CPU threads of onnxruntime and torch.
         resources: device, time limit, checkpoints, progress.
@@ -59,7 +58,6 @@ class Request:
     recipe: Recipe
     output: Path | None = None
     overwrite: bool = False
-    random_data: bool = False
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     threads: int = 1
     resources: Resources = field(default_factory=Resources)
@@ -91,6 +89,9 @@ def compress(request: Request) -> Run:
     final, folded, gone = _fold(model) if request.fold else (model, (), frozenset())
     refusals = tuple(r for r in refusals if r.where not in gone)
     warnings = [*(task.warnings if task else ()), *(w for plan in plans for w in plan.warnings)]
+    if request.resources.checkpoint_dir is not None and not any(plan.training for plan in plans):
+        flag = "--resume" if request.resources.resume else "--checkpoint"
+        warnings.append(f"{flag} had no effect: nothing was trained, so there is no state to keep")
     compared = originals.compared_inputs(original, task, request.recipe.seed)
     with tempfile.TemporaryDirectory(prefix=".onnxcompress-", dir=_staging(request)) as folder:
         before, name = _names(request)
@@ -131,12 +132,13 @@ def compress(request: Request) -> Run:
 def _task(request: Request, original: Original) -> Task | None:
     """Return what the methods may train on; None where no data was given."""
     options, seed = request.recipe.data, request.recipe.seed
-    usable = TASK_OPTIONS if request.random_data else ()
-    unused = [name for name in options if name not in usable and name != "path"]
+    random = options.get("random", False)
+    usable = TASK_OPTIONS if random else ()
+    unused = [name for name in options if name not in usable and name not in ("path", "random")]
     if unused and options.get("path") is None:
         flag = "--" + unused[0].replace("_", "-")
         raise UsageError(f"{flag} says what to do with --data", why="none is given")
-    if not request.random_data:
+    if not random:
         return originals.data_task(original, options, seed) if options.get("path") is not None else None
     if options.get("path") is not None:
         raise UsageError("--data and --random-data exclude each other", fix="leave one of them out")

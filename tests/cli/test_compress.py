@@ -205,6 +205,22 @@ def test_a_saved_recipe_repeats_the_run(call, folder):
     assert Path("r.toml").read_text() == Path("again.toml").read_text()
 
 
+def test_a_recipe_keeps_random_data(call, folder):
+    short = "--random-data --limit 64 --steps 1 --epochs 1 --lr 0.01"
+    ok(call(f"{PLAIN} {short} -o a.onnx --save-recipe r.toml"))
+    ok(call("digits_mlp.onnx --recipe r.toml --no-bench -o b.onnx --report run.json"))
+    assert digest("a.onnx") == digest("b.onnx")
+    assert Run.from_json(Path("run.json").read_text()).recipe["data"] == {"random": True, "limit": 64}
+
+
+@pytest.mark.parametrize("flag", ["--checkpoint", "--resume"])
+def test_a_state_that_nothing_makes_is_told(call, folder, flag):
+    Path("state").mkdir()
+    done = ok(call(f"{PLAIN} {flag} state"))
+    assert f"{flag} had no effect: nothing was trained" in done.out + done.err
+    assert list(Path("state").iterdir()) == []
+
+
 def test_flags_win_over_the_recipe(call, folder):
     Path("r.toml").write_text('[[method]]\nname = "lc-quant"\nbits = 8\nexclude = ["fc1*"]\n')
     ok(call("digits_mlp.onnx --recipe r.toml --bits 1 --no-bench --report run.json"))
@@ -227,7 +243,11 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(call, folder, monkeypatch)
         patch.setattr(Checkpoint, "save", interrupted)
         done = call(f"{TRAINED} -o resumed.onnx --checkpoint state")
     assert done.code == 130
-    assert done.err.strip() == "interrupted: nothing was written"
+    told = [
+        "the training state is kept: --resume state goes on from there",
+        "interrupted: nothing was written",
+    ]
+    assert [line for line in done.err.splitlines() if line] == told
     assert names(folder) == sorted([*before, "state"])
     ok(call(f"{TRAINED} -o resumed.onnx --resume state"))
     assert digest("resumed.onnx") == digest("whole.onnx")
