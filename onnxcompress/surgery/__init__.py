@@ -1,5 +1,6 @@
-"""Surgery: changes of the graph itself, always on a clone. Channels are cut, shifts are folded into biases."""
+"""Surgery: changes of the graph itself, always on a clone. Channels are cut, shifts go into biases."""
 
+from onnxcompress.surgery.cutting import CutModel, cut
 from onnxcompress.surgery.shifts import Fold, fold_shifts
 
-__all__ = ["Fold", "fold_shifts"]
+__all__ = ["CutModel", "Fold", "cut", "fold_shifts"]
