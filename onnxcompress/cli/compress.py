@@ -17,7 +17,7 @@ from onnxcompress.gates import LIMITS, require
 
 @click.command()
 @click.argument("source", metavar="IN.onnx", type=shared.MODEL)
-@click.argument("target", metavar="[OUT.onnx]", required=False, type=shared.MODEL)
+@click.argument("result", metavar="[OUT.onnx]", required=False, type=shared.MODEL)
 @click.option(
     "-o", "--output", type=shared.MODEL, help="Output file. [default: IN.<method>.onnx beside the input]"
 )
@@ -49,7 +49,7 @@ from onnxcompress.gates import LIMITS, require
 def compress(
     *,
     source: Path,
-    target: Path | None,
+    result: Path | None,
     output: Path | None,
     methods: tuple[str, ...],
     recipe: Path | None,
@@ -75,7 +75,7 @@ def compress(
     from onnxcompress.cli._reports import check_reports, tell, write_reports  # noqa: PLC0415
     from onnxcompress.core.resources import Resources  # noqa: PLC0415
 
-    if target is not None and output is not None:
+    if result is not None and output is not None:
         raise UsageError("the output is given twice", fix="use either OUT.onnx or --output")
     common = {
         key: options.pop(key) for key in ("input_shapes", "threads", "seed", "random_data", *shared.DATA_KEYS)
@@ -85,7 +85,7 @@ def compress(
     resolved = recipes.build(
         methods, given, data=shared.data_options(common), seed=common["seed"], file=recipe
     )
-    result = output or target or pipeline.default_output(source, resolved)
+    result = output or result or pipeline.default_output(source, resolved)
     check_reports(reports, save_recipe, result)
     _check_places(save_recipe, checkpoint, resume)
     state = resume or checkpoint
