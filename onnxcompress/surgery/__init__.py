@@ -1,6 +1,7 @@
 """Surgery: changes of the graph itself, always on a clone. Channels are cut, shifts go into biases."""
 
 from onnxcompress.surgery.cutting import CutModel, cut
+from onnxcompress.surgery.proof import prove
 from onnxcompress.surgery.shifts import Fold, fold_shifts
 
-__all__ = ["CutModel", "Fold", "cut", "fold_shifts"]
+__all__ = ["CutModel", "Fold", "cut", "fold_shifts", "prove"]

@@ -1,0 +1,290 @@
+"""The proof that a cut removed only what it should, on every run, before anything is written.
+
+*Silencing a group (its contribution to every consumer set to zero) and cutting it give the same values.*
+Compared in float64 in torch at every place where channels are summed over and at the outputs, to the noise
+floor, because in float32 a wrongly sliced weight can hide; and in onnxruntime at the outputs; on random
+inputs and on given ones, in two sizes where the model leaves sizes open.
+
+Where a normalisation looks at channels together, cutting changes what it computes, and the equality cannot
+hold. Those groups are left whole in that comparison. What they change is measured and told.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxcompress.core.encoding import Array
+from onnxcompress.core.errors import OnnxCompressError, UnsupportedError, VerificationError
+from onnxcompress.core.model import Model
+from onnxcompress.core.run import CutProof
+from onnxcompress.core.task import Feeds
+from onnxcompress.engine import runtime
+from onnxcompress.engine.channels import Channels, Keep
+from onnxcompress.engine.feeds import random_feeds
+from onnxcompress.engine.measures import shapes as measured
+from onnxcompress.surgery.agreement import Comparison64, distance
+from onnxcompress.surgery.cutting import CutModel, cut
+from onnxcompress.surgery.reference import reference
+
+ORT_TOLERANCE = 1e-4
+"""Relative ℓ2 to which outputs must agree in onnxruntime, or 4 times what float32 costs when silenced."""
+
+_NOISE = 1e-6
+"""Outputs that differ by less than this, absolute, agree in onnxruntime: the last operator's own rounding."""
+
+_PLACES_BYTES = 1 << 29
+"""Places that would take more memory than this, in float64, are compared as far as it lasts."""
+
+_RANDOM_EXAMPLES = 2
+
+
+def prove(
+    channels: Channels,
+    keep: Keep,
+    result: CutModel,
+    constants: Mapping[str, Array] | None = None,
+    *,
+    feeds: Sequence[Feeds] = (),
+    seed: int = 0,
+) -> CutProof:
+    """Prove that ``result = cut(channels, keep, constants)`` computes what silencing does.
+
+    Args:
+        channels: the analysed model.
+        keep: group name -> which of its channels stay.
+        result: the cut model.
+        constants: as they were given to ``cut``.
+        feeds: inputs to compare on, besides random ones.
+        seed: of the random ones.
+
+    Raises:
+        VerificationError: it does not.
+    """
+    constants = constants or {}
+    cuts = {name: mask for name, mask in keep.items() if not np.all(mask)}
+    exact = {name: mask for name, mask in cuts.items() if not channels.group(name).mixed}
+    same = len(exact) == len(cuts)
+    with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder:
+        expected = reference(channels, exact, constants)
+        found = result if same else cut(channels, exact, constants)
+        sessions = _open(expected, Path(folder) / "silenced"), _open(found.model, Path(folder) / "cut")
+        inputs, sizes = _inputs(channels, sessions[0], seed)
+        inputs = [*inputs, *feeds]
+        doubles = _compare64(channels, exact, expected, found.model, inputs)
+        in_ort = _Ort(sessions[0].run, sessions[1].run)
+        for index, feed in enumerate(inputs):
+            in_ort.add(feed, doubles.outputs[index] if doubles.outputs else None)
+        mixed = None
+        if not same:
+            everything = _open(reference(channels, cuts, constants), Path(folder) / "all_silenced")
+            final = _open(result.model, Path(folder) / "final")
+            mixed = max(_real_change(everything.run, final.run, feed) for feed in inputs)
+    return CutProof(
+        inputs=len(inputs),
+        sizes=sizes,
+        places=doubles.places,
+        float64_error=doubles.error,
+        float64_floor=doubles.floor,
+        ort_error=in_ort.error,
+        ort_tolerance=in_ort.tolerance,
+        single_precision=doubles.single,
+        mixed_difference=mixed,
+        silent_outputs=doubles.silent,
+    )
+
+
+def _open(model: Model, folder: Path) -> runtime.OrtSession:
+    folder.mkdir()
+    try:
+        return runtime.open_session(measured.openable(model.ir.clone(), folder))
+    except UnsupportedError as error:
+        raise VerificationError(
+            "onnxruntime refuses the model without the channels that were cut", why=error.why or str(error)
+        ) from error
+
+
+def _inputs(channels: Channels, session: runtime.OrtSession, seed: int) -> tuple[list[Feeds], int]:
+    """Return random inputs of the traced size, and of another one where the model takes it."""
+    names = [info.name for info in session.inputs]
+    shapes = {name: tuple(channels.shape(name)) for name in names}
+
+    def drawn(chosen: Mapping[str, tuple[int, ...]], count: int, first: int) -> list[dict[str, Array]]:
+        return random_feeds(session.inputs, seed=first, shapes=chosen, examples=count, model=channels.model)
+
+    found: list[Feeds] = list(drawn(shapes, _RANDOM_EXAMPLES, seed))
+    for other in _other_sizes(channels, shapes):
+        try:
+            (feed,) = drawn(other, 1, seed + 1)
+            session.run(feed)
+        except OnnxCompressError:
+            continue
+        return [*found, feed], 2
+    return found, 1
+
+
+def _other_sizes(
+    channels: Channels, shapes: Mapping[str, tuple[int, ...]]
+) -> Iterator[dict[str, tuple[int, ...]]]:
+    """Yield shapes with all varying lengths one more, twice as long, and each alone."""
+    axes = {
+        (name, axis)
+        for name, shape in shapes.items()
+        for axis in range(len(shape))
+        if channels.is_dynamic(name, axis)
+    }
+    if not axes:
+        return
+    tied: dict[str, set[tuple[str, int]]] = {}
+    for name, axis in axes:
+        declared = channels.value(name).shape
+        symbol = getattr(declared[axis], "value", None) if declared is not None else None
+        tied.setdefault(str(symbol or f"{name}:{axis}"), set()).add((name, axis))
+    for places in (axes, *(tied[symbol] for symbol in sorted(tied))):
+        for factor, more in ((1, 1), (2, 0)):
+            yield {
+                name: tuple(
+                    factor * d + more if (name, axis) in places else d for axis, d in enumerate(shape)
+                )
+                for name, shape in shapes.items()
+            }
+
+
+class _Doubles:
+    """What the comparison in float64 gave."""
+
+    def __init__(self) -> None:
+        self.outputs: list[Mapping[str, Any]] = []
+        self.places = 0
+        self.error = self.floor = 0.0
+        self.single: tuple[str, ...] = ()
+        self.silent: tuple[str, ...] = ()
+
+
+def _compare64(
+    channels: Channels, keep: Keep, expected: Model, found: Model, inputs: Sequence[Feeds]
+) -> _Doubles:
+    """Compare in float64; raises VerificationError where a difference is more than rounding."""
+    result = _Doubles()
+    places = _places(channels)
+    parts = {}
+    for place in places:
+        masks = {
+            axis: mask
+            for axis in range(len(channels.shape(place)))
+            if (mask := channels.keep_along(place, axis, keep)) is not None
+        }
+        parts[place] = masks
+    weights = sorted({m.tensor for group in channels.groups for m in group.members})
+    try:
+        comparison = Comparison64(expected, found, places, parts, weights)
+        for feed in inputs:
+            result.outputs.append(comparison.add(feed))
+    except UnsupportedError:
+        # A node that runs in no other way than inside its whole model: onnxruntime has the last word.
+        result.outputs.clear()
+        result.single = ("the whole graph",)
+        return result
+    agreement = comparison.agreement
+    if agreement.worst is not None:
+        place, error, floor = agreement.worst
+        raise VerificationError(
+            "cutting channels is not the same as silencing them",
+            where=f"value {place!r}",
+            why=f"it differs by {error:.2g} of its largest value, rounding explains {floor:.2g}",
+            fix="nothing was written; please report this model",
+        )
+    outputs = result.outputs[0] if result.outputs else {}
+    result.places = len(places) + len(outputs)
+    result.error, result.floor, result.single = agreement.error, agreement.floor, agreement.single
+    result.silent = tuple(name for name in outputs if name not in agreement.speaking)
+    return result
+
+
+def _places(channels: Channels) -> list[str]:
+    """Return the values that come from summing over channels, as many as fit into memory."""
+    nodes = {site.node for group in channels.groups for site in group.sites}
+    order = [n.outputs[0].name or "" for n in channels.model.ir.graph if n in nodes]
+    budget, chosen = _PLACES_BYTES, []
+    for name in sorted(order, key=lambda name: int(np.prod(channels.shape(name)))):
+        budget -= 8 * int(np.prod(channels.shape(name)))
+        if budget < 0:
+            break
+        chosen.append(name)
+    wanted = set(chosen)
+    return [name for name in order if name in wanted]
+
+
+Runs = Callable[[Feeds], Mapping[str, Any]]
+
+
+class _Ort:
+    """Compares outputs in onnxruntime, input by input."""
+
+    def __init__(self, expected: Runs, found: Runs) -> None:
+        self._expected, self._found = expected, found
+        self.error, self.tolerance = 0.0, ORT_TOLERANCE
+
+    def add(self, feeds: Feeds, exact: Mapping[str, Any] | None) -> None:
+        """Compare on one input; ``exact`` are the outputs in float64, where they are known."""
+        try:
+            expected, found = self._expected(feeds), self._found(feeds)
+        except OnnxCompressError as problem:
+            raise VerificationError(
+                "the model without the channels that were cut does not run", why=problem.why or str(problem)
+            ) from problem
+        for name, value in expected.items():
+            error = _relative_l2(value, found[name])
+            noise = 0.0 if exact is None else _relative_l2(exact[name], value)
+            if not np.isfinite(noise):
+                continue  # an output that rounding alone turns into something else
+            allowed = max(ORT_TOLERANCE, 4 * noise)
+            if error > allowed:
+                raise VerificationError(
+                    "cutting channels is not the same as silencing them in onnxruntime",
+                    where=f"output {name!r}",
+                    why=f"it differs by {error:.2g} relative l2, {allowed:.2g} is allowed",
+                    fix="nothing was written; please report this model",
+                )
+            self.error, self.tolerance = max(self.error, error), max(self.tolerance, allowed)
+
+
+def _real_change(expected: Runs, found: Runs, feeds: Feeds) -> float:
+    """Return how far outputs move where a normalisation lost channels; shapes and finiteness must stay."""
+    try:
+        before, after = expected(feeds), found(feeds)
+    except OnnxCompressError as error:
+        raise VerificationError(
+            "the model without the channels that were cut does not run", why=error.why or str(error)
+        ) from error
+    for name, value in before.items():
+        if not isinstance(value, np.ndarray):
+            continue
+        lost = value.dtype.kind == "f" and np.isfinite(value).all() and not np.isfinite(after[name]).all()
+        if value.ndim != after[name].ndim or lost:
+            raise VerificationError(
+                "an output is broken without the channels that were cut", where=f"output {name!r}"
+            )
+    changes = [_relative_l2(value, after[name]) for name, value in before.items()]
+    return max((c for c in changes if np.isfinite(c)), default=0.0)
+
+
+def _relative_l2(expected: Any, found: Any) -> float:
+    """Return ‖a − b‖ / ‖a‖, 0 for differences within rounding; for what is no array, equal or infinity."""
+    if not (isinstance(expected, np.ndarray) and isinstance(found, np.ndarray)) or expected.dtype.kind != "f":
+        return distance(expected, found)
+    if expected.shape != found.shape:
+        return float("inf")
+    a, b = expected.astype(np.float64), found.astype(np.float64)
+    finite = np.isfinite(a)
+    if not np.array_equal(finite, np.isfinite(b)):
+        return float("inf")
+    difference = (a - b)[finite]
+    if not difference.size or np.abs(difference).max() <= _NOISE:
+        return 0.0
+    norm = float(np.linalg.norm(a[finite]))
+    return float(np.linalg.norm(difference)) / norm if norm > 0 else float("inf")
