@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-import types
-import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from onnxcompress.core.plain import plain, typed
 
 SCHEMA = "onnxcompress.run/1"
 
@@ -136,6 +135,77 @@ class MethodFacts:
     summary: str
     duration_s: float
     training: Training | None
+
+
+@dataclass(frozen=True)
+class MemberFacts:
+    """One axis of one constant tensor that holds channels of a group.
+
+    ``positions`` counts those along the axis that belong to the group. An axis that ``reads`` is summed
+    over: the slice reads the channel; any other makes it.
+    """
+
+    tensor: str
+    axis: int
+    positions: int
+    reads: bool
+
+
+@dataclass(frozen=True)
+class GroupFacts:
+    """One channel group of a model: channels that are alike, each of which may be cut alone.
+
+    ``parameters`` and ``macs`` are what would go if all its channels went: the elements of weights that
+    belong to one of them, and the multiply-accumulates of one inference in which one takes part. What two
+    groups share counts for both, so the numbers of several groups do not add up. ``frozen`` says why the
+    channels cannot be cut, in words that follow "is kept because it"; it is empty for a free group.
+    ``sliceable`` ones are frozen only because no layer makes them.
+    """
+
+    name: str
+    size: int
+    members: tuple[MemberFacts, ...]
+    parameters: int
+    macs: int
+    mixed: bool = False
+    frozen: tuple[str, ...] = ()
+    sliceable: bool = False
+
+
+@dataclass(frozen=True)
+class NodeFacts:
+    """One operator of the main graph that data reaches, as the picture of the network needs it.
+
+    ``operator`` is ``"input"`` or ``"output"`` for the model's own. ``reads`` holds the places in
+    ``ChannelFacts.nodes`` of the nodes whose results it takes, ``groups`` those in ``ChannelFacts.groups``
+    of the groups whose channels lie along an axis of its first result.
+    """
+
+    name: str
+    operator: str
+    reads: tuple[int, ...] = ()
+    groups: tuple[int, ...] = ()
+    layer: bool = False
+    macs: int | None = None
+
+
+@dataclass(frozen=True)
+class ChannelFacts:
+    """The channel groups of a model, before any cut.
+
+    ``free_parameters`` and ``free_macs`` are what would go if the channels of all free groups went: more
+    than that no cut can save. ``without_rule`` counts, by operator, the nodes that kept what they touch
+    because nothing is known of their channels. ``problem`` says why channels could not be traced; then
+    everything else is empty.
+    """
+
+    groups: tuple[GroupFacts, ...] = ()
+    nodes: tuple[NodeFacts, ...] = ()
+    free_parameters: int | None = None
+    free_macs: int | None = None
+    without_rule: dict[str, int] = field(default_factory=dict)
+    out_of_reach: tuple[Refusal, ...] = ()
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -321,10 +391,11 @@ class Run:
     benchmark: Benchmark | None = None
     gates: tuple[Gate, ...] = ()
     cuts: tuple[CutFacts, ...] = ()
+    channels: ChannelFacts | None = None
 
     def to_json(self) -> str:
         """Return the run as JSON; NaN and infinities are written as null."""
-        return json.dumps(_plain(dataclasses.asdict(self)), indent=2, allow_nan=False)
+        return json.dumps(plain(dataclasses.asdict(self)), indent=2, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> Run:
@@ -332,40 +403,6 @@ class Run:
         data = json.loads(text)
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
             raise ValueError(f"not a run of schema {SCHEMA}")
-        run = _typed(cls, data)
+        run = typed(cls, data)
         assert isinstance(run, Run)
         return run
-
-
-def _plain(value: Any) -> Any:
-    """Turn tuples into lists, keys into strings, and numbers JSON has no word for into None."""
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def _typed(kind: Any, value: Any) -> Any:
-    """Rebuild a dataclass, tuple, dict or optional from plain JSON values by its annotation."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if value is None or kind is Any:
-        return value
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        hints = typing.get_type_hints(kind)
-        return kind(
-            **{
-                f.name: _typed(hints[f.name], value[f.name])
-                for f in dataclasses.fields(kind)
-                if f.name in value
-            }
-        )
-    if origin in (typing.Union, types.UnionType):
-        return _typed(next(a for a in arguments if a is not type(None)), value)
-    if origin is tuple:
-        return tuple(_typed(arguments[0], v) for v in value)
-    if origin is dict:
-        return {k: _typed(arguments[1], v) for k, v in value.items()}
-    return value

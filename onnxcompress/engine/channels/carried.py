@@ -1,0 +1,75 @@
+"""What hangs on a group: the parameters and the work that would go if all its channels went."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxcompress.engine.channels.channels import Channels
+from onnxcompress.ops._base import OPS, Shape
+
+
+@dataclass(frozen=True)
+class Carried:
+    """Elements of weights, and multiply-accumulates of one inference, in which a channel takes part."""
+
+    parameters: int
+    macs: int
+
+
+def carried(channels: Channels) -> dict[str, Carried]:
+    """Return for every group what would go if all its channels went.
+
+    It is ``channels.parameters({}) - channels.parameters({name: none stays})``, and the same of MACs, for
+    all groups at once: each weight and node is looked at only for the groups that lie on it.
+    """
+    lengths = _Lengths(channels)
+    parameters, macs = dict.fromkeys(lengths.names, 0), dict.fromkeys(lengths.names, 0)
+    for weight in channels.model.weights.values():
+        for name in lengths.groups_on([weight.value]):
+            parameters[name] += weight.size - math.prod(lengths.without(name, weight.value))
+    for source, node in channels._costly:
+        rule = OPS[node.domain, node.op_type].macs
+        assert rule is not None
+        outputs = [v for v in source.outputs if v.name]
+        names = lengths.groups_on([*(v for v in source.inputs if v is not None), *outputs])
+        work = {
+            name: rule(
+                node,
+                [None if v is None else lengths.without(name, v) for v in source.inputs],
+                [lengths.without(name, v) for v in outputs],
+            )
+            for name in ([None, *names] if names else ())
+        }
+        for name in names:
+            macs[name] += int(work[None]) - int(work[name])
+    return {name: Carried(parameters[name], macs[name]) for name in lengths.names}
+
+
+class _Lengths:
+    """How many positions of each group lie along each axis of each value."""
+
+    def __init__(self, channels: Channels) -> None:
+        self.names = tuple(g.name for g in channels.groups)
+        self._shapes = channels.ground.trace.shapes
+        self._on: dict[ir.Value, dict[str, dict[int, int]]] = {}
+        group_of = np.repeat(np.arange(len(self.names)), [g.size for g in channels.groups])
+        for (value, axis), numbers in channels._channels_along.items():
+            counts = np.bincount(group_of[numbers[numbers >= 0]])
+            for index in np.flatnonzero(counts).tolist():
+                self._on.setdefault(value, {}).setdefault(self.names[index], {})[axis] = int(counts[index])
+
+    def groups_on(self, values: Iterable[ir.Value]) -> tuple[str, ...]:
+        """Return the groups with a channel along an axis of one of these values."""
+        return tuple(dict.fromkeys(name for v in values for name in self._on.get(v, ())))
+
+    def without(self, name: str | None, value: ir.Value) -> Shape:
+        """Return the shape of a value when all channels of a group are gone; None: of no group."""
+        shape = list(self._shapes[value])
+        for axis, count in self._on.get(value, {}).get(name or "", {}).items():
+            shape[axis] -= count
+        return tuple(shape)
