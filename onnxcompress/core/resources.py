@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from onnxcompress.core.encoding import Array
+from onnxcompress.core.model import Model
 from onnxcompress.core.run import TrainingPoint
 
 
@@ -21,6 +23,11 @@ class Resources:
         progress: called with (fraction done 0 to 1, what is being done, the newest point or None).
         threads: CPU threads for torch; None: torch's default.
         input_shapes: concrete shapes of the model's inputs, for analyses that run it once.
+        seed: of random choices that no data is needed for.
+        teacher: the model before any method, whose outputs training without labels goes towards; None: the
+            one given to the method.
+        latency: measures a cut: called with a model and which channels of groups stay (name -> bool mask),
+            it returns the time of one inference divided by the uncut model's; None: cannot be measured.
     """
 
     device: str = "cpu"
@@ -30,3 +37,6 @@ class Resources:
     progress: Callable[[float, str, TrainingPoint | None], None] = lambda fraction, what, point: None
     threads: int | None = None
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    seed: int = 0
+    teacher: Model | None = None
+    latency: Callable[[Model, Mapping[str, Array]], float] | None = None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from onnxcompress.core.registry import Registry
 
@@ -43,6 +44,17 @@ class Method(ABC):
     @abstractmethod
     def plan(self, model: Model, task: Task | None, resources: Resources) -> Plan:
         """Decide; the model is not changed. ``task`` is None where no data was given."""
+
+
+def option(default: Any, text: str, **more: Any) -> Any:
+    """Return a dataclass field that is an option of the method.
+
+    Args:
+        default: its default.
+        text: for ``--help``.
+        more: ``choices`` or ``metavar``.
+    """
+    return field(default=default, metadata={"help": text, **more})
 
 
 METHODS: Registry[str, type[Method]] = Registry("onnxcompress.methods", "method")

@@ -1,0 +1,171 @@
+"""Taylor: what the loss, or the outputs, would change to first order if a channel were silenced.
+
+At a site a channel's activation a meets the gradient g of a scalar; silencing it changes the scalar by −Σ a·g
+to first order, summed over its positions and sites. With labels the scalar is the loss, and the importance
+the root mean square of Σ a·g over examples (Molchanov et al. 2019, equation 8, one gate a channel).
+
+Without labels the loss would be the distance to the model's own outputs, whose gradient is zero. To second
+order that distance is ‖J a‖², J the Jacobian of the outputs (each divided by its standard deviation), and
+that is what is estimated: E (rᵀ J a)² = ‖J a‖² for random signs r (Hutchinson 1989), and rᵀ J a is Σ a·g with
+the gradient of the scalar rᵀ y. So the unlabelled importance is the root mean square change of the outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from onnxcompress.core.channels import Group, Site
+from onnxcompress.core.encoding import Array
+from onnxcompress.core.errors import UsageError
+from onnxcompress.engine.channels import site_key, tapped
+from onnxcompress.engine.importance._base import IMPORTANCES, Evidence, Importance, Scores, by_channel, named
+from onnxcompress.engine.importance._norms import importance
+
+if TYPE_CHECKING:
+    import torch
+
+    from onnxcompress.core.task import Task
+    from onnxcompress.engine.graph.torchgraph import TorchGraph
+    from onnxcompress.engine.training.evaluation import Evaluator
+
+EXAMPLES = 256
+"""Training examples that are looked at, drawn with the seed."""
+DRAWS = 4
+"""Random signs for each example where there are no labels."""
+_AT_ONCE = 32
+_CACHE_BYTES = 512 << 20
+
+
+@IMPORTANCES.register("taylor")
+class Taylor(Importance):
+    """Root mean square of activation times gradient at the sites."""
+
+    needs_inputs: ClassVar[bool] = True
+    summary: ClassVar[str] = "change of the loss, or of the outputs, to first order; needs data"
+    source: ClassVar[str] = (
+        "Molchanov et al. (2019), Importance estimation for neural network pruning, equation 8; "
+        "without labels Hutchinson's estimate of the change of the outputs"
+    )
+
+    def scores(self, groups: Sequence[Group], evidence: Evidence) -> Scores:
+        """Return the estimates; groups that no gradient reaches are judged by ℓ2 norms.
+
+        Raises:
+            UsageError: no data was given.
+        """
+        if evidence.task is None:
+            raise UsageError("--importance taylor needs data", fix="give inputs with --data")
+        sites = {site_key(s): s for g in groups for s in g.sites}
+        found, reached = _sums(groups, sites, evidence, evidence.task)
+        unreached = [g.name for g in groups if not any(site_key(s) in reached for s in g.sites)]
+        for group in groups:
+            if group.name in unreached:
+                found[group.name] = importance(group, evidence.channels, 2)
+        told = f"no gradient reaches the channels of {named(unreached)}; they are judged by ℓ2 norms"
+        return Scores(found, (told,) if unreached else ())
+
+
+def _sums(
+    groups: Sequence[Group], sites: Mapping[str, Site], evidence: Evidence, task: Task
+) -> tuple[dict[str, Array], set[str]]:
+    """Return the root of the summed squares for each group, and the keys of the sites a gradient reached."""
+    from onnxcompress.engine.graph.torchgraph import TorchGraph  # noqa: PLC0415
+    from onnxcompress.engine.training.evaluation import Evaluator  # noqa: PLC0415
+    from onnxcompress.engine.training.trainer import torch_device  # noqa: PLC0415
+
+    model, taps = tapped(evidence.channels, sites.values())
+    device = torch_device(evidence.device)
+    graph = TorchGraph(model, device=device)
+    rng = np.random.default_rng([evidence.seed, 0x7A])
+    count = min(EXAMPLES, len(task.train))
+    some = np.sort(rng.choice(task.train, count, replace=False))
+    evaluator = Evaluator(graph, replace(task, train=some, validation=some), device, cache_bytes=_CACHE_BYTES)
+    listener = _Listener(graph, taps.values())
+    squares = {g.name: np.zeros(g.size) for g in groups}
+    reached: set[str] = set()
+    for start in range(0, count, _AT_ONCE):
+        for scalar, fed in _scalars(evaluator, some[start : start + _AT_ONCE], task.labelled, rng):
+            effects = listener.effects(scalar, sites, taps, fed)
+            reached |= effects.keys()
+            for group in groups:
+                parts = [
+                    by_channel(effects[site_key(s)], s.channel_of, group.size)
+                    for s in group.sites
+                    if site_key(s) in effects
+                ]
+                if parts:
+                    squares[group.name] += np.square(sum(parts)).sum(axis=0)
+    return {name: np.sqrt(total) for name, total in squares.items()}, reached
+
+
+def _scalars(
+    evaluator: Evaluator, indices: Array, labelled: bool, rng: np.random.Generator
+) -> Iterator[tuple[torch.Tensor, int]]:
+    """Yield scalars to differentiate, each a sum over its examples, and the number of those."""
+    import torch  # noqa: PLC0415
+
+    execution, variance = evaluator.execution, evaluator.teacher.facts(None).variance
+    rows = evaluator.batches.rows(indices)
+    stack, labels = evaluator.batches.inputs(indices, rows), evaluator.batches.labels(indices, rows)
+    teacher = evaluator.teacher.outputs(indices, rows) if evaluator.loss.needs_teacher and labelled else None
+    for part in execution.slices(len(indices), len(indices)):
+        fed = part.stop - part.start
+        for _ in range(1 if labelled else DRAWS):
+            outputs = execution.call({n: v[part] for n, v in stack.items()})
+            if labelled:
+                wanted = None if labels is None else labels[part]
+                known = None if teacher is None else {n: v[part] for n, v in teacher.items()}
+                yield evaluator.loss(outputs, wanted, known) * fed, fed
+                continue
+            terms = []
+            for name, values in outputs.items():
+                signs = torch.from_numpy(rng.choice([-1.0, 1.0], size=tuple(values.shape)))
+                signs = signs.to(values.device, values.dtype) / variance[name] ** 0.5
+                terms.append((values * signs).sum())
+            yield torch.stack(terms).sum(), fed
+
+
+class _Listener:
+    """Keeps what the taps of a graph saw in the latest run."""
+
+    def __init__(self, graph: TorchGraph, names: Iterable[str]) -> None:
+        self._seen: dict[str, torch.Tensor] = {}
+        for name in set(names):
+            graph.hooks[name] = self._hook(name)
+
+    def _hook(self, name: str) -> Callable[[torch.Tensor], torch.Tensor]:
+        def hook(value: torch.Tensor) -> torch.Tensor:
+            tensor = value if value.requires_grad else value.detach().requires_grad_()
+            self._seen[name] = tensor
+            return tensor
+
+        return hook
+
+    def effects(
+        self, scalar: torch.Tensor, sites: Mapping[str, Site], taps: Mapping[str, str], fed: int
+    ) -> dict[str, Array]:
+        """Return site key -> Σ a·g, (examples, positions); (1, positions) where they cannot be told apart."""
+        import torch  # noqa: PLC0415
+
+        if not scalar.requires_grad:
+            return {}
+        names = list(self._seen)
+        gradients = torch.autograd.grad(scalar, [self._seen[n] for n in names], allow_unused=True)
+        products = {
+            n: (self._seen[n] * g).detach() for n, g in zip(names, gradients, strict=True) if g is not None
+        }
+        found: dict[str, Array] = {}
+        for key, site in sites.items():
+            product = products.get(taps[key])
+            if product is not None:
+                apart = site.axis > 0 and product.shape[0] == fed
+                kept = (0, site.axis) if apart else (site.axis,)
+                rest = [d for d in range(product.dim()) if d not in kept]
+                total = product.sum(rest) if rest else product
+                found[key] = total.reshape(-1, product.shape[site.axis]).double().cpu().numpy()
+        self._seen.clear()
+        return found
