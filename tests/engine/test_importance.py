@@ -1,0 +1,141 @@
+"""Importance: norms by hand, scales, medians, and Taylor against what silencing really changes."""
+
+import numpy as np
+import pytest
+from pruning_models import conv_net, mlp, task_for
+
+from onnxcompress.core.errors import UnsupportedError, UsageError
+from onnxcompress.engine.channels import analyse, silenced
+from onnxcompress.engine.graph.torchgraph import TorchGraph
+from onnxcompress.engine.importance._base import IMPORTANCES, Evidence, by_channel
+from onnxcompress.engine.importance.geometric_median import distances
+
+RNG = np.random.default_rng(0)
+
+
+def judged(name: str, model, task=None, seed: int = 0, shape=(3, 8, 8)):
+    channels = analyse(model, {"x": (1, *shape)})
+    found = IMPORTANCES[name]().scores(channels.free, Evidence(channels, task, seed=seed))
+    return channels, found
+
+
+@pytest.mark.parametrize("name", sorted(IMPORTANCES))
+def test_every_criterion_scores_every_channel(name: str) -> None:
+    task = task_for((3, 8, 8), 5)
+    channels, found = judged(name, conv_net(), task)
+    assert [g.size for g in channels.free] == [16, 32]
+    for group in channels.free:
+        scores = found.of[group.name]
+        assert scores.shape == (group.size,)
+        assert np.isfinite(scores).all()
+        assert (scores >= 0).all()
+        assert len(np.unique(scores)) > 1
+    again = judged(name, conv_net(), task)[1]
+    for key, scores in found.of.items():
+        assert np.array_equal(scores, again.of[key]), "the same seed gives the same scores"
+    assert IMPORTANCES[name].summary
+    assert IMPORTANCES[name].source
+
+
+@pytest.mark.parametrize(("name", "power"), [("l1", 1), ("l2", 2)])
+def test_norms_by_hand(name: str, power: int) -> None:
+    first, second = RNG.normal(size=(8, 6)), RNG.normal(size=(3, 8))
+    _, found = judged(name, mlp(first, second), shape=(6,))
+    expected = np.linalg.norm(first, power, axis=1) * np.linalg.norm(second, power, axis=0)
+    assert np.allclose(found.of["w1"] / found.of["w1"][0], expected / expected[0], rtol=1e-5)
+    assert found.of["w1"].mean() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", ["l1", "l2"])
+def test_scaling_a_channel_up_and_down_again_changes_no_importance(name: str) -> None:
+    first, second = RNG.normal(size=(8, 6)), RNG.normal(size=(3, 8))
+    scale = RNG.uniform(0.1, 10, 8)
+    before = judged(name, mlp(first, second), shape=(6,))[1].of["w1"]
+    after = judged(name, mlp(first * scale[:, None], second / scale), shape=(6,))[1].of["w1"]
+    assert np.allclose(before, after, rtol=1e-4)
+
+
+def test_the_scale_of_a_batch_norm_counts() -> None:
+    scale = np.ones(16)
+    scale[3] = 1e-6
+    _, found = judged("l2", conv_net(**{"bn.g": scale}))
+    assert np.argmin(found.of["c1.w"]) == 3
+
+
+def test_bn_scale_is_gamma() -> None:
+    scale = np.linspace(0.1, 2, 16)
+    _, found = judged("bn-scale", conv_net(**{"bn.g": -scale}))
+    assert np.allclose(found.of["c1.w"], scale / scale.mean(), rtol=1e-5)
+    assert "c2.w" in found.warnings[0], "the second convolution has none, and that is told"
+
+
+def test_bn_scale_refuses_a_model_without_any() -> None:
+    with pytest.raises(UnsupportedError, match="fold it away"):
+        judged("bn-scale", mlp(RNG.normal(size=(8, 6)), RNG.normal(size=(3, 8))), shape=(6,))
+
+
+def test_distances_by_brute_force() -> None:
+    filters = RNG.normal(size=(9, 4))
+    expected = [sum(np.linalg.norm(a - b) for b in filters) for a in filters]
+    assert np.allclose(distances(filters), expected)
+
+
+def test_the_filter_in_the_middle_of_the_others_is_the_least_important() -> None:
+    first = RNG.normal(size=(8, 6))
+    first[5] = np.delete(first, 5, 0).mean(axis=0)
+    _, found = judged("geometric-median", mlp(first, RNG.normal(size=(3, 8))), shape=(6,))
+    assert np.argmin(found.of["w1"]) == 5
+
+
+def test_random_depends_on_the_seed() -> None:
+    one, two = (judged("random", conv_net(), seed=s)[1].of["c1.w"] for s in (0, 1))
+    assert not np.array_equal(one, two)
+
+
+def test_taylor_needs_data() -> None:
+    with pytest.raises(UsageError, match="--data"):
+        judged("taylor", conv_net())
+
+
+def test_taylor_without_labels_is_the_change_of_the_outputs_of_a_linear_network() -> None:
+    """There the first order is exact: against silencing every channel in turn."""
+    first, second = RNG.normal(size=(8, 6)) * RNG.uniform(0.2, 2, (8, 1)), RNG.normal(size=(3, 8))
+    model, task = mlp(first, second, activation=None), task_for((6,), 3, count=300)
+    _, found = judged("taylor", model, task, shape=(6,))
+    x = task.samples.inputs(task.train)["x"]
+    hidden = x @ first.T
+    outputs = hidden @ second.T
+    expected = [
+        np.sqrt(np.square(hidden[:, [j]] * second[:, j] / outputs.std()).sum(axis=1).mean()) for j in range(8)
+    ]
+    scores = found.of["w1"] / np.sqrt(min(256, len(task.train)) * 4)
+    assert np.allclose(scores, expected, rtol=0.15)
+    assert np.argmin(scores) == np.argmin(expected)
+
+
+def test_taylor_with_labels_is_the_change_of_the_loss_for_small_channels() -> None:
+    """A channel that contributes a little changes the loss by its first-order term."""
+    second = RNG.normal(size=(3, 8)) * 1e-3
+    first = RNG.normal(size=(8, 6)) * RNG.uniform(0.2, 2, (8, 1))
+    model, task = mlp(first, second), task_for((6,), 3, labelled=True, count=64)
+    channels, found = judged("taylor", model, task, shape=(6,))
+    x, labels = task.samples.inputs(task.train)["x"], task.samples.labels(task.train)
+    losses = _losses(TorchGraph(model), x, labels)
+    expected = []
+    for j in range(8):
+        cut = silenced(channels, {"w1": np.arange(8) != j})
+        expected.append(np.sqrt(np.square(_losses(TorchGraph(cut), x, labels) - losses).sum()))
+    assert np.allclose(found.of["w1"], expected, rtol=0.02, atol=1e-6)
+
+
+def _losses(graph: TorchGraph, x: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    scores = graph.run({"x": x})["y"].astype(np.float64)
+    log = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+    return -log[np.arange(len(x)), labels]
+
+
+def test_sums_by_channel() -> None:
+    values = np.arange(10.0).reshape(2, 5)
+    sums = by_channel(values, np.array([1, 0, -1, 1, 0]), 2)
+    assert np.array_equal(sums, [[1 + 4, 0 + 3], [6 + 9, 5 + 8]])
+    assert np.array_equal(by_channel(values[0], np.array([1, 0, -1, 1, 0]), 2), [5, 3])
