@@ -55,6 +55,7 @@ def _analysed(model: Model, input_shapes: Mapping[str, Shape]) -> Channels:
     _freeze_captured(ground, graph)
     for node in graph:
         _cross(ground, node, clone.ir.opset_imports, unknown)
+    ground.settle_rivals()
     for value in graph.outputs:
         for labels in ground.along.get(value, {}).values():
             ground.ledger.freeze(labels, f"reaches the output {value.name!r}")
@@ -73,10 +74,8 @@ def _out_of_reach(model: Model) -> Iterator[Refusal]:
 
 def _label_constants(ground: Ground, graph: ir.Graph) -> None:
     """Give every axis of every constant fresh labels; axes of length 1 cannot be cut."""
-    constants = [
-        *graph.initializers.values(),
-        *(n.outputs[0] for n in graph if n.op_type == "Constant" and n.outputs),
-    ]
+    used = [v for node in graph for v in node.inputs if v is not None and constant_of(v) is not None]
+    constants = dict.fromkeys((*used, *graph.initializers.values()))  # as the graph meets them
     for value in constants:
         tensor = constant_of(value)
         if tensor is None or not _holds_channels(value, tensor):
@@ -90,11 +89,9 @@ def _label_constants(ground: Ground, graph: ir.Graph) -> None:
                 ground.origins.append((int(axes[axis][0]), value, axis))
         if axes:
             ground.along[value] = axes
-        if value.is_graph_input() or value.is_graph_output():
+        if value.is_graph_output():
             for labels in axes.values():
-                ground.ledger.freeze(
-                    labels, f"belongs to {value.name!r}, which the caller may replace or read"
-                )
+                ground.ledger.freeze(labels, f"belongs to {value.name!r}, which is an output")
 
 
 _SMALL_SLOTS = {

@@ -1,4 +1,4 @@
-"""What hangs on a group: the parameters and the work that would go if all its channels went."""
+"""What hangs on a group: the parameters and the work that would go if all its channels went; where it lies."""
 
 from __future__ import annotations
 
@@ -48,6 +48,32 @@ def carried(channels: Channels) -> dict[str, Carried]:
         for name in names:
             macs[name] += int(work[None]) - int(work[name])
     return {name: Carried(parameters[name], macs[name]) for name in lengths.names}
+
+
+def groups_along(channels: Channels) -> dict[ir.Value, tuple[str, ...]]:
+    """Return for each value of the main graph the groups with a channel along one of its axes, in order.
+
+    Values without any are left out.
+    """
+    names = np.array([g.name for g in channels.groups], object)
+    group_of = np.repeat(np.arange(len(names)), [g.size for g in channels.groups])
+    found: dict[ir.Value, dict[str, None]] = {}
+    for (value, _), numbers in channels._channels_along.items():
+        here = group_of[numbers[numbers >= 0]]
+        own = here[np.sort(np.unique(here, return_index=True)[1])]
+        found.setdefault(value, {}).update(dict.fromkeys(names[own]))
+    return {value: tuple(own) for value, own in found.items()}
+
+
+def macs_of_nodes(channels: Channels) -> dict[ir.Node, int]:
+    """Return the multiply-accumulates of each node of the main graph; nodes whose cost is not known left out."""
+    shapes, found = channels.ground.trace.shapes, {}
+    for source, node in channels._costly:
+        rule = OPS[node.domain, node.op_type].macs
+        assert rule is not None
+        inputs = [None if v is None else shapes[v] for v in source.inputs]
+        found[source] = int(rule(node, inputs, [shapes[v] for v in source.outputs if v.name]))
+    return found
 
 
 class _Lengths:

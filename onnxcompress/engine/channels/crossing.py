@@ -53,7 +53,9 @@ class Ground:
         along: value -> labels along its axes.
         sums: every site, in graph order.
         consumed: label arrays along which a constant is summed over.
-        recurrent: (constant, axis) that a node sums over against its own state.
+        recurrent: (node, slot, axis) of each weight that a node sums over against its own state.
+        rivals: label arrays (by identity) of axes that a Reshape merged into one; one of them can be cut
+            along it, the others then stay whole. Which one, the first partner decides.
         captured: value that a nested graph reads -> the node that has the nested graph.
         origins: first label of each labelled axis of a constant -> that axis, in rising order.
     """
@@ -63,7 +65,8 @@ class Ground:
     along: dict[ir.Value, AxisLabels] = field(default_factory=dict)
     sums: list[Sum] = field(default_factory=list)
     consumed: list[Labels] = field(default_factory=list)
-    recurrent: list[tuple[ir.Value, int]] = field(default_factory=list)
+    recurrent: list[tuple[ir.Node, int, int]] = field(default_factory=list)
+    rivals: dict[int, list[Labels]] = field(default_factory=dict)
     captured: dict[ir.Value, ir.Node] = field(default_factory=dict)
     origins: list[tuple[int, ir.Value, int]] = field(default_factory=list)
 
@@ -76,6 +79,51 @@ class Ground:
         first, value, axis = self.origins[index]
         length = len(self.along[value][axis])
         return (value, axis) if label < first + length else None
+
+    def meet(self, first: Labels, second: Labels) -> None:
+        """Note that two runs of labels lie along one axis."""
+        together = self.rivals.get(id(first), [first])
+        together.append(second)
+        for labels in together:
+            self.rivals[id(labels)] = together
+
+    def likeliest(self, labels: Labels) -> Labels:
+        """Return the one of its rivals with the most channels."""
+        return max(self.rivals.get(id(labels), [labels]), key=lambda run: len(np.unique(run)))
+
+    def fitting(self, first: Labels, second: Labels) -> tuple[Labels, Labels]:
+        """Return the rivals of two runs that repeat in the same pattern, the runs themselves if none do."""
+        ours, theirs = self.rivals.get(id(first), [first]), self.rivals.get(id(second), [second])
+        if len(ours) == len(theirs) == 1:
+            return first, second
+        for one in ours:
+            for other in theirs:
+                if np.array_equal(_pattern(one), _pattern(other)):
+                    self._decide(one, ours)
+                    self._decide(other, theirs)
+                    return one, other
+        return first, second
+
+    def _decide(self, chosen: Labels, among: list[Labels]) -> None:
+        for labels in among:
+            self.rivals.pop(id(labels), None)
+            if labels is not chosen:
+                self.ledger.freeze(labels, _MERGED)
+
+    def settle_rivals(self) -> None:
+        """Let the likeliest of each set of rivals that met no partner be the one that can be cut."""
+        for together in list(self.rivals.values()):
+            if id(together[0]) in self.rivals:
+                self._decide(self.likeliest(together[0]), together)
+
+
+_MERGED = "is merged with other channels into one axis, along which those are cut"
+
+
+def _pattern(labels: Labels) -> Array:
+    """Return for each position the number of the first one that has its label."""
+    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    return np.asarray(first[inverse])
 
 
 class NodeCrossing(Crossing):
@@ -147,11 +195,9 @@ class NodeCrossing(Crossing):
             self.freeze(labels, f"becomes the whole of an axis in {self._where}")
             return
         own = self.out.setdefault(output, {})
-        if axis in own:  # two axes met in one: neither can be cut without the other
-            self.freeze(labels, f"shares an axis with other channels in {self._where}")
-            self.freeze(own[axis], f"shares an axis with other channels in {self._where}")
-        else:
-            own[axis] = labels
+        if axis in own:
+            self._ground.meet(own[axis], labels)
+        own[axis] = self._ground.likeliest(own.get(axis, labels))
 
     def fresh(self, count: int) -> Labels:
         """Return new labels."""
@@ -165,6 +211,7 @@ class NodeCrossing(Crossing):
             one = first if second is None else second
             self.freeze(one, f"meets values that are no channels of a layer in {self._where}")
             return one
+        first, second = self._ground.fitting(first, second)
         self._ground.ledger.tie(first, second)
         return first
 
@@ -195,6 +242,7 @@ class NodeCrossing(Crossing):
             return
         constant, constant_axis = self._weight(weight) if weight is not None else (None, None)
         if own is not None and other is not None:
+            own, other = self._ground.fitting(own, other)
             self._ground.ledger.tie(own, other)
         elif own is not None and weight is not None:
             self.freeze(
@@ -215,13 +263,9 @@ class NodeCrossing(Crossing):
     def consume(self, slot: int, axis: int) -> None:
         """Note that a weight is summed over against the node's own state."""
         labels = self.labels(slot, axis)
-        found = self._weight((slot, axis))
         if labels is not None:
             self._ground.consumed.append(labels)
-            if found[0] is None or found[1] is None:
-                self.freeze(labels, f"is summed over against a computed weight in {self._where}")
-            else:
-                self._ground.recurrent.append((found[0], found[1]))
+            self._ground.recurrent.append((self.source, slot, axis % len(self.shape(slot))))
 
     def _weight(self, weight: tuple[int, int]) -> tuple[ir.Value | None, int | None]:
         """Return the constant and axis behind an operand's axis, through movement that keeps its values."""

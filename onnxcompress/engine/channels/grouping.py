@@ -125,6 +125,9 @@ def _groups(found: _Found) -> Grouping:
     groups: list[Group] = []
     starts: dict[str, int] = {}
     taken: dict[str, int] = {}
+    matrices = {
+        found.names[v] for v, axes in found.ground.along.items() if v in found.names and len(axes) > 1
+    }
     position, sites = 0, _sites_by_root(found)
     for (_, mixed, reasons), roots in order.items():
         channels = np.full(len(found.signatures) + 1, -1, np.int64)
@@ -138,7 +141,7 @@ def _groups(found: _Found) -> Grouping:
             continue  # nothing reads them as channels: a table of sizes, a mask, a bias of an output
         if not coupled and not reasons:
             continue
-        name = _name(members, taken)
+        name = _name(members, matrices, taken)
         sliceable = bool(reasons) and bool(found.sliceable[roots].all()) and bool(own_sites)
         groups.append(Group(name, len(roots), members, own_sites, mixed, reasons, sliceable))
         starts[name] = position
@@ -149,7 +152,7 @@ def _groups(found: _Found) -> Grouping:
 
 def _consumed(ground: Ground) -> set[Key]:
     """Return the axes of constants that are summed over."""
-    found: set[Key] = set(ground.recurrent)
+    found: set[Key] = set()
     for labels in ground.consumed:
         origin = ground.origin(int(labels.flat[0]))
         if origin is not None:
@@ -180,9 +183,9 @@ def _members(found: _Found, channels: Array, roots: list[int], consumed: set[Key
             yield Member(found.names[value], axis, channels[labels], (value, axis) in consumed)
 
 
-def _name(members: tuple[Member, ...], taken: dict[str, int]) -> str:
-    """Name a group after the tensor that makes its channels: that with the most axes, else the first."""
+def _name(members: tuple[Member, ...], matrices: set[str], taken: dict[str, int]) -> str:
+    """Name a group after the tensor that makes its channels: the first with several axes, else the first."""
     makers = [m for m in members if not m.consumes] or list(members)
-    base = makers[0].tensor
+    base = next((m.tensor for m in makers if m.tensor in matrices), makers[0].tensor)
     taken[base] = taken.get(base, 0) + 1
     return base if taken[base] == 1 else f"{base}#{taken[base]}"

@@ -10,7 +10,6 @@ import onnx_ir as ir
 from onnxcompress.core.channels import Site, kept_positions
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.model import Model
-from onnxcompress.encodings.dense import Dense
 from onnxcompress.engine.channels.channels import Channels, Keep
 
 
@@ -38,22 +37,19 @@ def tapped(channels: Channels, sites: Iterable[Site]) -> tuple[Model, dict[str, 
 def silenced(channels: Channels, keep: Keep) -> Model:
     """Return a clone in which the channels that ``keep`` drops have no effect, all shapes unchanged.
 
-    Every site's activation is multiplied by a mask of zeros and ones; where a recurrent node sums over its
-    own state, the slices of the weight are zero.
+    Every site's activation is multiplied by a mask of zeros and ones, and so is the weight where a recurrent
+    node sums over its own state.
     """
     twin = _Twin(channels)
-    for (node, slot, axis), mask in site_masks(channels, keep).items():
-        twin.mask(node, slot, axis, mask)
-    zeroed: dict[str, Array] = {}
-    names = {w.value: name for name, w in channels.model.weights.items()}
-    for value, axis in channels.ground.recurrent:
-        stays = channels.keep_along(value.name or "", axis, keep)
+    masks = site_masks(channels, keep)
+    for node, slot, axis in channels.ground.recurrent:
+        weight = node.inputs[slot]
+        stays = channels.keep_along("" if weight is None else weight.name or "", axis, keep)
         if stays is not None:
-            array = zeroed.get(names[value], channels.model.array(names[value]))
-            shape = [len(stays) if k == axis else 1 for k in range(array.ndim)]
-            zeroed[names[value]] = np.where(stays.reshape(shape), array, np.zeros((), array.dtype))
-    model = twin.model()
-    return model.with_encodings({n: Dense(a) for n, a in zeroed.items()}, "silenced") if zeroed else model
+            masks[node, slot, axis] = stays
+    for (node, slot, axis), mask in masks.items():
+        twin.mask(node, slot, axis, mask)
+    return twin.model()
 
 
 def site_masks(channels: Channels, keep: Keep) -> dict[tuple[ir.Node, int, int], Array]:

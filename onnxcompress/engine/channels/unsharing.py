@@ -28,7 +28,7 @@ def unshared(model: Model) -> Model:
         uses = list(value.uses())
         if tensor is None or len(tensor.shape) > 1 or tensor.size < 2 or len(uses) < 2:
             continue
-        if value.name in model.encodings or value.is_graph_output() or value.is_graph_input():
+        if value.name in model.encodings or value.is_graph_output():
             continue
         if any(node.graph is not graph for node, _ in uses):
             continue
