@@ -4,11 +4,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from onnxcompress.core.errors import UnsupportedError, UsageError
-from onnxcompress.methods._base import METHODS, Method, Needs
+from onnxcompress.methods._base import METHODS, Method, Needs, option
 
 if TYPE_CHECKING:
     from onnxcompress.core.encoding import Array, Encoding
@@ -25,17 +25,13 @@ if TYPE_CHECKING:
 Codebook = Literal["adaptive", "binary", "ternary", "pow2", "int"]
 Granularity = Literal["tensor", "channel", "group"]
 Mode = Literal["lc", "idc", "dc"]
+Augment = Literal["auto", "shift", "none"]
 
 DEFAULT_BITS = 4
 """Bits where neither bits nor entries are given: what direct compression usually survives."""
 
 NODE_BYTES = 300
 """What the nodes and names that decode one weight take in the file, at least."""
-
-
-def option(default: Any, text: str, **more: Any) -> Any:
-    """Return a dataclass field that is an option of the method."""
-    return field(default=default, metadata={"help": text, **more})
 
 
 @METHODS.register("lc-quant")
@@ -91,6 +87,12 @@ class LcQuant(Method):
         0.04,
         "Noise on inputs while training on class labels: the share of their variance by which the original's "
         "outputs may move. 0: none.",
+    )
+    augment: Augment = option(
+        "auto",
+        "Show pictures shifted as far as the original hardly notices: auto (where there are no labels), "
+        "shift (with class labels, too) or none.",
+        choices=("auto", "shift", "none"),
     )
     mix: bool = option(True, "Add mixtures of two examples where there are few, without labels.")
     steps: int | None = option(None, "Number of L steps. [default: 40]")
@@ -198,8 +200,18 @@ class LcQuant(Method):
         others = [n for n in along if not _encoded(model, n)] if self.others else []
         # Where outputs are values and not classes, noise would teach the network to remove it.
         noise = self.noise if task.labelled and task.loss == "ce" else 0.0
-        task = with_teacher(task, self.teacher)
-        job = Job(model, parts, others, task, resources, self._wishes(), self.batch_size, self.mix, noise)
+        job = Job(
+            model,
+            parts,
+            others,
+            with_teacher(task, self.teacher),
+            resources,
+            self._wishes(),
+            batch_size=self.batch_size,
+            mix=self.mix,
+            noise=noise,
+            shift=self._shift(task),
+        )
         trained = train(replace(job, fingerprint=self._fingerprint(model, task)))
         return Plan(
             trained.encodings,
@@ -208,6 +220,15 @@ class LcQuant(Method):
             warnings=(*warnings, *trained.warnings),
             training=trained.training,
         )
+
+    def _shift(self, task: Task) -> bool:
+        """Return whether pictures may be shifted: the label of a shifted one must be the same."""
+        if self.augment == "none" or task.random:
+            return False
+        if not task.labelled:
+            return True
+        labels = task.samples.labels(task.train[:1])
+        return self.augment == "shift" and task.loss == "ce" and labels is not None and labels.ndim == 1
 
     def _wishes(self) -> Wishes:
         from onnxcompress.engine.lc.schedule import Wishes  # noqa: PLC0415

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -46,6 +48,25 @@ def test_every_place_gives_the_originals_outputs(place, limits):
     some = expected[:500] if place != "computed" else expected[:256]
     assert facts.variance["y"] == pytest.approx(some.astype(np.float64).var(), rel=1e-4)
     assert facts.probabilities == {"y"}
+
+
+@pytest.mark.parametrize("limits", [{}, {"memory_bytes": 0}])
+def test_the_time_limit_ends_what_is_computed_ahead(limits):
+    model, data = perceptron(), blobs(600)
+    task = task_of(model, {"x": data["x"]})
+    graph = TorchGraph(model)
+    batches = Batches(task, torch.float32, torch.device("cpu"))
+    execution = Execution(graph, Feeding(False, None), batches.inputs(task.train[:3]))
+    calls, call = [], execution.call
+    execution.call = lambda stack: calls.append(1) or call(stack)
+    teacher = Teacher(execution, batches, needed=True, deadline=time.monotonic(), **limits)
+    assert len(calls) == 2  # of three chunks' four: the first is looked at for its size
+    assert teacher.place == "computed"
+    expected = graph.run({"x": data["x"]})["y"]
+    graph.set_arrays({n: np.zeros_like(a) for n, a in graph.arrays().items()})
+    indices = np.arange(500, 600)
+    found = teacher.outputs(indices, batches.rows(indices))["y"].numpy()
+    np.testing.assert_allclose(found, expected[indices], atol=1e-6)
 
 
 def test_an_evaluation_of_the_test_split_compares_with_the_original():

@@ -11,7 +11,7 @@ import torch
 
 from onnxcompress.core.encoding import Array
 from onnxcompress.engine.lc.loop import Learned, Pull, Score
-from onnxcompress.engine.training.noise import noisy_inputs
+from onnxcompress.engine.training.augmentation import Augmentation
 from onnxcompress.engine.training.penalty import QuadraticPenalty
 from onnxcompress.engine.training.trainer import Trainer
 
@@ -29,7 +29,7 @@ class TrainedLearner:
         save: called between SGD steps now and then, see :meth:`Trainer.run`.
         progress: told (step, fraction of this L step, words).
         by_loss: judge states by the validation loss, not by the metric.
-        noise: input name -> standard deviation of noise while training.
+        augmentation: changes examples while training.
         sufficient: see :class:`~onnxcompress.engine.lc.loop.Learner`.
     """
 
@@ -43,11 +43,11 @@ class TrainedLearner:
         save: Callable[[], None] | None = None,
         progress: Callable[[int, float, str], None] = lambda step, fraction, words: None,
         by_loss: bool = False,
-        noise: Mapping[str, float] | None = None,
+        augmentation: Augmentation | None = None,
         sufficient: Score | None = None,
     ) -> None:
         self.sufficient = sufficient
-        self.noise = dict(noise or {})
+        self.augmentation = augmentation
         self.trainer, self.momentum, self.save, self.progress = trainer, momentum, save, progress
         self.compressed, self._others = tuple(compressed), tuple(others)
         self.higher_is_better = None if by_loss else trainer.higher_is_better
@@ -66,16 +66,16 @@ class TrainedLearner:
 
     def learn(self, step: int, pull: Pull | None, *, epochs: float, lr: float) -> Learned:
         """Train from the present weights."""
-        with noisy_inputs(self.trainer.graph, self.noise):
-            outcome = self.trainer.run(
-                epochs,
-                lr=lr,
-                momentum=self.momentum,
-                parameters=(*self.compressed, *self._others),
-                penalty=self._penalty(pull),
-                progress=lambda fraction, words: self.progress(step, fraction, words),
-                save=self.save,
-            )
+        outcome = self.trainer.run(
+            epochs,
+            lr=lr,
+            momentum=self.momentum,
+            parameters=(*self.compressed, *self._others),
+            penalty=self._penalty(pull),
+            augmentation=self.augmentation,
+            progress=lambda fraction, words: self.progress(step, fraction, words),
+            save=self.save,
+        )
         stopped: Literal["done", "time", "diverged"] = "done"
         if outcome.stopped in ("time", "diverged"):
             stopped = "time" if outcome.stopped == "time" else "diverged"

@@ -23,7 +23,6 @@ from onnxcompress.core.encoding import Array
 from onnxcompress.core.task import Task
 from onnxcompress.engine.lc.loop import Mode, Schedule
 from onnxcompress.engine.lc.lstep import TrainedLearner
-from onnxcompress.engine.training.noise import noisy_inputs
 
 STEPS = 40
 """L steps of the path."""
@@ -155,14 +154,14 @@ class _Probe:
         known = len(trainer.warnings)
         try:
             self.learner.put(self.coarse)
-            with noisy_inputs(graph, self.learner.noise):
-                outcome = trainer.run(
-                    steps / trainer.steps_per_epoch,
-                    lr=rate,
-                    momentum=self.learner.momentum,
-                    parameters=self.names,
-                    progress=lambda fraction, words: None,
-                )
+            outcome = trainer.run(
+                steps / trainer.steps_per_epoch,
+                lr=rate,
+                momentum=self.learner.momentum,
+                parameters=self.names,
+                augmentation=self.learner.augmentation,
+                progress=lambda fraction, words: None,
+            )
             # A rate at which the trainer had to step back is too large.
             halved = outcome.stopped == "diverged" or len(trainer.warnings) > known
             return math.inf if halved else trainer.evaluate(self.examples).loss

@@ -19,9 +19,11 @@ from onnxcompress.engine.graph.torchgraph import TorchGraph
 from onnxcompress.engine.lc.loop import Part, Schedule, Score, State, compress, project
 from onnxcompress.engine.lc.lstep import TrainedLearner
 from onnxcompress.engine.lc.schedule import Wishes, fit_schedule
+from onnxcompress.engine.training.augmentation import Augmentation
 from onnxcompress.engine.training.checkpoint import Checkpoint
 from onnxcompress.engine.training.mixing import with_mixtures
 from onnxcompress.engine.training.noise import fitting_noise
+from onnxcompress.engine.training.shifts import fitting_shifts
 from onnxcompress.engine.training.trainer import Trainer
 
 _SAVE_EVERY_S = 20.0
@@ -67,6 +69,7 @@ class Job:
         batch_size: None: the trainer's choice.
         mix: add mixtures of examples where there are few and no labels.
         noise: share of the variance of the original's outputs that noise on the inputs may cost.
+        shift: show pictures shifted as far as the original hardly notices.
         fingerprint: what a resumed run must have in common with the interrupted one.
     """
 
@@ -79,6 +82,7 @@ class Job:
     batch_size: int | None = None
     mix: bool = True
     noise: float = 0.0
+    shift: bool = False
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -103,6 +107,7 @@ class _Run:
         compressed = tuple(name for part in self.parts for name in part.weights)
         along = tuple(n for n in job.others if n not in unreached and n not in compressed)
         noise = fitting_noise(graph, job.task, job.noise) if job.noise > 0 else {}
+        shifts = fitting_shifts(graph, job.task) if job.shift else {}
         # Without labels the loss says more than the share of equal decisions, of which few examples have few.
         self.learner = TrainedLearner(
             self.trainer,
@@ -111,7 +116,7 @@ class _Run:
             save=self._save,
             progress=self._progress,
             by_loss=not job.task.labelled and job.task.metric is None,
-            noise=noise,
+            augmentation=Augmentation(shifts, noise),
             sufficient=self._sufficient(),
         )
         folder = job.resources.checkpoint_dir

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ class Evaluator:
         task: data, loss and metric.
         device: where the graph is.
         cache_bytes: inputs up to this size are kept in memory.
+        deadline: moment of ``time.monotonic`` that ends what is computed ahead.
+        teacher: the original model where it is another one; None: the graph as it is now.
 
     Attributes:
         batches: the examples as tensors.
@@ -55,7 +58,16 @@ class Evaluator:
         UnsupportedError: the graph has no output that a loss can be taken of.
     """
 
-    def __init__(self, graph: TorchGraph, task: Task, device: torch.device, *, cache_bytes: int) -> None:
+    def __init__(
+        self,
+        graph: TorchGraph,
+        task: Task,
+        device: torch.device,
+        *,
+        cache_bytes: int,
+        deadline: float = math.inf,
+        teacher: TorchGraph | None = None,
+    ) -> None:
         self._graph, self.warnings = graph, list[str]()
         dtype = next((p.dtype for p in graph.parameters() if p.is_floating_point()), torch.float32)
         self.batches = Batches(task, dtype, device, cache_bytes=cache_bytes)
@@ -69,7 +81,8 @@ class Evaluator:
         output = (target.output if target is not None else None) or self.execution.outputs[0]
         needed = not isinstance(task.loss, str) or any(term in task.loss for term in ("kl", "l2"))
         needed = needed or task.metric not in ("top1", "top5", "mse")
-        self.teacher = Teacher(self.execution, self.batches, needed=needed)
+        original = self.execution if teacher is None else Execution(teacher, feeding, probe)
+        self.teacher = Teacher(original, self.batches, needed=needed, deadline=deadline)
         facts = self.teacher.facts(output if task.labelled else None)
         self.loss = make_loss(task.loss, facts, task.labelled)
         if output in facts.probabilities and task.labelled and self.loss.needs_labels and task.loss != "mse":

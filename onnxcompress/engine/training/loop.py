@@ -14,6 +14,7 @@ import torch
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.task import Task
 from onnxcompress.engine.graph.values import Value
+from onnxcompress.engine.training.augmentation import Augmentation
 from onnxcompress.engine.training.batches import prefetched
 from onnxcompress.engine.training.evaluation import Evaluation, Evaluator
 from onnxcompress.engine.training.penalty import Penalty
@@ -52,6 +53,7 @@ class Hooks:
     penalty: Penalty | Callable[[], torch.Tensor] | None
     progress: Callable[[float, str], None]
     save: Callable[[], None] | None
+    augmentation: Augmentation | None = None
     shown_s: float = field(default=-math.inf)
     saved_s: float = field(default_factory=time.monotonic)
 
@@ -176,7 +178,16 @@ class Loop:
     def _step(self, indices: Array, stack: Mapping[str, Value], rows: torch.Tensor | None) -> None:
         evaluator, state, options, penalty = self._evaluator, self.state, self._options, self._hooks.penalty
         labels = evaluator.batches.labels(indices, rows)
-        teacher = evaluator.teacher.outputs(indices, rows) if evaluator.loss.needs_teacher else None
+        augmentation, asked = self._hooks.augmentation, stack
+        if augmentation is not None:
+            asked = augmentation.shift(stack)
+        teacher = None
+        if evaluator.loss.needs_teacher:
+            unchanged = asked is stack
+            teacher = (
+                evaluator.teacher.outputs(indices, rows) if unchanged else evaluator.teacher.answer(asked)
+            )
+        stack = asked if augmentation is None else augmentation.disturb(asked)
         self.optimizer.zero_grad(set_to_none=True)
         self._backward(stack, labels, teacher, len(indices))
         if isinstance(penalty, Penalty):

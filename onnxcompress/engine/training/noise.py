@@ -8,11 +8,9 @@ deviation, proportional to that of each input, moves the original's outputs by `
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import numpy as np
-import torch
 
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.task import Task
@@ -22,7 +20,9 @@ from onnxcompress.engine.graph.torchgraph import TorchGraph
 SHARE = 0.04
 """Share of the variance of the original's outputs; LeNet300 errs on 1 % of its training examples then."""
 
-_EXAMPLES = 256
+EXAMPLES = 256
+"""Training examples that the original is asked about."""
+
 _LARGEST = 4.0
 
 
@@ -35,8 +35,7 @@ def fitting_noise(graph: TorchGraph, task: Task, share: float = SHARE) -> dict[s
         share: see the top of this file.
     """
     generator = np.random.default_rng([task.seed, 0x4015E])
-    some = generator.permutation(task.train)[:_EXAMPLES]
-    stack = task.samples.inputs(some)
+    stack = task.samples.inputs(generator.permutation(task.train)[:EXAMPLES])
     spread = {
         name: float(array.astype(np.float64).std())
         for name, array in stack.items()
@@ -54,7 +53,7 @@ def fitting_noise(graph: TorchGraph, task: Task, share: float = SHARE) -> dict[s
             name: (array + strength * drawn[name]).astype(array.dtype) if name in drawn else array
             for name, array in stack.items()
         }
-        return _moved(clean, feeding.predict(graph.run, noisy))
+        return moved_share(clean, feeding.predict(graph.run, noisy))
 
     strength = 0.25
     for _ in range(6):
@@ -66,7 +65,7 @@ def fitting_noise(graph: TorchGraph, task: Task, share: float = SHARE) -> dict[s
     return {name: strength * value for name, value in spread.items()}
 
 
-def _moved(clean: Mapping[str, Array], noisy: Mapping[str, Array]) -> float:
+def moved_share(clean: Mapping[str, Array], noisy: Mapping[str, Array]) -> float:
     """Return the mean square difference of the outputs as share of their variance, mean over outputs."""
     shares = []
     for name, array in clean.items():
@@ -76,15 +75,3 @@ def _moved(clean: Mapping[str, Array], noisy: Mapping[str, Array]) -> float:
         if wide.var() > 0:
             shares.append(float(np.square(noisy[name].astype(np.float64) - wide).mean() / wide.var()))
     return float(np.mean(shares)) if shares else 0.0
-
-
-@contextmanager
-def noisy_inputs(graph: TorchGraph, deviations: Mapping[str, float]) -> Iterator[None]:
-    """Add Gaussian noise to inputs of a graph for a while; drawn from torch's generator."""
-    for name, deviation in deviations.items():
-        graph.hooks[name] = lambda value, s=deviation: value + s * torch.randn_like(value)  # type: ignore[misc]
-    try:
-        yield
-    finally:
-        for name in deviations:
-            del graph.hooks[name]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import BinaryIO, cast
@@ -13,6 +15,7 @@ import torch
 
 from onnxcompress.core.encoding import Array
 from onnxcompress.engine.data.columns import FileColumn
+from onnxcompress.engine.graph.values import Value
 from onnxcompress.engine.training.batches import Batches
 from onnxcompress.engine.training.execution import Execution
 from onnxcompress.engine.training.losses import OutputFacts
@@ -35,6 +38,8 @@ class Teacher:
         needed: whether outputs will be asked for; if not, only ``facts`` are measured, on a few examples.
         memory_bytes: see ``MEMORY_BYTES``.
         disk_bytes: largest temporary file; None: half of what is free.
+        deadline: moment of ``time.monotonic`` from which on no more outputs are computed ahead; they are
+            computed when they are asked for, then.
     """
 
     def __init__(
@@ -45,12 +50,13 @@ class Teacher:
         needed: bool,
         memory_bytes: int = MEMORY_BYTES,
         disk_bytes: int | None = None,
+        deadline: float = math.inf,
     ) -> None:
-        self._execution, self._batches = execution, batches
+        self._execution, self._batches, self._deadline = execution, batches, deadline
         self._memory: dict[str, torch.Tensor] | None = None
         self._files: dict[str, FileColumn] | None = None
         self._original: list[torch.Tensor] = []
-        self.needed = needed
+        self.needed, self.broken_off = needed, False
         self._moments: dict[str, list[float]] = {}
         self._probabilities = set(execution.outputs)
         first = self._compute(batches.known[:_CHUNK])
@@ -90,6 +96,11 @@ class Teacher:
         with self._as_original():
             return self._compute(indices)
 
+    def answer(self, stack: Mapping[str, Value]) -> dict[str, torch.Tensor]:
+        """Return the original's outputs for these inputs, whatever they are."""
+        with self._as_original():
+            return self._run(stack)
+
     def facts(self, labelled: str | None) -> OutputFacts:
         """Return what losses need to know; a constant output has variance 1."""
         variance = {}
@@ -102,13 +113,16 @@ class Teacher:
 
     # inside ------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def _compute(self, indices: Array) -> dict[str, torch.Tensor]:
+        return self._run(self._batches.inputs(indices))
+
+    @torch.no_grad()
+    def _run(self, stack: Mapping[str, Value]) -> dict[str, torch.Tensor]:
         graph = self._execution.graph
         training = graph.training
         graph.eval()
         try:
-            found = self._execution.run(self._batches.inputs(indices))
+            found = self._execution.run(stack)
             return {name: found[name] for name in self._execution.outputs}
         finally:
             graph.train(training)
@@ -116,6 +130,9 @@ class Teacher:
     def _chunks(self) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
         known = self._batches.known
         for start in range(0, len(known), _CHUNK):
+            if start and time.monotonic() >= self._deadline:
+                self.broken_off = True
+                return
             outputs = self._compute(known[start : start + _CHUNK])
             self._measure(outputs)
             yield start, outputs
@@ -126,7 +143,7 @@ class Teacher:
         for start, outputs in self._chunks():
             for name, values in outputs.items():
                 kept[name][start : start + len(values)] = values
-        self._memory = kept
+        self._memory = None if self.broken_off else kept
 
     def _keep_on_disk(self) -> None:
         files: dict[str, BinaryIO] = {}
@@ -141,7 +158,7 @@ class Teacher:
                 files[name].write(array.tobytes())
         for file in files.values():
             file.flush()
-        self._files = columns
+        self._files = None if self.broken_off else columns
 
     def _measure(self, outputs: Mapping[str, torch.Tensor]) -> None:
         for name, values in outputs.items():

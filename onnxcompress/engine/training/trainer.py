@@ -20,6 +20,7 @@ from onnxcompress.core.errors import UsageError
 from onnxcompress.core.resources import Resources
 from onnxcompress.core.task import Task
 from onnxcompress.engine.graph.torchgraph import TorchGraph
+from onnxcompress.engine.training.augmentation import Augmentation
 from onnxcompress.engine.training.batches import CACHE_BYTES
 from onnxcompress.engine.training.evaluation import Evaluation, Evaluator
 from onnxcompress.engine.training.loop import Hooks, Loop, Options, Outcome
@@ -43,6 +44,7 @@ class Trainer:
             ``"train"``: both as in training.
         clip_norm: the gradient's largest ℓ2 norm; None: not clipped.
         cache_bytes: inputs up to this size are kept in memory.
+        teacher: the original model where it is not what the graph is now: it was cut in between.
 
     Attributes:
         graph: the graph.
@@ -68,6 +70,7 @@ class Trainer:
         bn: Literal["eval", "train"] = "eval",
         clip_norm: float | None = None,
         cache_bytes: int = CACHE_BYTES,
+        teacher: TorchGraph | None = None,
     ) -> None:
         if batch_size is not None and batch_size < 1:
             raise UsageError(f"--batch-size cannot be {batch_size}")
@@ -79,7 +82,14 @@ class Trainer:
         self.graph, self._task, self._resources = graph.to(self._device), task, resources
         self._bn, self._clip_norm = bn, clip_norm
         self.batch_size = min(batch_size or 128, len(task.train))
-        self._evaluator = Evaluator(self.graph, task, self._device, cache_bytes=cache_bytes)
+        self._evaluator = Evaluator(
+            self.graph,
+            task,
+            self._device,
+            cache_bytes=cache_bytes,
+            deadline=self._deadline,
+            teacher=None if teacher is None else teacher.to(self._device),
+        )
         self.warnings = [*self._evaluator.warnings]
         metric = self._evaluator.metric()
         self.loss_name, self.metric_name = self._evaluator.loss.name, metric.name
@@ -134,6 +144,7 @@ class Trainer:
         parameters: Sequence[str] | None = None,
         best: bool = False,
         patience: int | None = None,
+        augmentation: Augmentation | None = None,
         progress: Callable[[float, str], None] | None = None,
         save: Callable[[], None] | None = None,
         save_every_s: float = 30.0,
@@ -152,6 +163,7 @@ class Trainer:
             best: leave the graph in the state, of those after every epoch and that at the start, whose
                 validation metric (at equal metric, loss) is best; otherwise in the last state.
             patience: stop after so many epochs without a better one; implies ``best``.
+            augmentation: changes examples while training; evaluation sees them as they are.
             progress: told (fraction of this run, words); None: ``resources.progress``.
             save: called about every ``save_every_s`` seconds, between two steps, where :meth:`state` is
                 complete: writes a checkpoint.
@@ -181,7 +193,9 @@ class Trainer:
         )
         report = progress or (lambda fraction, text: self._resources.progress(fraction, text, None))
         names = self.graph.trainable if parameters is None else parameters
-        return self._run(options, Hooks(penalty, report, save), [self.graph.weight(name) for name in names])
+        return self._run(
+            options, Hooks(penalty, report, save, augmentation), [self.graph.weight(name) for name in names]
+        )
 
     def _run(self, options: Options, hooks: Hooks, weights: list[torch.nn.Parameter]) -> Outcome:
         chosen = {id(weight) for weight in weights}

@@ -1,0 +1,129 @@
+"""Shifts of images while training: as far as the original itself hardly notices.
+
+A picture moved a little is another example, of which the original itself is asked for the answer; its class
+is the same (Simard, Steinkraus, Platt 2003, Best practices for convolutional neural networks applied to
+visual document analysis, section 2). Few examples become many that way, and they stay pictures, which
+mixtures and noise do not. The distance is found, not set: the largest at which shifts, drawn evenly along
+both axes, move the original's outputs by no more than ``SHARE`` of their variance. An original that notices
+the least shift (its inputs are no pictures, whatever their shape) is shown none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from onnxcompress.core.encoding import Array
+from onnxcompress.core.task import Task
+from onnxcompress.engine.data.feeding import Feeding
+from onnxcompress.engine.graph.torchgraph import TorchGraph
+from onnxcompress.engine.training.noise import EXAMPLES, moved_share
+
+SHARE = 0.1
+"""Share of the variance of the original's outputs; LeNet300 errs on 2 % of its training examples then."""
+
+LEAST_PIXELS = 0.5
+"""A shift that must be smaller than this is no shift but a blur."""
+
+FARTHEST = 0.1
+"""Largest distance, as share of the shorter side of a picture."""
+
+_HALVINGS = 7
+_LEAST_SIDE = 8
+_MOST_CHANNELS = 4
+
+
+@dataclass(frozen=True)
+class Shift:
+    """How far examples of one input are moved.
+
+    Attributes:
+        pixels: largest distance along each axis.
+        channels_last: the stack is N H W C, otherwise N C H W.
+    """
+
+    pixels: float
+    channels_last: bool
+
+    def apply(self, stack: torch.Tensor) -> torch.Tensor:
+        """Return the stack, every example moved by itself; what comes in at an edge repeats the edge."""
+        images = stack.movedim(-1, 1) if self.channels_last else stack
+        moved = shifted(images, (2 * torch.rand(len(images), 2, device=images.device) - 1) * self.pixels)
+        return moved.movedim(1, -1) if self.channels_last else moved
+
+
+def shifted(images: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+    """Return images N C H W moved by ``pixels`` (N, 2: along W, along H), bilinear between pixels."""
+    height, width = images.shape[2:]
+    matrices = torch.eye(2, 3, device=images.device).repeat(len(images), 1, 1)
+    matrices[:, :, 2] = -2 * pixels / torch.tensor([width, height], device=images.device)
+    grid = F.affine_grid(matrices.to(images.dtype), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def channels_last(shape: tuple[int, ...]) -> bool | None:
+    """Return whether a stack of this shape is N H W C (True) or N C H W (False); None: no pictures."""
+    if len(shape) != 4:
+        return None
+    for last, (channels, *sides) in ((False, shape[1:]), (True, (shape[3], shape[1], shape[2]))):
+        if channels <= _MOST_CHANNELS and min(sides) >= _LEAST_SIDE:
+            return last
+    return None
+
+
+def fitting_shifts(graph: TorchGraph, task: Task, share: float = SHARE) -> dict[str, Shift]:
+    """Return the shift for each input that holds pictures; empty where none fits.
+
+    Args:
+        graph: holds the original's weights.
+        task: the data; training examples are used.
+        share: see the top of this file.
+    """
+    feeding = getattr(task.samples, "feeding", None) or Feeding(False, None)
+    if feeding.whole:
+        return {}
+    generator = np.random.default_rng([task.seed, 0x541F7])
+    some = generator.permutation(task.train)[:EXAMPLES]
+    stack = task.samples.inputs(some)
+    layouts = {
+        name: last
+        for name, array in stack.items()
+        if array.dtype.kind == "f" and (last := channels_last(array.shape)) is not None
+    }
+    if not layouts:
+        return {}
+    clean = feeding.predict(graph.run, stack)
+    directions = torch.from_numpy(generator.uniform(-1, 1, (len(some), 2)).astype(np.float32))
+
+    def moved(pixels: float) -> float:
+        seen = {
+            name: _moved_array(array, directions * pixels, layouts[name]) if name in layouts else array
+            for name, array in stack.items()
+        }
+        return moved_share(clean, feeding.predict(graph.run, seen))
+
+    sides = [min(stack[n].shape[1:3] if last else stack[n].shape[2:]) for n, last in layouts.items()]
+    pixels = _largest(lambda distance: moved(distance) <= share, FARTHEST * min(sides))
+    return {name: Shift(pixels, last) for name, last in layouts.items()} if pixels >= LEAST_PIXELS else {}
+
+
+def _largest(good: Callable[[float], bool], most: float) -> float:
+    """Return the largest distance up to ``most`` that is good, by halving; 0 where none is."""
+    low, high = 0.0, most
+    if good(high):
+        return high
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if good(middle) else (low, middle)
+    return low
+
+
+def _moved_array(array: Array, pixels: torch.Tensor, last: bool) -> Array:
+    images = torch.from_numpy(np.ascontiguousarray(array, np.float32))
+    images = images.movedim(-1, 1) if last else images
+    found = shifted(images, pixels)
+    return (found.movedim(1, -1) if last else found).numpy().astype(array.dtype)
