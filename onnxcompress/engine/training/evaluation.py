@@ -118,6 +118,10 @@ class Evaluator:
             self._graph.train(training)
         return Evaluation(total / max(len(indices), 1), metric.value(), len(indices))
 
+    def look(self, indices: Array) -> None:
+        """Run the graph on these examples as it is, in training mode or not."""
+        self.execution.run(self.batches.inputs(indices, self.batches.rows(indices)))
+
     def _look(
         self, indices: Array
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor | None, dict[str, torch.Tensor] | None]:

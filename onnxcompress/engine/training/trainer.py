@@ -131,6 +131,17 @@ class Trainer:
             indices = np.asarray(which)
         return self._evaluator.evaluate(indices[:limit], arrays)
 
+    def estimate_statistics(self, batches: int) -> None:
+        """Let the running statistics of BatchNormalization become those of so many training batches."""
+        order = np.random.default_rng([self._task.seed, 0xB4]).permutation(self._task.train)
+        self.graph.train()
+        try:
+            with torch.no_grad(), torch.random.fork_rng([]):
+                for start in range(0, min(len(order), batches * self.batch_size), self.batch_size):
+                    self._evaluator.look(order[start : start + self.batch_size])
+        finally:
+            self.graph.eval()
+
     def run(
         self,
         epochs: float,

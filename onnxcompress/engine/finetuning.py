@@ -1,0 +1,275 @@
+"""Fine-tuning: the weights that are there trained on, towards labels or the original model's outputs.
+
+BatchNormalization statistics are estimated anew first, because a cut changes what they are of; they are
+kept where the validation loss gets less. Training then uses the statistics of each batch and moves the
+stored ones along. The state with the best validation result, the one at the start included, is returned.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from onnxcompress.core.encoding import Array
+from onnxcompress.core.model import Model
+from onnxcompress.core.resources import Resources
+from onnxcompress.core.run import Training, TrainingPoint
+from onnxcompress.core.task import Task
+from onnxcompress.engine.graph.torchgraph import TorchGraph
+from onnxcompress.engine.training.checkpoint import Checkpoint
+from onnxcompress.engine.training.trainer import Evaluation, Trainer
+
+LAST_LR = 0.05
+"""The learning rate of the last epoch, as a share of the first one's."""
+
+_RATES = (3e-4, 1e-3, 3e-3)
+_PROBE_STEPS = 40
+_PROBED = 2000
+"""Validation examples that a learning rate is judged by."""
+_STATISTICS_BATCHES = 60
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained, and with what.
+
+    Attributes:
+        model: as it is now.
+        weights: those that change.
+        zeros: weight name -> where it may differ from zero, for pruned weights.
+        task: the data.
+        resources: device, time limit, checkpoint folder, progress, the teacher.
+        epochs: passes over the training split.
+        lr: learning rate of Adam in the first epoch; None: the best of a few in short runs.
+        batch_size: None: the trainer's choice.
+        statistics: estimate BatchNormalization statistics anew, and let them move.
+        fingerprint: what a resumed run must have in common with the interrupted one.
+    """
+
+    model: Model
+    weights: Sequence[str]
+    zeros: Mapping[str, Array]
+    task: Task
+    resources: Resources
+    epochs: float = 5.0
+    lr: float | None = None
+    batch_size: int | None = None
+    statistics: bool = True
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """What came of it: the weights that changed, the path for the report, sentences the user must see."""
+
+    arrays: Mapping[str, Array]
+    training: Training
+    warnings: tuple[str, ...]
+
+
+def finetune(job: Job) -> Finetuned:
+    """Train; raises as :class:`~onnxcompress.engine.training.trainer.Trainer` does."""
+    return _Run(job).run()
+
+
+@dataclass(frozen=True)
+class _Best:
+    score: Evaluation
+    arrays: Mapping[str, Array]
+    epoch: int
+
+
+class _Run:
+    def __init__(self, job: Job) -> None:
+        self.job, self.began = job, time.monotonic()
+        job.resources.progress(0.0, "preparing the network and the data", None)
+        self.graph = TorchGraph(job.model, device=job.resources.device)
+        given = job.resources.teacher
+        teacher = None if given is None or given is job.model else TorchGraph(given)
+        moving = job.statistics and any(n.op_type == "BatchNormalization" for n in job.model.ir.graph)
+        self.trainer = Trainer(
+            self.graph,
+            job.task,
+            job.resources,
+            batch_size=job.batch_size,
+            bn="train" if moving else "eval",
+            teacher=teacher,
+        )
+        self.moving = moving and self.trainer.batch_size > 1
+        stuck = {r.where for r in self.graph.without_gradient()}
+        self.weights = [n for n in self.graph.trainable if n in set(job.weights) - stuck]
+        self.stuck = tuple(r for r in self.graph.without_gradient() if r.where in set(job.weights))
+        self.zeros = _Zeros(self.graph, {n: m for n, m in job.zeros.items() if n in self.weights})
+        folder = job.resources.checkpoint_dir
+        self.checkpoint = None if folder is None else Checkpoint(folder / "finetune", job.fingerprint)
+        self.points: list[TrainingPoint] = []
+        self.epoch, self.lr = 0, job.lr or 0.0
+        self.best: _Best | None = None
+
+    def run(self) -> Finetuned:
+        if not self._resumed():
+            self._note(None)
+            if self.moving:
+                self._estimate()
+            if self.job.lr is None and self.weights:
+                self.lr = self._probed()
+        epochs, stopped = math.ceil(self.job.epochs) if self.weights else 0, "done"
+        while self.epoch < epochs and stopped == "done":
+            stopped = self._one(min(1.0, self.job.epochs - self.epoch), epochs)
+        assert self.best is not None
+        arrays = {
+            name: array
+            for name, array in self.best.arrays.items()
+            if not np.array_equal(array, self.job.model.array(name))
+        }
+        told = f"{stopped}; the state after epoch {self.best.epoch} of {self.epoch} is kept"
+        return Finetuned(arrays, self._facts(told), tuple(self.trainer.warnings))
+
+    def _one(self, part: float, epochs: int) -> str:
+        """Train for one epoch; return why training stops, "done" where it goes on."""
+        lr = self.lr * LAST_LR ** (self.epoch / max(epochs - 1, 1))
+        outcome = self.trainer.run(
+            part,
+            lr=lr,
+            optimizer="adam",
+            parameters=self.weights,
+            penalty=self.zeros,
+            progress=lambda f, text: self.job.resources.progress((self.epoch + f) / epochs, text, None),
+        )
+        self.epoch += 1
+        self._note(outcome.loss)
+        self._save()
+        return outcome.stopped
+
+    def _note(self, loss: float | None) -> None:
+        """Evaluate the present state, remember it where it is the best, and tell."""
+        found = self.trainer.evaluate()
+        if self.best is None or self._better(found, self.best.score):
+            self.best = _Best(found, self.graph.arrays(), self.epoch)
+        shown = None if loss is None or not math.isfinite(loss) else loss
+        elapsed = time.monotonic() - self.began
+        point = TrainingPoint(self.epoch, None, shown, found.loss, found.metric, None, elapsed)
+        self.points.append(point)
+        words = f"epoch {self.epoch} of {self.job.epochs:g}: validation loss {found.loss:.4g}"
+        if found.metric is not None:
+            words += f", {self.trainer.metric_name} {found.metric:.4g}"
+        self.job.resources.progress(min(self.epoch / self.job.epochs, 1.0), words, point)
+
+    def _better(self, new: Evaluation, old: Evaluation) -> bool:
+        """Compare by the metric where there are labels; the loss says more than equal decisions do."""
+        if self.job.task.labelled and new.metric is not None and new.metric != old.metric:
+            assert old.metric is not None
+            return (new.metric > old.metric) == self.trainer.higher_is_better
+        return new.loss < old.loss
+
+    def _estimate(self) -> None:
+        """Estimate the statistics of BatchNormalization anew and keep them where that lessens the loss."""
+        self.job.resources.progress(0.0, "estimating normalisation statistics", None)
+        before = self.graph.arrays()
+        self.trainer.estimate_statistics(_STATISTICS_BATCHES)
+        found = self.trainer.evaluate()
+        assert self.best is not None
+        if found.loss < self.best.score.loss:
+            self.best = _Best(found, self.graph.arrays(), 0)
+        else:
+            self.graph.set_arrays(before)
+
+    def _probed(self) -> float:
+        """Return the learning rate with the least validation loss after a few steps from here."""
+        before, losses = self.graph.arrays(), {}
+        part = min(1.0, _PROBE_STEPS / self.trainer.steps_per_epoch)
+        for rate in _RATES:
+            self.job.resources.progress(0.0, f"trying learning rate {rate:g}", None)
+            self.trainer.run(
+                part, lr=rate, optimizer="adam", parameters=self.weights, penalty=self.zeros,
+                progress=lambda fraction, text: None,
+            )  # fmt: skip
+            found = self.trainer.evaluate(limit=_PROBED).loss
+            losses[rate] = found if math.isfinite(found) else math.inf
+            self.graph.set_arrays(before)
+            if self.trainer.out_of_time:
+                break
+        return min(losses, key=lambda rate: losses[rate])
+
+    def _facts(self, stopped: str) -> Training:
+        task = self.job.task
+        return Training(
+            data=task.origin,
+            random_data=task.random,
+            labelled=task.labelled,
+            loss=self.trainer.loss_name,
+            metric=self.trainer.metric_name,
+            train_examples=len(task.train),
+            validation_examples=len(task.validation),
+            epochs=min(float(self.epoch), self.job.epochs),
+            device=self.job.resources.device,
+            stopped=stopped,
+            points=tuple(self.points),
+            without_gradient=self.stuck,
+        )
+
+    # checkpoints -------------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        if self.checkpoint is None or self.best is None:
+            return
+        arrays, values = self.trainer.state()
+        held = {f"trainer/{n}": a for n, a in arrays.items()} | {
+            f"best/{n}": a for n, a in self.best.arrays.items()
+        }
+        score = self.best.score
+        self.checkpoint.save(
+            held,
+            {
+                "trainer": values,
+                "epoch": self.epoch,
+                "lr": self.lr,
+                "best": [score.loss, score.metric, score.examples, self.best.epoch],
+                "points": [vars(point) for point in self.points],
+            },
+        )
+
+    def _resumed(self) -> bool:
+        wanted = self.checkpoint is not None and self.job.resources.resume
+        found = self.checkpoint.load() if wanted and self.checkpoint is not None else None
+        if found is None:
+            return False
+        arrays, values = found
+        parts: dict[str, dict[str, Array]] = {"trainer": {}, "best": {}}
+        for key, array in arrays.items():
+            part, _, name = key.partition("/")
+            parts[part][name] = array
+        self.trainer.restore(parts["trainer"], values["trainer"])
+        self.epoch, self.lr = int(values["epoch"]), float(values["lr"])
+        loss, metric, examples, epoch = values["best"]
+        self.best = _Best(Evaluation(loss, metric, examples), parts["best"], epoch)
+        self.points = [TrainingPoint(**point) for point in values["points"]]
+        return True
+
+
+class _Zeros:
+    """Keeps pruned weights at zero: their gradients are set to zero before each step."""
+
+    def __init__(self, graph: TorchGraph, masks: Mapping[str, Array]) -> None:
+        self._parameters = [graph.weight(name) for name in masks]
+        self._masks = [
+            torch.from_numpy(np.ascontiguousarray(mask)).to(p.device, p.dtype)
+            for mask, p in zip(masks.values(), self._parameters, strict=True)
+        ]
+
+    def value(self) -> torch.Tensor:
+        """Return 0: nothing is added to the loss."""
+        return torch.zeros(())
+
+    @torch.no_grad()
+    def add_gradient(self) -> None:
+        """Set gradients of pruned weights to zero."""
+        for parameter, mask in zip(self._parameters, self._masks, strict=True):
+            if parameter.grad is not None:
+                parameter.grad.mul_(mask)

@@ -1,0 +1,126 @@
+"""finetune: the weights trained on, to recover what a cut has cost."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from onnxcompress.core.errors import UsageError
+from onnxcompress.methods._base import METHODS, Method, Needs, option
+
+if TYPE_CHECKING:
+    from onnxcompress.core.encoding import Encoding
+    from onnxcompress.core.model import Model
+    from onnxcompress.core.plan import Plan
+    from onnxcompress.core.resources import Resources
+    from onnxcompress.core.run import Refusal
+    from onnxcompress.core.task import Task
+
+EPOCHS = 5.0
+
+
+@METHODS.register("finetune")
+@dataclass(frozen=True)
+class Finetune(Method):
+    """Training of all dense weights, towards labels or the outputs of the original, uncut model.
+
+    Weights that are stored encoded stay as they are; of sparse ones the zeros do.
+
+    Raises:
+        UsageError: an option is out of range.
+    """
+
+    name: ClassVar[str] = "finetune"
+    source: ClassVar[str] = (
+        "Han et al. (2015), Learning both weights and connections, section 3; without labels "
+        "Hinton et al. (2015), Distilling the knowledge in a neural network"
+    )
+    needs: ClassVar[Needs] = Needs.INPUTS
+    summary: ClassVar[str] = "trains the weights on, towards labels or the original model's outputs"
+
+    epochs: float | None = option(None, f"Passes over the training data. [default: {EPOCHS:g}]")
+    lr: float | None = option(None, "Learning rate of the first epoch. [default: found by short runs]")
+    batch_size: int | None = option(None, "Examples of one step. [default: 128]")
+    teacher: float = option(
+        0.5,
+        "Share of the loss, 0 to 1, that pulls towards the original's outputs where there are class labels.",
+    )
+    statistics: bool = option(True, "Estimate the statistics of BatchNormalization anew and train with them.")
+    include: tuple[str, ...] = option((), "Train only layers whose weight's, or node's, name matches.")
+    exclude: tuple[str, ...] = option((), "Leave layers alone whose weight's, or node's, name matches.")
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "lr", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UsageError(f"--{name.replace('_', '-')} must be positive", why=f"found {value}")
+        if not 0 <= self.teacher <= 1:
+            raise UsageError("--teacher must be 0 to 1", why=f"found {self.teacher}")
+        for name in ("include", "exclude"):
+            if isinstance(getattr(self, name), str):
+                object.__setattr__(self, name, (getattr(self, name),))
+
+    def plan(self, model: Model, task: Task | None, resources: Resources) -> Plan:
+        """Train; raises UsageError where a glob matches nothing, or the device is not there."""
+        from onnxcompress.core.plan import Plan  # noqa: PLC0415
+        from onnxcompress.encodings.dense import Dense  # noqa: PLC0415
+        from onnxcompress.encodings.sparse import Sparse, sparse  # noqa: PLC0415
+        from onnxcompress.engine.finetuning import Job, finetune  # noqa: PLC0415
+        from onnxcompress.engine.training.distillation import with_teacher  # noqa: PLC0415
+
+        if task is None:
+            raise UsageError("method 'finetune' needs data", fix="give inputs with --data")
+        names, refusals = self._choose(model)
+        stored = {n: e for n, e in model.encodings.items() if isinstance(e, Sparse)}
+        zeros = {n: e.mask() for n, e in stored.items() if n in names}
+        job = Job(
+            model,
+            names,
+            zeros,
+            with_teacher(task, self.teacher),
+            resources,
+            self.epochs or EPOCHS,
+            self.lr,
+            self.batch_size,
+            self.statistics,
+            self._fingerprint(model, task),
+        )
+        found = finetune(job)
+        weights: dict[str, Encoding] = {n: sparse(a, zeros[n]) for n, a in found.arrays.items() if n in zeros}
+        values: dict[str, Encoding] = {n: Dense(a) for n, a in found.arrays.items() if n not in zeros}
+        return Plan(weights, values, refusals=refusals, warnings=found.warnings, training=found.training)
+
+    def _choose(self, model: Model) -> tuple[tuple[str, ...], tuple[Refusal, ...]]:
+        """Return the weights to train, and why other layers are not trained."""
+        from onnxcompress.core.run import Refusal  # noqa: PLC0415
+        from onnxcompress.engine.layers import companions, layers, left_alone, select  # noqa: PLC0415
+
+        found = layers(model)
+        selected = {la.weight for la in select(found, self.include, self.exclude, others=model.weights)}
+        names, refusals = [], list(left_alone(model, found))
+        for layer in found:
+            encoding = model.encodings.get(layer.weight)
+            if layer.weight not in selected:
+                why = "excluded by --exclude" if self.exclude else "not named by --include"
+                refusals.append(Refusal(layer.weight, why))
+            elif encoding is not None and encoding.kind not in ("dense", "sparse"):
+                refusals.append(Refusal(layer.weight, f"stays as it is stored, as {encoding.kind}"))
+            else:
+                names.append(layer.weight)
+        others = [n for n in companions(model, found) if _dense(model, n)]
+        return (*names, *others), tuple(refusals)
+
+    def _fingerprint(self, model: Model, task: Task) -> dict[str, Any]:
+        """Return what a resumed run must have in common with the interrupted one."""
+        return {
+            "method": {"name": self.name, **asdict(self)},
+            "model": model.source.sha256,
+            "steps": list(model.steps),
+            "seed": task.seed,
+            "examples": [len(task.train), len(task.validation)],
+        }
+
+
+def _dense(model: Model, name: str) -> bool:
+    encoding = model.encodings.get(name)
+    return encoding is None or encoding.kind == "dense"
