@@ -1,4 +1,4 @@
-"""``onnxcompress inspect IN.onnx``: what a model consists of."""
+"""``onnxcompress inspect IN.onnx``: what a model consists of, and which channels can be cut."""
 
 from __future__ import annotations
 
@@ -13,18 +13,25 @@ from onnxcompress.cli import _options as shared
 @click.command()
 @click.argument("source", metavar="IN.onnx", type=shared.MODEL)
 @shared.input_shape
+@click.option(
+    "--groups/--no-groups",
+    default=True,
+    show_default=True,
+    help="Find the channel groups too: what must be cut together, and what cannot be cut and why.",
+)
 @shared.reporting
 @shared.common
 def inspect(
     *,
     source: Path,
     input_shapes: tuple[str, ...],
+    groups: bool,
     reports: tuple[Path, ...],
     quiet: bool,
     verbose: bool,
     debug: bool,
 ) -> None:
-    """Show layers, bytes and MACs of a model, which weights can be compressed, and what is left alone."""
+    """Show layers, bytes and MACs of a model, its channel groups, and what is left alone and why."""
     from onnxcompress import pipeline  # noqa: PLC0415
     from onnxcompress.cli._reports import check_reports, tell, write_reports  # noqa: PLC0415
 
@@ -32,6 +39,7 @@ def inspect(
     run = pipeline.inspect(
         source,
         input_shapes=shared.parse_shapes(input_shapes),
+        groups=groups,
         command=("onnxcompress", *sys.argv[1:]),
     )
     write_reports(run, reports)

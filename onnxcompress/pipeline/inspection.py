@@ -8,19 +8,23 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from onnxcompress import importer
+from onnxcompress.core.errors import UnsupportedError
 from onnxcompress.core.model import Model
-from onnxcompress.core.run import SCHEMA, Run, WeightFacts
+from onnxcompress.core.run import SCHEMA, ChannelFacts, Run, WeightFacts
 from onnxcompress.core.version import VERSION
+from onnxcompress.engine import feeds, runtime
 from onnxcompress.engine.layers import Layer, layers, left_alone
 from onnxcompress.engine.measures import facts
 from onnxcompress.engine.measures.costs import count_macs
-from onnxcompress.pipeline import _original as originals
+from onnxcompress.pipeline._channels import channel_facts
 
 
 def inspect(
     source: Path,
     *,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    groups: bool = True,
     command: tuple[str, ...] | None = None,
 ) -> Run:
     """Return what is known of a model without training or timing it; ``weights`` holds its layers.
@@ -28,12 +32,20 @@ def inspect(
     Args:
         source: the file.
         input_shapes: concrete shapes of inputs with symbolic dimensions, at which MACs are counted.
+        groups: find the channel groups too, which runs the model and may import torch.
         command: the command line, for the report.
+
+    Raises:
+        ModelImportError: the file is not a model, or onnxruntime does not know all of it.
+        UsageError: ``input_shapes`` names an input that does not exist, or does not fit.
     """
     began, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
-    original = originals.open_original(source, input_shapes or {}, 1)
-    found = layers(original.model)
-    by_node = count_macs(original.model, original.shapes).by_node
+    model, shapes, problem = _opened(source, input_shapes or {})
+    found = layers(model)
+    by_node = count_macs(model, shapes).by_node if shapes else {}
+    channels = None
+    if groups:
+        channels = ChannelFacts(problem=problem) if problem else channel_facts(model, shapes)
     run = Run(
         schema=SCHEMA,
         version=VERSION,
@@ -44,11 +56,31 @@ def inspect(
         started=started,
         duration_s=0.0,
         environment=facts.environment(),
-        models=(facts.model_facts(original.file, original.model, original.shapes, name=source.name),),
-        weights=tuple(_layer_facts(original.model, layer, by_node) for layer in found),
-        refusals=left_alone(original.model, found),
+        models=(facts.model_facts(source, model, shapes or None, name=source.name),),
+        weights=tuple(_layer_facts(model, layer, by_node) for layer in found),
+        refusals=left_alone(model, found),
+        channels=channels,
     )
     return replace(run, duration_s=time.perf_counter() - began)
+
+
+def _opened(
+    source: Path, input_shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[Model, Mapping[str, tuple[int, ...]], str | None]:
+    """Return the model, shapes of its inputs, and why it cannot be run; None where it can.
+
+    What can be told without running a model is told of one too for which no inputs are found that it takes.
+    """
+    model = importer.load(source)
+    session = runtime.open_session(source, threads=1)
+    try:
+        return model, feeds.resolve_shapes(model, session, input_shapes), None
+    except UnsupportedError as error:
+        known = {i.name: tuple(d for d in i.shape if isinstance(d, int)) for i in session.inputs}
+        given = {i.name: known[i.name] for i in session.inputs if len(known[i.name]) == len(i.shape)}
+        shapes = {**given, **input_shapes}
+        complete = all(i.name in shapes for i in session.inputs)
+        return model, shapes if complete else {}, f"channels could not be traced: {error}"
 
 
 def _layer_facts(model: Model, layer: Layer, by_node: Mapping[str, int]) -> WeightFacts:

@@ -318,3 +318,19 @@ def test_counting_needs_no_torch() -> None:
         sys.exit("torch" in sys.modules)
     """
     assert subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False).returncode == 0
+
+
+def test_weights_beside_the_file_are_found_from_any_folder(tmp_path, monkeypatch) -> None:
+    """Shapes that only a run shows: onnxruntime must not look for external data in the current folder."""
+    m = model(
+        [node("NonZero", ["x"], ["i"]), node("Cast", ["i"], ["c"], to=1), node("MatMul", ["w", "c"], ["y"])],
+        {"x": [3]},
+        ["y"],
+        {"w": (5, 1)},
+    )
+    (tmp_path / "model").mkdir()
+    ir.save(m.ir, tmp_path / "model" / "m.onnx", external_data="m.bin", size_threshold_bytes=0)
+    monkeypatch.chdir(tmp_path)
+    found = Model(ir.load(tmp_path / "model" / "m.onnx"), Source(None, "", 0))
+    assert isinstance(found.ir.graph.initializers["w"].const_value, ir.ExternalTensor)
+    assert count_macs(found, {"x": (3,)}, feeds={"x": np.array([1, 0, 2], np.float32)}).total == 5 * 2

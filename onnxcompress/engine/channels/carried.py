@@ -1,4 +1,4 @@
-"""What hangs on a group: the parameters and the work that would go if all its channels went; where it lies."""
+"""What hangs on a group: where it lies, and what would go if all its channels went."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def groups_along(channels: Channels) -> dict[ir.Value, tuple[str, ...]]:
 
 
 def macs_of_nodes(channels: Channels) -> dict[ir.Node, int]:
-    """Return the multiply-accumulates of each node of the main graph; nodes whose cost is not known left out."""
+    """Return the multiply-accumulates of each node of the main graph; left out: those not known."""
     shapes, found = channels.ground.trace.shapes, {}
     for source, node in channels._costly:
         rule = OPS[node.domain, node.op_type].macs

@@ -161,7 +161,18 @@ def openable(model: ir.Model, folder: Path) -> bytes | Path:
     """Return the model as bytes, or as a file with external data in ``folder`` where it is large."""
     size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
     if size < _INLINE_LIMIT_BYTES:
-        return bytes(ir.serde.serialize_model(model).SerializeToString())
+        return bytes(ir.serde.serialize_model(_inline(model)).SerializeToString())
     path = folder / "model.onnx"
     ir.save(model, path, external_data="model.onnx.data")
     return path
+
+
+def _inline(model: ir.Model) -> ir.Model:
+    """Return a clone without external tensors: onnxruntime seeks the files of bytes in the current folder."""
+    clone = model.clone()
+    for graph in clone.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.ExternalTensor):
+                value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
+    return clone
