@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -128,17 +128,20 @@ def _groups(found: _Found) -> Grouping:
     matrices = {
         found.names[v] for v, axes in found.ground.along.items() if v in found.names and len(axes) > 1
     }
-    position, sites = 0, _sites_by_root(found)
+    sites, axes, computed = _sites_by_root(found), _axes_by_root(found), _computed(found)
+    position = 0
     for (_, mixed, reasons), roots in order.items():
         channels = np.full(len(found.signatures) + 1, -1, np.int64)
         channels[roots] = np.arange(len(roots))
         own_sites = tuple(
             _site(found, s, channels) for s in sorted({s for r in roots for s in sites.get(r, ())})
         )
-        members = tuple(_members(found, channels, roots, consumed))
+        members = tuple(_member(found, key, channels, consumed) for key in axes[roots[0]])
         coupled = found.members[roots[0]] > 1
-        if not own_sites and not any(m.consumes for m in members):
-            continue  # nothing reads them as channels: a table of sizes, a mask, a bias of an output
+        read = bool(own_sites) or any(m.consumes for m in members)
+        made = {m.tensor for m in members if not m.consumes} & matrices
+        if not read and not (reasons and made and computed[roots].all()):
+            continue  # no channels: a table of sizes, a mask, a window of a convolution
         if not coupled and not reasons:
             continue
         name = _name(members, matrices, taken)
@@ -160,6 +163,16 @@ def _consumed(ground: Ground) -> set[Key]:
     return found
 
 
+def _computed(found: _Found) -> Array:
+    """Tell of each component whether a value computed from data has it along an axis."""
+    seen = np.zeros(len(found.signatures), bool)
+    for value, axes in found.ground.along.items():
+        if value not in found.ground.trace.data_free:
+            for labels in axes.values():
+                seen[found.roots[labels]] = True
+    return seen
+
+
 def _sites_by_root(found: _Found) -> dict[int, list[int]]:
     sites: dict[int, list[int]] = {}
     for number, place in enumerate(found.ground.sums):
@@ -175,12 +188,18 @@ def _site(found: _Found, number: int, channels: Array) -> Site:
     return Site(place.node, place.slot, place.axis, channels[found.roots[place.labels]], weight, axis)
 
 
-def _members(found: _Found, channels: Array, roots: list[int], consumed: set[Key]) -> Iterator[Member]:
-    wanted = set(roots)
-    for (value, axis), _ in found.keys.items():
-        labels = found.roots[found.ground.along[value][axis]]
-        if not wanted.isdisjoint(labels.tolist()):
-            yield Member(found.names[value], axis, channels[labels], (value, axis) in consumed)
+def _axes_by_root(found: _Found) -> dict[int, list[Key]]:
+    axes: dict[int, list[Key]] = {}
+    for value, axis in found.keys:
+        for root in np.unique(found.roots[found.ground.along[value][axis]]).tolist():
+            axes.setdefault(root, []).append((value, axis))
+    return axes
+
+
+def _member(found: _Found, key: Key, channels: Array, consumed: set[Key]) -> Member:
+    value, axis = key
+    labels = found.roots[found.ground.along[value][axis]]
+    return Member(found.names[value], axis, channels[labels], key in consumed)
 
 
 def _name(members: tuple[Member, ...], matrices: set[str], taken: dict[str, int]) -> str:
