@@ -156,7 +156,8 @@ def test_attention_is_cut_by_heads():
     )
     model = model_of(
         text + " kt = Transpose <perm = [0, 1, 3, 2]> (k) s = MatMul (q, kt) p = Softmax (s) "
-        "o = MatMul (p, v) o1 = Transpose <perm = [0, 2, 1, 3]> (o) o2 = Reshape (o1, flat) y = MatMul (o2, wo)",
+        "o = MatMul (p, v) o1 = Transpose <perm = [0, 2, 1, 3]> (o) o2 = Reshape (o1, flat) "
+        "y = MatMul (o2, wo)",
         f"float[1, {length}, 7] x", f"float[1, {length}, 7] y",
         {"wq": (7, 12), "wk": (7, 12), "wv": (7, 12), "wo": (12, 7),
          "apart": ints(1, length, heads, width), "flat": ints(1, length, heads * width)},
