@@ -28,7 +28,8 @@ def unshared(model: Model) -> Model:
         uses = list(value.uses())
         if tensor is None or len(tensor.shape) > 1 or tensor.size < 2 or len(uses) < 2:
             continue
-        if value.name in model.encodings or value.is_graph_output():
+        encoding = model.encodings.get(value.name or "")
+        if value.is_graph_output() or (encoding is not None and encoding.kind != "dense"):
             continue
         if any(node.graph is not graph for node, _ in uses):
             continue
