@@ -14,18 +14,21 @@ from functools import partial
 from pathlib import Path
 
 from onnxcompress import exporter, gates, surgery, verify
+from onnxcompress.core.encoding import Encoding
 from onnxcompress.core.errors import NothingChangedError, UsageError
 from onnxcompress.core.model import Model
 from onnxcompress.core.plan import Plan
 from onnxcompress.core.resources import Resources
-from onnxcompress.core.run import SCHEMA, Accuracy, Benchmark, Comparison, MethodFacts, Refusal, Run
+from onnxcompress.core.run import SCHEMA, Accuracy, Benchmark, Comparison, CutFacts, MethodFacts, Refusal, Run
 from onnxcompress.core.task import Task
 from onnxcompress.core.version import VERSION
+from onnxcompress.encodings.dense import Dense
 from onnxcompress.engine import runtime
 from onnxcompress.engine.data import make_task
 from onnxcompress.engine.measures import facts
 from onnxcompress.methods._base import Method, Needs
 from onnxcompress.pipeline import _original as originals
+from onnxcompress.pipeline._carrying_out import carry_out
 from onnxcompress.pipeline._original import Compared, Original, Source, path_of
 from onnxcompress.recipe import TASK_OPTIONS, Recipe, options_of
 
@@ -81,14 +84,14 @@ def compress(request: Request) -> Run:
     original = originals.open_original(request.source, request.input_shapes, request.threads)
     task = _task(request, original)
     _use_torch_threads(request.threads)
-    model, plans, method_facts = _decide(request, original.model, task)
+    decided = _decide(request, original, task)
+    model, plans = decided.model, decided.plans
     refusals = tuple(r for plan in plans for r in plan.refusals)
-    changed = {name: model.encodings[name] for plan in plans for name in plan.weights}
-    if not changed:
+    if not (decided.cuts or any(plan.weights or plan.values for plan in plans)):
         raise _nothing_changed(original.model, refusals)
     final, folded, gone = _fold(model) if request.fold else (model, (), frozenset())
     refusals = tuple(r for r in refusals if r.where not in gone)
-    warnings = [*(task.warnings if task else ()), *(w for plan in plans for w in plan.warnings)]
+    warnings = [*(task.warnings if task else ()), *decided.warnings]
     if request.resources.checkpoint_dir is not None and not any(plan.training for plan in plans):
         flag = "--resume" if request.resources.resume else "--checkpoint"
         warnings.append(f"{flag} had no effect: nothing was trained, so there is no state to keep")
@@ -115,13 +118,14 @@ def compress(request: Request) -> Run:
                 facts.model_facts(original.file, original.model, original.shapes, name=before),
                 facts.model_facts(staged.path, final, original.shapes, name=name),
             ),
-            methods=(*method_facts, *folded),
-            weights=facts.weight_facts(original.model, changed),
+            methods=(*decided.facts, *folded),
+            weights=facts.weight_facts(original.model, _changed(original.model, model, plans)),
             refusals=refusals,
             warnings=tuple(dict.fromkeys(warnings)),
             comparisons=comparisons,
             accuracy=accuracy,
             benchmark=benchmark,
+            cuts=decided.cuts,
         )
         run = replace(run, gates=gates.decide(run, request.limits))
         if request.output is not None:
@@ -150,28 +154,59 @@ def _has_data(request: Request) -> bool:
     return request.recipe.data.get("path") is not None
 
 
-def _decide(
-    request: Request, model: Model, task: Task | None
-) -> tuple[Model, list[Plan], tuple[MethodFacts, ...]]:
+@dataclass(frozen=True, eq=False)
+class _Decided:
+    """The model after all methods, and what each of them did."""
+
+    model: Model
+    plans: tuple[Plan, ...] = ()
+    facts: tuple[MethodFacts, ...] = ()
+    cuts: tuple[CutFacts, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def _decide(request: Request, original: Original, task: Task | None) -> _Decided:
     """Run the methods one after the other, each on the result of the one before."""
-    plans, method_facts = [], []
+    resources = replace(request.resources, input_shapes=original.shapes)
+    decided = _Decided(original.model)
     for method in request.recipe.methods:
         _check_needs(method, task)
         began = time.perf_counter()
-        plan = method.plan(model, task, request.resources)
-        model = model.with_encodings({**plan.values, **plan.weights}, method.name)
-        plans.append(plan)
-        method_facts.append(
-            MethodFacts(
-                name=method.name,
-                options=options_of(method),
-                source=method.source,
-                summary=method.summary,
-                duration_s=time.perf_counter() - began,
-                training=plan.training,
-            )
+        plan = method.plan(decided.model, task, resources)
+        done = carry_out(
+            plan,
+            decided.model,
+            original.shapes,
+            method=method.name,
+            task=task,
+            seed=request.recipe.seed,
         )
-    return model, plans, tuple(method_facts)
+        method_facts = MethodFacts(
+            name=method.name,
+            options=options_of(method),
+            source=method.source,
+            summary=method.summary,
+            duration_s=time.perf_counter() - began,
+            training=plan.training,
+        )
+        decided = _Decided(
+            done.model,
+            (*decided.plans, plan),
+            (*decided.facts, method_facts),
+            (*decided.cuts, *([done.cut] if done.cut is not None else [])),
+            (*decided.warnings, *plan.warnings, *done.warnings),
+        )
+    return decided
+
+
+def _changed(before: Model, after: Model, plans: tuple[Plan, ...]) -> dict[str, Encoding]:
+    """Return how the weights are stored now that were encoded or cut, those that are gone left out."""
+    encoded = {name for plan in plans for name in plan.weights}
+    return {
+        name: after.encodings[name] if name in after.encodings else Dense(after.array(name))
+        for name, weight in before.weights.items()
+        if name in after.weights and (name in encoded or after.weights[name].shape != weight.shape)
+    }
 
 
 def _check_device(name: str) -> None:

@@ -42,6 +42,9 @@ _PLACES_BYTES = 1 << 29
 
 _RANDOM_EXAMPLES = 2
 
+_HEAVY_MACS = 2_000_000_000
+"""Models that multiply more than this in one inference are compared on one random input a size."""
+
 
 def prove(
     channels: Channels,
@@ -116,7 +119,8 @@ def _inputs(channels: Channels, session: runtime.OrtSession, seed: int) -> tuple
     def drawn(chosen: Mapping[str, tuple[int, ...]], count: int, first: int) -> list[dict[str, Array]]:
         return random_feeds(session.inputs, seed=first, shapes=chosen, examples=count, model=channels.model)
 
-    found: list[Feeds] = list(drawn(shapes, _RANDOM_EXAMPLES, seed))
+    count = 1 if channels.macs({}) > _HEAVY_MACS else _RANDOM_EXAMPLES
+    found: list[Feeds] = list(drawn(shapes, count, seed))
     for other in _other_sizes(channels, shapes):
         try:
             (feed,) = drawn(other, 1, seed + 1)

@@ -90,7 +90,7 @@ def environment() -> Environment:
 def weight_facts(before: Model, encodings: Mapping[str, Encoding]) -> tuple[WeightFacts, ...]:
     """Return what became of each weight, in the model's order.
 
-    ``relative_error`` is ‖w − Δ(Θ)‖₂ / ‖w‖₂, and ‖Δ(Θ)‖₂ where w is all zeros.
+    ``relative_error`` is ‖w − Δ(Θ)‖₂ / ‖w‖₂, and ‖Δ(Θ)‖₂ where w is all zeros; None where it was cut.
 
     Args:
         before: the model as it came.
@@ -119,9 +119,10 @@ def _weight_facts(before: Model, weight: Weight, encoding: Encoding) -> WeightFa
         entries=entries,
         bits_before=weight.size * weight.dtype.itemsize * 8 if already is None else already.stored_bits(),
         bits_after=encoding.stored_bits(),
-        relative_error=relative_error(array, encoding.decode()),
+        relative_error=relative_error(array, encoding.decode()) if encoding.shape == weight.shape else None,
         codebook=tuple(float(c) for c in flat) if shown and flat is not None else None,
         histogram=histogram(array),
+        shape_after=tuple(encoding.shape) if tuple(encoding.shape) != weight.shape else None,
     )
 
 
