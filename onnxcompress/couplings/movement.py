@@ -7,7 +7,9 @@ import numpy as np
 from onnxcompress.couplings._axes import each, fixed, is_cut, numbers, passed, positive
 from onnxcompress.couplings._base import Crossing, Cut, coupling, movement
 
-movement("Identity", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "DepthToSpace", "SpaceToDepth")
+movement("Identity", "Flatten", "Transpose", "Squeeze", "Unsqueeze")
+# Blocks are as high and wide as they are: only how many maps there are can change.
+movement("DepthToSpace", "SpaceToDepth", axes=(0, 1))
 
 
 def _reshaped(cut: Cut) -> None:
