@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 
 from onnxcompress.couplings._axes import has, summed
-from onnxcompress.couplings._base import Crossing, Labels, coupling
-
-Axis = tuple[int, int]
-"""(slot, axis) of an input."""
+from onnxcompress.couplings._base import Crossing, coupling
+from onnxcompress.couplings._products import Axis, product
 
 
 @coupling("Gemm")
@@ -27,31 +25,6 @@ def _gemm(crossing: Crossing) -> None:
 
 
 coupling("FusedGemm", domain="com.microsoft")(_gemm)
-
-
-def product(crossing: Crossing, first: list[Axis], second: list[Axis]) -> None:
-    """Couple a matrix product of operands given by their axes.
-
-    The first has batch axes, outer, inner, the second batch axes, inner, outer; of rank 1 only the inner.
-    """
-    inner = first[-1], second[-2 if len(second) > 1 else -1]
-    summed(crossing, *inner)
-    rank = len(crossing.out_shape())
-    outer = [operand[at] for operand, at in ((first, -2), (second, -1)) if len(operand) > 1]
-    batches = first[:-2], second[:-2]
-    for axis in range(rank - len(outer)):
-        labels: Labels | None = None
-        met = False
-        for batch in batches:
-            at = axis - (rank - len(outer) - len(batch))
-            if at < 0 or crossing.shape(batch[at][0])[batch[at][1]] == 1:
-                continue
-            here = crossing.labels(*batch[at])
-            labels = crossing.merge(labels, here) if met else here
-            met = True
-        crossing.put(0, axis, labels)
-    for axis, place in enumerate(outer, rank - len(outer)):
-        crossing.put(0, axis, crossing.labels(*place))
 
 
 def _axes(crossing: Crossing, slot: int) -> list[Axis]:
@@ -74,7 +47,7 @@ def _fused_matmul(crossing: Crossing) -> None:
         if len(axes) > 1 and crossing.node.get(f"trans{which}", 0):
             axes[-2:] = axes[:-3:-1]
         operands.append(axes)
-    product(crossing, *operands)
+    product(crossing, operands[0], operands[1])
 
 
 _REPEATED = "is read along a diagonal by an Einsum"
