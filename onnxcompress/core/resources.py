@@ -8,7 +8,10 @@ from pathlib import Path
 
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.model import Model
-from onnxcompress.core.run import TrainingPoint
+from onnxcompress.core.run import LatencyRatio, TrainingPoint
+
+Stopwatch = Callable[[Mapping[str, bytes]], tuple[LatencyRatio, ...]]
+"""Times serialised models interleaved; returns the latency of the others divided by that of the first."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,9 @@ class Resources:
         teacher: the model before any method, whose outputs training without labels goes towards; None: the
             one given to the method.
         latency: measures a cut: called with a model and which channels of groups stay (name -> bool mask),
-            it returns the time of one inference divided by the uncut model's; None: cannot be measured.
+            it returns the time of one inference divided by the original model's; None: cannot be measured.
+        limits: gate name -> limit the user set, so that a method can stop where one would fail.
+        stopwatch: measures which of several models is fastest here; None: latency is not to be measured.
     """
 
     device: str = "cpu"
@@ -40,3 +45,5 @@ class Resources:
     seed: int = 0
     teacher: Model | None = None
     latency: Callable[[Model, Mapping[str, Array]], float] | None = None
+    limits: Mapping[str, float] = field(default_factory=dict)
+    stopwatch: Stopwatch | None = None

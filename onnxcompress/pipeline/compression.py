@@ -29,7 +29,14 @@ from onnxcompress.engine.measures import facts
 from onnxcompress.methods._base import Method, Needs
 from onnxcompress.pipeline import _original as originals
 from onnxcompress.pipeline._carrying_out import carry_out
+from onnxcompress.pipeline._latency import latency_of_cuts
 from onnxcompress.pipeline._original import Compared, Original, Source, path_of
+from onnxcompress.pipeline._quantized import (
+    check_last,
+    quantised_tolerance,
+    quantised_weights,
+    stopwatch,
+)
 from onnxcompress.recipe import TASK_OPTIONS, Recipe, options_of
 
 RANDOM_EXAMPLES = 512
@@ -81,6 +88,7 @@ def compress(request: Request) -> Run:
     _check_device(request.resources.device)
     if request.output is not None:
         exporter.check_target(request.output, path_of(request.source), overwrite=request.overwrite)
+    check_last(request.recipe.methods)
     original = originals.open_original(request.source, request.input_shapes, request.threads)
     task = _task(request, original)
     _use_torch_threads(request.threads)
@@ -101,7 +109,10 @@ def compress(request: Request) -> Run:
         staged = exporter.export(final, Path(folder) / (request.output or Path("result.onnx")).name)
         refusals += staged.refusals
         warnings += staged.warnings
-        comparisons = _verify(original, model, staged.path, compared, request.threads)
+        quantised = any(plan.quantization is not None for plan in plans)
+        comparisons = _verify(
+            original, model, staged.path, compared, request.threads, quantised=quantised
+        )
         accuracy = _accuracy(original, staged.path, task, request.threads)
         benchmark = _benchmark(request, original, staged.path, (before, name))
         run = Run(
@@ -126,6 +137,7 @@ def compress(request: Request) -> Run:
             accuracy=accuracy,
             benchmark=benchmark,
             cuts=decided.cuts,
+            quantizations=tuple(plan.quantized for plan in plans if plan.quantized is not None),
         )
         run = replace(run, gates=gates.decide(run, request.limits))
         if request.output is not None:
@@ -167,7 +179,16 @@ class _Decided:
 
 def _decide(request: Request, original: Original, task: Task | None) -> _Decided:
     """Run the methods one after the other, each on the result of the one before."""
-    resources = replace(request.resources, input_shapes=original.shapes)
+    resources = replace(
+        request.resources,
+        input_shapes=original.shapes,
+        seed=request.recipe.seed,
+        teacher=original.model,
+        latency=latency_of_cuts(original, request.recipe.seed, request.threads),
+    )
+    resources = replace(resources, limits=request.limits)
+    if request.benchmark:
+        resources = replace(resources, stopwatch=stopwatch(original, request.recipe.seed, request.threads))
     decided = _Decided(original.model)
     for method in request.recipe.methods:
         _check_needs(method, task)
@@ -202,10 +223,14 @@ def _decide(request: Request, original: Original, task: Task | None) -> _Decided
 def _changed(before: Model, after: Model, plans: tuple[Plan, ...]) -> dict[str, Encoding]:
     """Return how the weights are stored now that were encoded or cut, those that are gone left out."""
     encoded = {name for plan in plans for name in plan.weights}
+    quantised = quantised_weights(plans)
     return {
-        name: after.encodings[name] if name in after.encodings else Dense(after.array(name))
+        name: quantised[name]
+        if name in quantised
+        else after.encodings[name] if name in after.encodings else Dense(after.array(name))
         for name, weight in before.weights.items()
-        if name in after.weights and (name in encoded or after.weights[name].shape != weight.shape)
+        if name in quantised
+        or (name in after.weights and (name in encoded or after.weights[name].shape != weight.shape))
     }
 
 
@@ -258,7 +283,13 @@ def _nothing_changed(model: Model, refusals: tuple[Refusal, ...]) -> NothingChan
 
 
 def _verify(
-    original: Original, model: Model, written: Path, compared: Compared, threads: int
+    original: Original,
+    model: Model,
+    written: Path,
+    compared: Compared,
+    threads: int,
+    *,
+    quantised: bool = False,
 ) -> tuple[Comparison, ...]:
     """Compare the file with the original, and with the torch model the methods believed in."""
     from onnxcompress.engine.graph.torchgraph import TorchGraph  # noqa: PLC0415
@@ -274,7 +305,10 @@ def _verify(
     floor = verify.worst(
         against_torch(TorchGraph(original.model).run, original.file, tolerance=TORCH_TOLERANCE)
     )
-    believed = against_torch(TorchGraph(model).run, written, tolerance=max(TORCH_TOLERANCE, 4 * floor))
+    tolerance = max(TORCH_TOLERANCE, 4 * floor)
+    if quantised:
+        tolerance = max(tolerance, quantised_tolerance(original, TorchGraph(model).run, compared, threads))
+    believed = against_torch(TorchGraph(model).run, written, tolerance=tolerance)
     verify.require(believed)
     cost = originals.compare_outputs(original.file, written, compared, threads)
     verify.require(cost)
