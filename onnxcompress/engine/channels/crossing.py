@@ -88,16 +88,19 @@ class Ground:
             self.rivals[id(labels)] = together
 
     def likeliest(self, labels: Labels) -> Labels:
-        """Return the one of its rivals with the most channels."""
-        return max(self.rivals.get(id(labels), [labels]), key=lambda run: len(np.unique(run)))
+        """Return the one of its rivals that can be cut, as far as is known, and has the most channels."""
+        return max(
+            self.rivals.get(id(labels), [labels]),
+            key=lambda run: (not self.ledger.is_frozen(run), len(np.unique(run))),
+        )
 
     def fitting(self, first: Labels, second: Labels) -> tuple[Labels, Labels]:
         """Return the rivals of two runs that repeat in the same pattern, the runs themselves if none do."""
         ours, theirs = self.rivals.get(id(first), [first]), self.rivals.get(id(second), [second])
-        if len(ours) == len(theirs) == 1:
+        if first is second or len(ours) == len(theirs) == 1:
             return first, second
-        for one in ours:
-            for other in theirs:
+        for one in (first, *ours):
+            for other in (second, *theirs):
                 if np.array_equal(_pattern(one), _pattern(other)):
                     self._decide(one, ours)
                     self._decide(other, theirs)

@@ -55,6 +55,10 @@ class Ledger:
         if labels.size:
             self.frozen.append(Frozen(labels.ravel(), why, kind))
 
+    def is_frozen(self, labels: Array) -> bool:
+        """Tell whether one of these very labels was frozen; what they are tied to is not looked at."""
+        return any(np.isin(labels, frozen.labels).any() for frozen in self.frozen)
+
     def mix(self, labels: Array) -> None:
         """Mark labels that a normalisation looks at together."""
         self.mixed.append(labels.ravel())
