@@ -6,6 +6,7 @@ import pytest
 from onnx import numpy_helper, parser
 
 from onnxcompress import importer
+from onnxcompress.couplings._base import COUPLINGS
 from onnxcompress.engine.channels import analyse
 
 
@@ -180,14 +181,17 @@ def test_layer_norm_marks_the_width_as_mixed():
     assert ("s", 0, False) in members(group)
 
 
-def test_an_operator_without_a_rule_freezes_and_is_named():
+def test_an_operator_without_a_rule_freezes_and_is_named(monkeypatch):
+    assert ("", "Softplus") in COUPLINGS
+    monkeypatch.delitem(COUPLINGS._entries, ("", "Softplus"))
     model = model_of(
-        "h = Gemm (x, a) u0 = Det (h) u = Reshape (u0, one) r = Relu (h) y = Gemm (r, b)",
-        "float[4, 3] x", "float[4, 2] y, float[1] u", {"a": (3, 4), "b": (4, 2), "one": ints(1)},
+        "h = Gemm (x, a) r = Softplus (h) y = Gemm (r, b)",
+        "float[4, 3] x", "float[4, 2] y", {"a": (3, 4), "b": (4, 2)},
     )  # fmt: skip
     found = analyse(model, {"x": (4, 3)})
     assert not found.free
-    assert any("Det" in why for g in found.groups for why in g.frozen)
+    assert found.unknown == {"Softplus": 1}
+    assert any("Softplus" in why for g in found.groups for why in g.frozen)
 
 
 def test_the_body_of_an_if_is_frozen_with_what_it_reads():
