@@ -88,7 +88,8 @@ def build(
 
     Args:
         names: methods to run; empty: those of the file.
-        options: option name -> value; each goes to every method that has it. None means "not given".
+        options: option name -> value; each goes to every method that has it, of an option that takes other
+            words in other methods to those that know the word. None means "not given".
         data: data options; None values mean "not given".
         seed: None: that of the file, or 0.
         file: TOML recipe to start from.
@@ -110,7 +111,8 @@ def build(
     else:
         entries = stored_methods
     _check_options_apply(given, [method_class(entry["name"]) for entry in entries])
-    methods = tuple(_method(entry, given) for entry in entries)
+    meant = _meant(given, [method_class(entry["name"]) for entry in entries])
+    methods = tuple(_method(entry, meant[entry["name"]]) for entry in entries)
     merged = {**stored.get("data", {}), **{k: v for k, v in (data or {}).items() if v is not None}}
     for name, value in merged.items():
         _check_data_option(name, value)
@@ -231,6 +233,17 @@ def _kind_words(kind: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(_kind_words(a) for a in arguments))
     return words.get(kind, "a function")
+
+
+def _meant(given: Mapping[str, Any], methods: list[type[Method]]) -> dict[str, dict[str, Any]]:
+    """Return method name -> the given options meant for it: --granularity weight is for one of two."""
+    meant: dict[str, dict[str, Any]] = {method.name: {} for method in methods}
+    for name, value in given.items():
+        having = [method for method in methods if name in option_fields(method)]
+        fitting = [method for method in having if _fits(value, option_type(method, name))]
+        for method in fitting or having:
+            meant[method.name][name] = value
+    return meant
 
 
 def _check_options_apply(given: Mapping[str, Any], methods: list[type[Method]]) -> None:

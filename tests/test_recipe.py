@@ -44,6 +44,15 @@ def test_from_a_file(file):
     assert recipe == Recipe((LcQuant(bits=3, exclude=("conv1.*",)),), {"path": "a.npz", "labels": "y"}, 7)
 
 
+def test_a_word_goes_to_the_methods_that_know_it():
+    weight, book = build(["magnitude", "lc-quant"], {"granularity": "weight"}).methods
+    assert (weight.granularity, book.granularity) == ("weight", "tensor")
+    weight, book = build(["magnitude", "lc-quant"], {"granularity": "channel"}).methods
+    assert (weight.granularity, book.granularity) == ("channel", "channel")
+    with pytest.raises(UsageError, match="must be one of"):
+        build(["magnitude"], {"granularity": "tensor"})
+
+
 def test_flags_win_over_the_file_one_by_one(file):
     recipe = build([], {"bits": 1}, data={"path": "b.npz", "labels": None}, seed=0, file=file)
     assert recipe.methods == (LcQuant(bits=1, exclude=("conv1.*",)),)

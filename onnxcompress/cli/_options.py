@@ -94,7 +94,21 @@ DATA_KEYS = (
     "scale", "mean", "std", "image_size", "layout", "color",
 )  # fmt: skip
 
-TAKEN = frozenset((*DATA_KEYS, *LIMITS, "seed", "threads", "device", "max_time", "output", "recipe"))
+TAKEN = frozenset(
+    (
+        *DATA_KEYS,
+        *LIMITS,
+        "seed",
+        "threads",
+        "device",
+        "max_time",
+        "source",
+        "result",
+        "output",
+        "recipe",
+        "sparsity",
+    )
+)
 """Names that a method's option must not have, because the command uses them."""
 
 gates = apply(
@@ -109,30 +123,61 @@ gates = apply(
 
 def method_options(function: F) -> F:
     """Add one option for every field of every method; those several methods have are added once."""
+    for option, users in reversed(_users().items()):
+        function = _option(option, users)(function)
+    return click.option(
+        "--sparsity", type=click.FloatRange(0, 1, max_open=True), help="Share that goes: 1 − --keep."
+    )(function)
+
+
+def translated(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the methods' options that were given, with ``--sparsity S`` as ``keep = 1 − S``."""
+    given = {key: value for key, value in options.items() if value not in (None, ())}
+    sparsity = given.pop("sparsity", None)
+    if sparsity is not None:
+        if "keep" in given:
+            raise UsageError("--keep and --sparsity say the same", fix="give one of them")
+        given["keep"] = round(1 - sparsity, 12)
+    return given
+
+
+_Users = dict[str, tuple[Any, "dataclasses.Field[Any]"]]
+"""Method name -> the type of an option and its field, for the methods that have it."""
+
+
+def _users() -> dict[str, _Users]:
+    """Return option name -> the methods that have it."""
     from onnxcompress.methods._base import METHODS  # noqa: PLC0415
     from onnxcompress.recipe import option_fields, option_type  # noqa: PLC0415
 
-    users: dict[str, list[str]] = {}
-    options: dict[str, tuple[Any, Mapping[str, Any], Any]] = {}
+    found: dict[str, _Users] = {}
     for name in sorted(METHODS):
         for option, field in option_fields(METHODS[name]).items():
             assert option not in TAKEN, f"option {option!r} of method {name!r} hides one of the command's own"
-            users.setdefault(option, []).append(name)
-            options.setdefault(option, (option_type(METHODS[name], option), field.metadata, _default(field)))
-    for option in reversed(options):
-        kind, metadata, default = options[option]
-        text = metadata.get("help", "")
-        if default not in (None, ()) and not isinstance(default, bool):
-            text = f"{text} [default: {default}]"
-        function = _option(option, kind, metadata, f"{text} ({', '.join(users[option])})".strip())(function)
-    return function
+            found.setdefault(option, {})[name] = (option_type(METHODS[name], option), field)
+    return found
 
 
-def _default(field: dataclasses.Field[Any]) -> Any:
-    return None if field.default is dataclasses.MISSING else field.default
+def _option(name: str, users: _Users) -> Callable[[F], F]:
+    """Return the decorator for one option; where methods say different things of it, all are shown."""
+    texts: dict[str, list[str]] = {}
+    choices: dict[str, None] = {}
+    for method, (_, field) in users.items():
+        texts.setdefault(_text(field), []).append(method)
+        choices.update(dict.fromkeys(field.metadata.get("choices", ())))
+    text = " ".join(f"{told} ({', '.join(methods)})".strip() for told, methods in texts.items())
+    kind, field = next(iter(users.values()))
+    return _click_option(name, kind, {**field.metadata, **({"choices": choices} if choices else {})}, text)
 
 
-def _option(name: str, kind: Any, metadata: Mapping[str, Any], text: str) -> Callable[[F], F]:
+def _text(field: dataclasses.Field[Any]) -> str:
+    text = str(field.metadata.get("help", ""))
+    default = None if field.default is dataclasses.MISSING else field.default
+    shown = default not in (None, ()) and not isinstance(default, bool)
+    return f"{text} [default: {default}]" if shown else text
+
+
+def _click_option(name: str, kind: Any, metadata: Mapping[str, Any], text: str) -> Callable[[F], F]:
     flag = "--" + name.replace("_", "-")
     base = _plain_type(kind)
     if "choices" in metadata:

@@ -81,7 +81,7 @@ def compress(
         key: options.pop(key) for key in ("input_shapes", "threads", "seed", "random_data", *shared.DATA_KEYS)
     }
     limits = {key: value for key in LIMITS if (value := options.pop(key)) is not None}
-    given = {key: value for key, value in options.items() if value not in (None, ())}
+    given = shared.translated(options)
     resolved = recipes.build(
         methods, given, data=shared.data_options(common), seed=common["seed"], file=recipe
     )

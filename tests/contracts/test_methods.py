@@ -11,10 +11,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxcompress.core.model import Model, Source
 from onnxcompress.core.resources import Resources
+from onnxcompress.engine.channels import analyse
 from onnxcompress.engine.data import make_task, open_data
 from onnxcompress.engine.tensor_info import TensorInfo
 from onnxcompress.methods._base import METHODS, Needs
 
+SHAPES = {"x": (1, 1, 6, 6)}
 QUICK = {"steps": 2, "epochs": 1.0, "lr": 0.05, "batch_size": 32}
 """Options that make a method quick, used where it has them."""
 
@@ -101,7 +103,7 @@ def test_model_is_unchanged_and_the_same_seed_gives_the_same_plan(name, labelled
         pytest.skip("needs labels: the pipeline refuses before the method is asked")
     model = small_model()
     before = bytes_of(model)
-    first, second = (quick(name).plan(model, task, Resources()) for _ in range(2))
+    first, second = (quick(name).plan(model, task, Resources(input_shapes=SHAPES)) for _ in range(2))
     assert bytes_of(model) == before
     assert first.refusals == second.refusals
     assert first.warnings == second.warnings
@@ -109,11 +111,14 @@ def test_model_is_unchanged_and_the_same_seed_gives_the_same_plan(name, labelled
         assert set(ours) == set(theirs)
         for key, array in arrays(ours).items():
             np.testing.assert_array_equal(array, theirs[key].decode())
+    assert set(first.keep) == set(second.keep)
+    for group, mask in first.keep.items():
+        np.testing.assert_array_equal(mask, second.keep[group])
 
 
 def test_plan_fits_the_model(name):
     model = small_model()
-    plan = quick(name).plan(model, small_task(True), Resources())
+    plan = quick(name).plan(model, small_task(True), Resources(input_shapes=SHAPES))
     assert not set(plan.weights) & set(plan.values)
     for key, encoding in {**plan.weights, **plan.values}.items():
         assert encoding.shape == model.weights[key].shape
@@ -121,5 +126,13 @@ def test_plan_fits_the_model(name):
         assert np.isfinite(encoding.decode()).all()
     refused = {refusal.where for refusal in plan.refusals}
     matrices = {key for key, weight in model.weights.items() if len(weight.shape) >= 2}
-    assert matrices <= refused | set(plan.weights), "a matrix is neither compressed nor refused"
-    assert bytes_of(model.with_encodings({**plan.values, **plan.weights}, name)) != bytes_of(model)
+    channels = analyse(model, SHAPES)
+    cut = {m.tensor for group in plan.keep for m in channels.group(group).members}
+    touched = refused | set(plan.weights) | set(plan.values) | cut
+    assert matrices <= touched, "a matrix is neither compressed nor refused"
+    for group, mask in plan.keep.items():
+        assert channels.group(group).free or channels.group(group).sliceable
+        assert mask.shape == (channels.group(group).size,)
+        assert mask.any(), "a layer is emptied"
+    if plan.weights or plan.values:
+        assert bytes_of(model.with_encodings({**plan.values, **plan.weights}, name)) != bytes_of(model)
