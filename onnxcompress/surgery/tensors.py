@@ -94,6 +94,9 @@ class Tensors:
 
     def _changed(self, value: ir.Value, shape: tuple[int, ...]) -> None:
         value.shape = ir.Shape(shape)
+        tensor = constant_of(value)
+        if value.type is None and tensor is not None:
+            value.dtype = tensor.dtype
         if value.is_graph_input():
             self._drop_input(value)
 
