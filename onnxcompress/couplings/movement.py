@@ -4,12 +4,41 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxcompress.couplings._axes import each, fixed, is_cut, numbers, passed, positive
+from onnxcompress.couplings._axes import alike, each, fixed, is_cut, numbers, passed, positive, tied
 from onnxcompress.couplings._base import Crossing, Cut, coupling, movement
 
 movement("Identity", "Flatten", "Transpose", "Squeeze", "Unsqueeze")
-# Blocks are as high and wide as they are: only how many maps there are can change.
-movement("DepthToSpace", "SpaceToDepth", axes=(0, 1))
+
+
+@coupling("DepthToSpace")
+def _depth_to_space(crossing: Crossing) -> None:
+    """Tie the channels that fill one block of one map; blocks are as high and wide as they are."""
+    _pass_rows(crossing)
+    labels, cells = crossing.labels(0, 1), crossing.node.attributes["blocksize"] ** 2
+    if labels is None:
+        return
+    maps = len(labels) // cells
+    if crossing.node.get("mode", "DCR") == "DCR":
+        crossing.put(0, 1, alike(crossing, labels, maps)[:maps])
+    else:
+        crossing.put(0, 1, tied(crossing, labels, cells))
+
+
+@coupling("SpaceToDepth")
+def _space_to_depth(crossing: Crossing) -> None:
+    """Let one channel make as many as a block has cells."""
+    _pass_rows(crossing)
+    labels, cells = crossing.labels(0, 1), crossing.node.attributes["blocksize"] ** 2
+    if labels is not None:
+        deep = crossing.node.get("mode", "DCR") == "DCR"
+        crossing.put(0, 1, np.tile(labels, cells) if deep else np.repeat(labels, cells))
+
+
+def _pass_rows(crossing: Crossing) -> None:
+    """Pass the batch axis, and freeze the axes that blocks lie along."""
+    crossing.put(0, 0, crossing.labels(0, 0))
+    for axis in (2, 3):
+        crossing.freeze(crossing.labels(0, axis), f"is laid out in blocks by {crossing.node.op_type}")
 
 
 def _reshaped(cut: Cut) -> None:

@@ -26,22 +26,25 @@ def _quantize(crossing: Crossing) -> None:
         fixed(crossing, 1, 2)
         return
     along = positive(crossing.node.get("axis", 1), len(shape))
+    blocked = len(scale) > 1
     for axis, size in enumerate(shape):
         labels = crossing.labels(0, axis)
-        if size > 1 and (axis == along or len(scale) > 1):
+        if size > 1 and (blocked or axis == along):
             for slot in parameters:
-                own = crossing.labels(slot, axis if len(scale) > 1 else 0)
-                labels = _per_block(crossing, labels, own, scale[axis if len(scale) > 1 else 0])
+                own = crossing.labels(slot, axis if blocked else 0)
+                labels = _joined(crossing, labels, own, blocked and axis == along)
         crossing.put(0, axis, labels)
 
 
-def _per_block(crossing: Crossing, labels: Labels | None, own: Labels | None, blocks: int) -> Labels | None:
-    """Tie the positions of each block with its scale; a block is cut whole."""
-    if blocks == 1:
-        return labels
-    if labels is None or own is None:
+def _joined(crossing: Crossing, labels: Labels | None, own: Labels | None, in_blocks: bool) -> Labels | None:
+    """Tie positions with their scales; along the axis that has blocks, a block is cut whole."""
+    if not in_blocks:
         return crossing.merge(labels, own)
-    size = crossing.node.get("block_size", 0) or -(-len(labels) // blocks)
+    if own is None:  # one block is all there is
+        return labels
+    if labels is None:
+        return crossing.merge(None, own)
+    size = crossing.node.get("block_size", 0) or -(-len(labels) // len(own))
     return crossing.merge(labels, np.repeat(own, size)[: len(labels)])
 
 
