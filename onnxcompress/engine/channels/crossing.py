@@ -58,6 +58,7 @@ class Ground:
             along it, the others then stay whole. Which one, the first partner decides.
         captured: value that a nested graph reads -> the node that has the nested graph.
         origins: first label of each labelled axis of a constant -> that axis, in rising order.
+        mixing: nodes that normalise over labelled axes, in graph order.
     """
 
     trace: Trace
@@ -69,6 +70,7 @@ class Ground:
     rivals: dict[int, list[Labels]] = field(default_factory=dict)
     captured: dict[ir.Value, ir.Node] = field(default_factory=dict)
     origins: list[tuple[int, ir.Value, int]] = field(default_factory=list)
+    mixing: dict[ir.Node, None] = field(default_factory=dict)
 
     def origin(self, label: int) -> tuple[ir.Value, int] | None:
         """Return the constant and axis that a label was given to first; None for other labels."""
@@ -234,6 +236,7 @@ class NodeCrossing(Crossing):
         """Mark labels as mixed."""
         if labels is not None:
             self._ground.ledger.mix(labels)
+            self._ground.mixing[self.source] = None
 
     def contract(
         self, slot: int, axis: int, other: Labels | None, weight: tuple[int, int] | None = None
