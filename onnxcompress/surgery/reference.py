@@ -1,8 +1,14 @@
-"""What a cut is measured against: the same model with the same channels silenced, every shape unchanged."""
+"""What a cut is measured against: the same model with the same channels silenced, every shape unchanged.
+
+Where a normalisation looks at channels together, silencing is not enough: it would go on seeing what is cut.
+In the reference it is shown the survivors alone: their positions are picked in front of it, and what it gives
+is spread over all positions again (what stands where a channel was cut does not matter: it is silent).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -12,43 +18,100 @@ from onnxcompress.core.model import Model
 from onnxcompress.engine.channels import Channels, Keep, silenced, site_key
 
 
-def reference(channels: Channels, keep: Keep, constants: Mapping[str, Array]) -> Model:
+def reference(
+    channels: Channels, keep: Keep, constants: Mapping[str, Array], *, survivors: bool = True
+) -> Model:
     """Return the analysed model with channels silenced; constant ones have their constant instead of zero.
 
     Args:
         channels: the analysed model.
         keep: group name -> which of its channels stay.
         constants: site key -> the constant of each position along its axis; those that stay are ignored.
+        survivors: normalisations see only the channels that stay.
     """
     model = silenced(channels, keep)
-    if not constants:
-        return model
-    graph = model.ir.graph
-    readers = {node.outputs[0].name: node for node in graph}
-    names = set(graph.initializers)
-    for name, mask in keep.items():
+    builder = _Builder(channels, model)
+    for name, mask in keep.items() if constants else ():
         for site in channels.group(name).sites:
+            gone = (site.channel_of >= 0) & ~np.append(mask, True)[site.channel_of]
             values = constants.get(site_key(site))
-            own = site.channel_of >= 0
-            gone = own & ~np.append(mask, True)[site.channel_of]
-            if values is None or not gone.any():
-                continue
-            node = readers[site.node.outputs[0].name]
-            data, source = node.inputs[site.slot], site.node.inputs[site.slot]
-            assert data is not None
-            assert source is not None
-            rank = len(channels.shape(source.name or ""))
-            shape = [len(gone) if axis == site.axis else 1 for axis in range(rank)]
-            dtype = (source.dtype or ir.DataType.FLOAT).numpy()
-            array = np.where(gone, values, 0.0).astype(dtype).reshape(shape)
-            label = f"{source.name}_constant_{len(names)}"
-            names.add(label)
-            constant = ir.Value(name=label, const_value=ir.tensor(array, name=label))
-            constant.shape, constant.dtype = ir.Shape(shape), ir.DataType.from_numpy(array.dtype)
-            graph.register_initializer(constant)
-            added = ir.Node("", "Add", [data, constant], num_outputs=1, name=f"{label}_added")
-            added.outputs[0].name = f"{label}_added"
-            added.outputs[0].type = data.type
-            graph.insert_before(node, added)
-            node.replace_input_with(site.slot, added.outputs[0])
+            if values is not None and gone.any():
+                builder.add(site.node, site.slot, site.axis, np.where(gone, values, 0.0))
+    mixed = {name: mask for name, mask in keep.items() if channels.group(name).mixed}
+    if survivors and mixed:
+        for node in channels.ground.mixing:
+            builder.show_survivors(node, mixed)
     return model
+
+
+class _Builder:
+    """Inserts nodes into the silenced model; nodes are found by those of the analysed graph."""
+
+    def __init__(self, channels: Channels, model: Model) -> None:
+        self._channels, self._graph = channels, model.ir.graph
+        self._twins = {node.outputs[0].name: node for node in self._graph}
+        self._count = 0
+
+    def add(self, node: ir.Node, slot: int, axis: int, values: Array) -> None:
+        """Add constants along one axis of what a node reads."""
+        value = node.inputs[slot]
+        assert value is not None
+        rank = len(self._channels.shape(value.name or ""))
+        dtype = (self._channels.ground.trace.dtypes.get(value) or ir.DataType.FLOAT).numpy()
+        shape = [len(values) if k == axis else 1 for k in range(rank)]
+        self._in_front(node, slot, "Add", values.astype(dtype).reshape(shape))
+
+    def show_survivors(self, node: ir.Node, mixed: Keep) -> None:
+        """Let a node see the positions alone that stay, and spread its outputs again."""
+        twin = self._twins[node.outputs[0].name]
+        for slot, value in enumerate(node.inputs):
+            for axis, stays in self._cut_axes(value, mixed).items():
+                self._in_front(node, slot, "Gather", np.flatnonzero(stays), {"axis": axis})
+        for value, output in zip(node.outputs, twin.outputs, strict=True):
+            for axis, stays in self._cut_axes(value, mixed).items():
+                places = np.where(stays, np.cumsum(stays) - 1, 0)
+                self._behind(output, "Gather", places, {"axis": axis})
+
+    def _cut_axes(self, value: ir.Value | None, keep: Keep) -> dict[int, Array]:
+        if value is None or not value.name:
+            return {}
+        rank = len(self._channels.shape(value.name))
+        found = {axis: self._channels.keep_along(value.name, axis, keep) for axis in range(rank)}
+        return {axis: stays for axis, stays in found.items() if stays is not None}
+
+    def _in_front(
+        self,
+        node: ir.Node,
+        slot: int,
+        op_type: str,
+        array: Array,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> None:
+        twin = self._twins[node.outputs[0].name]
+        source = twin.inputs[slot]
+        assert source is not None
+        made = self._node(op_type, source, array, attributes)
+        self._graph.insert_before(twin, made)
+        twin.replace_input_with(slot, made.outputs[0])
+
+    def _behind(self, output: ir.Value, op_type: str, array: Array, attributes: Mapping[str, Any]) -> None:
+        readers = tuple(output.uses())
+        made = self._node(op_type, output, array, attributes)
+        producer = output.producer()
+        assert producer is not None
+        self._graph.insert_after(producer, made)
+        for reader, slot in readers:
+            reader.replace_input_with(slot, made.outputs[0])
+
+    def _node(
+        self, op_type: str, source: ir.Value, array: Array, attributes: Mapping[str, Any] | None
+    ) -> ir.Node:
+        self._count += 1
+        name = f"onnxcompress_reference_{self._count}"
+        constant = ir.Value(name=f"{name}_by", const_value=ir.tensor(array, name=f"{name}_by"))
+        constant.shape, constant.dtype = ir.Shape(array.shape), ir.DataType.from_numpy(array.dtype)
+        self._graph.register_initializer(constant)
+        converted = ir.convenience.convert_attributes(dict(attributes or {}))
+        made = ir.Node("", op_type, [source, constant], converted, num_outputs=1, name=name)
+        made.outputs[0].name, made.outputs[0].type = name, source.type
+        return made
