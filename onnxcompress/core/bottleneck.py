@@ -1,0 +1,40 @@
+"""What training under an information bottleneck came to: the path, and α of all channels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PathPoint:
+    """One moment of the training: γ, and how many channels of each group were over the threshold."""
+
+    epoch: float
+    gamma: float
+    kept: dict[str, int]
+
+
+@dataclass(frozen=True)
+class AlphaHistogram:
+    """One group: its size, how many channels stay, and how many lie between consecutive edges of log α."""
+
+    group: str
+    size: int
+    kept: int
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Bottleneck:
+    """α = μ²/σ² of every gated channel at the end of the gated training.
+
+    ``threshold`` is the one used; it is moved where a ``target`` had to be met, of which ``reached`` is left.
+    The outermost bins of ``log_alpha_edges`` (natural logarithm) hold everything beyond.
+    """
+
+    threshold: float
+    log_alpha_edges: tuple[float, ...]
+    histograms: tuple[AlphaHistogram, ...]
+    path: tuple[PathPoint, ...]
+    target: float | None = None
+    reached: float | None = None

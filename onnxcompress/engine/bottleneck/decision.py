@@ -1,0 +1,99 @@
+"""The decision: which channels stay, by α of each, or by a target that has to be met."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxcompress.core.channels import Group
+from onnxcompress.core.encoding import Array
+from onnxcompress.core.errors import UnsupportedError
+from onnxcompress.engine.allocation import positions, widths
+
+Keep = Mapping[str, Array]
+
+_LATENCY_LEVELS = 8
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Which channels stay.
+
+    Attributes:
+        keep: group name -> which of its channels stay, for groups that are cut.
+        threshold: of α.
+        share: of the target's quantity that stays; None without a target.
+    """
+
+    keep: Mapping[str, Array]
+    threshold: float
+    share: float | None = None
+
+
+def decide(
+    groups: Sequence[Group],
+    alphas: Mapping[str, Array],
+    threshold: float,
+    *,
+    round_to: int = 1,
+    share: Callable[[Keep], float] | None = None,
+    most: float = 1.0,
+    few: bool = False,
+) -> Decision:
+    """Keep the channels whose α is over the threshold; with a target, those of the largest α that meet it.
+
+    Args:
+        groups: those that may be cut; none is emptied.
+        alphas: group name -> α of each channel.
+        threshold: used where there is no target; with one, it is moved to where the target is just met.
+        round_to: widths are multiples of this, see :mod:`onnxcompress.engine.allocation`; the nearest is
+            taken. 1: any width.
+        share: what share of the target's quantity a cut leaves.
+        most: the target.
+        few: ``share`` takes long: ask only a few times.
+
+    Raises:
+        UnsupportedError: the target cannot be reached.
+    """
+    allowed = {g.name: widths(g.size, positions(g), round_to) for g in groups}
+
+    def at(level: float) -> dict[str, Array]:
+        return _masks(groups, alphas, allowed, level)
+
+    if share is None:
+        return Decision(at(threshold), threshold)
+    levels = np.unique(np.concatenate([alphas[g.name] for g in groups])) if groups else np.zeros(1)
+    if few:
+        levels = levels[np.unique(np.linspace(0, len(levels) - 1, 2**_LATENCY_LEVELS).astype(int))]
+    levels = np.concatenate([[0.0], levels])  # at level 0 everything stays, at the last but one channel each
+    low, high = 0, len(levels) - 1
+    least = share(at(levels[high]))
+    if least > most + 1e-9:
+        raise UnsupportedError(
+            f"the target {most:g} cannot be reached",
+            why=f"{least:.3g} stays with every gated group at its least width",
+            fix="ask for less, or let more be cut: `onnxcompress inspect` says what is frozen",
+        )
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if share(at(levels[middle])) <= most + 1e-9 else (middle, high)
+    keep = at(levels[high])
+    return Decision(keep, float(levels[high]), share(keep))
+
+
+def _masks(
+    groups: Sequence[Group], alphas: Mapping[str, Array], allowed: Mapping[str, Array], level: float
+) -> dict[str, Array]:
+    """Return the masks of the channels over a level, their number rounded to an allowed width."""
+    masks = {}
+    for group in groups:
+        alpha, possible = alphas[group.name], allowed[group.name]
+        wanted = int((alpha > level).sum())
+        width = int(possible[int(np.argmin(np.abs(possible - wanted)))])
+        if width < group.size:
+            mask = np.zeros(group.size, bool)
+            mask[np.argsort(-alpha, kind="stable")[:width]] = True
+            masks[group.name] = mask
+    return masks

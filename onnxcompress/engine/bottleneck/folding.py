@@ -1,0 +1,102 @@
+"""Folding: a gate's μ goes into the weight that its channel is multiplied with.
+
+``Σ_j W_kj (μ_j h_j) = Σ_j (W_kj μ_j) h_j``, whatever made h, and for negative μ as well: a gate in front of a
+layer needs no inverse of the activation before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxcompress.core.channels import Group, Site
+from onnxcompress.core.encoding import Array
+from onnxcompress.core.model import Model
+
+_WITH_GROUPS = ("Conv", "ConvInteger", "FusedConv")
+
+
+def why_not(group: Group, model: Model) -> str | None:
+    """Return why a group's gates could not be folded, None where they can be.
+
+    Args:
+        group: of ``model``.
+        model: the analysed model.
+    """
+    if not group.sites:
+        return "is summed over nowhere that a gate could sit"
+    for site in group.sites:
+        where = f"{site.node.op_type} '{site.node.name or site.node.outputs[0].name}'"
+        if site.weight is None or site.weight_axis is None:
+            return f"is summed over by {where} without a weight that could take the gate in"
+        weight = model.weights.get(site.weight)
+        if weight is None or site.weight in model.encodings:
+            return f"meets '{site.weight}' in {where}, whose values cannot be changed"
+        length = weight.shape[site.weight_axis]
+        if len(site.channel_of) % length:
+            return f"meets '{site.weight}' in {where} in an unknown order"
+        if length != len(site.channel_of) and (
+            site.node.op_type not in _WITH_GROUPS or site.weight_axis != 1
+        ):
+            return f"meets '{site.weight}' in {where} in an unknown order"
+        reading = {
+            s.node for s in group.sites if s.weight == site.weight and s.weight_axis == site.weight_axis
+        }
+        if not {node for node, _ in _readers(weight.value)} <= reading:
+            return f"meets '{site.weight}', which is used elsewhere too"
+        if any(m.tensor == site.weight and not m.consumes for m in group.members):
+            return f"is made by and meets the same weight '{site.weight}'"
+    return None
+
+
+def _readers(value: ir.Value) -> list[tuple[ir.Node, int]]:
+    """Return who reads a constant, directly or after nodes that only move it."""
+    found = []
+    for node, slot in value.uses():
+        if node.op_type in ("Transpose", "Reshape", "Identity", "Cast", "Squeeze", "Unsqueeze") and slot == 0:
+            found += _readers(node.outputs[0])
+        else:
+            found.append((node, slot))
+    return found
+
+
+def folded(
+    groups: Sequence[Group], means: Mapping[str, Array], arrays: Mapping[str, Array]
+) -> dict[str, Array]:
+    """Return the weights with the gates' means folded in.
+
+    Args:
+        groups: for which :func:`why_not` returned None.
+        means: group name -> μ of each channel; 1 where there was no gate.
+        arrays: weight name -> value; those needed must be there.
+    """
+    found: dict[str, Array] = {}
+    for group in groups:
+        done = set()
+        for site in group.sites:
+            assert site.weight is not None
+            assert site.weight_axis is not None
+            # Two nodes that share a weight see the same product; it is taken once.
+            if (site.weight, site.weight_axis) in done:
+                continue
+            done.add((site.weight, site.weight_axis))
+            array = found.get(site.weight, arrays[site.weight])
+            factors = np.where(site.channel_of >= 0, means[group.name][site.channel_of], 1.0)
+            found[site.weight] = _scaled(array, site, factors).astype(array.dtype)
+    return found
+
+
+def _scaled(array: Array, site: Site, factors: Array) -> Array:
+    axis = site.weight_axis
+    assert axis is not None
+    wide = array.astype(np.float64)
+    length = array.shape[axis]
+    if length == len(factors):
+        return np.asarray(wide * factors.reshape([length if k == axis else 1 for k in range(array.ndim)]))
+    # A grouped convolution: output channels of part g meet inputs g·length … (g + 1)·length.
+    parts = len(factors) // length
+    split = wide.reshape(parts, array.shape[0] // parts, *array.shape[1:])
+    spread = factors.reshape(parts, 1, length, *[1] * (array.ndim - 2))
+    return (split * spread).reshape(array.shape)

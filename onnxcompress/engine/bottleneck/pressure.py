@@ -1,0 +1,116 @@
+"""The bottleneck's pressure: the information term of the loss, and the gates' own optimiser.
+
+Eq. 10 of Dai et al. (2018) is ``Σ_i γ_i Σ_j log(1 + μ_ij²/σ_ij²) + L · E[−log q(y|h_L)]``, L the number of
+gated groups. Here both sides are divided by L, so that the task's loss keeps its size whatever the depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import nn
+
+from onnxcompress.engine.bottleneck.gates import Gates
+
+
+class Pressure:
+    """A penalty of the trainer that also moves the gates, each step after the weights' gradients are known.
+
+    Gates need a learning rate of their own: log σ² has to travel from −9 to about 0 before a channel is gone.
+
+    Args:
+        gates: the gates.
+        weights: group name -> w_i, which makes γ_i = γ · w_i.
+        gamma: γ.
+        lr: learning rate of the gates (Adam).
+        others: further parameters that are trained along, with ``others_lr``.
+        others_lr: their learning rate.
+        warm_up: steps in which γ grows from 0.
+        decay: what learning rates are multiplied by every step.
+        each_step: called with the number of steps made, after each.
+    """
+
+    def __init__(
+        self,
+        gates: Gates,
+        weights: Mapping[str, float],
+        gamma: float,
+        *,
+        lr: float,
+        others: Sequence[nn.Parameter] = (),
+        others_lr: float = 1e-3,
+        warm_up: int = 0,
+        decay: float = 1.0,
+        each_step: Callable[[int], None] = lambda step: None,
+    ) -> None:
+        self._gates, self._weights, self.gamma = gates, dict(weights), gamma
+        self._warm_up, self._decay, self._each_step = warm_up, decay, each_step
+        chosen = [{"params": list(gates.parameters()), "lr": lr}]
+        if others:
+            chosen.append({"params": list(others), "lr": others_lr})
+        self._optimizer = torch.optim.Adam(chosen, foreach=True)
+        self.steps = 0
+
+    def scale(self) -> float:
+        """Return γ/L as it is now, with the warm-up."""
+        start = min(1.0, (self.steps + 1) / self._warm_up) if self._warm_up else 1.0
+        return self.gamma * start / max(len(self._gates.groups), 1)
+
+    @torch.no_grad()
+    def value(self) -> torch.Tensor:
+        """Return the information term, divided by L."""
+        total = torch.zeros(())
+        for group in self._gates.groups:
+            information = nn.functional.softplus(self._gates[group.name].log_alpha()).sum()
+            total = total + self._weights[group.name] * information.cpu()
+        return total * self.scale()
+
+    @torch.no_grad()
+    def add_gradient(self) -> None:
+        """Add the term's gradient to the gates' and make their step.
+
+        ∂/∂μ log(1 + μ²/σ²) = 2 μ/(μ² + σ²) and ∂/∂ log σ² = −μ²/(μ² + σ²).
+        """
+        for group in self._gates.groups:
+            gate = self._gates[group.name]
+            factor = self.scale() * self._weights[group.name]
+            square, variance = gate.mean.square(), gate.log_variance.exp()
+            total = square + variance
+            _add(gate.mean, factor * 2 * gate.mean / total)
+            _add(gate.log_variance, -factor * square / total)
+        # A loss that is no number is the trainer's to handle; the gates must not catch it.
+        gradients = [p.grad for g in self._optimizer.param_groups for p in g["params"] if p.grad is not None]
+        if all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
+            self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        for chosen in self._optimizer.param_groups:
+            chosen["lr"] *= self._decay
+        self.steps += 1
+        self._each_step(self.steps)
+
+
+def _add(parameter: nn.Parameter, gradient: torch.Tensor) -> None:
+    parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
+
+class Along:
+    """A penalty that adds nothing and trains further parameters along."""
+
+    def __init__(self, parameters: Sequence[torch.nn.Parameter], lr: float, decay: float) -> None:
+        self._optimizer = torch.optim.Adam(parameters, lr) if parameters else None
+        self._decay = decay
+
+    def value(self) -> torch.Tensor:
+        """Return 0."""
+        return torch.zeros(())
+
+    def add_gradient(self) -> None:
+        """Make the step of the further parameters."""
+        if self._optimizer is None:
+            return
+        held = self._optimizer.param_groups[0]
+        if all(bool(torch.isfinite(p.grad).all()) for p in held["params"] if p.grad is not None):
+            self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        held["lr"] *= self._decay

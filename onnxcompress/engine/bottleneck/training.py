@@ -1,0 +1,421 @@
+"""Training under the bottleneck: gates and weights together, the decision, and the weights that go with it.
+
+1. Gates in front of the sites of every chosen group; the task's loss and the information term are minimised
+   together (eq. 10), γ fixed or steered towards a target.
+2. The channels with the smallest α are given up; μ of the others goes into the weights.
+3. Statistics of normalisations are estimated anew, and the network without the channels is trained on.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from onnxcompress.core.bottleneck import AlphaHistogram, Bottleneck, PathPoint
+from onnxcompress.core.channels import Group
+from onnxcompress.core.encoding import Array
+from onnxcompress.core.model import Model
+from onnxcompress.core.resources import Resources
+from onnxcompress.core.run import Training, TrainingPoint
+from onnxcompress.core.task import Task
+from onnxcompress.engine.bottleneck.decision import Decision, Keep, decide
+from onnxcompress.engine.bottleneck.folding import folded
+from onnxcompress.engine.bottleneck.gates import Gates
+from onnxcompress.engine.bottleneck.normalisation import Linear, Normalisation, hidden_layers
+from onnxcompress.engine.bottleneck.pressure import Along, Pressure
+from onnxcompress.engine.bottleneck.recurrence import Recurrence
+from onnxcompress.engine.bottleneck.steering import Steering
+from onnxcompress.engine.channels import Channels, site_key, tapped
+from onnxcompress.engine.graph.torchgraph import TorchGraph
+from onnxcompress.engine.training.augmentation import Augmentation
+from onnxcompress.engine.training.noise import fitting_noise
+from onnxcompress.engine.training.shifts import fitting_shifts
+from onnxcompress.engine.training.trainer import Trainer
+
+GATE_TRAVEL = 40.0
+"""Learning rate of the gates times steps: log σ² has to come from −9 to 0 in a part of them."""
+
+MOST_GATE_LR = 0.02
+LAST_LR = 0.05
+"""Learning rate at the end of a phase, as share of that at its start."""
+
+STATISTICS_BATCHES = 60
+_HISTOGRAM_EDGES = tuple(float(v) for v in np.linspace(-10, 16, 53))
+"""Of log α, natural."""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What was asked for.
+
+    Attributes:
+        gamma: γ; with a target, where steering starts.
+        epochs: passes over the training split with gates.
+        after: passes without, after the decision.
+        lr: learning rate of the weights.
+        gate_lr: of the gates; None: by the number of steps.
+        weight_decay: factor of the ℓ2 penalty on weights.
+        batch_size: None: the trainer's choice.
+        warm_up: part of the gated training in which γ grows from 0.
+        threshold: of α.
+        normalise: lend BatchNormalization to layers without.
+        shift: show pictures shifted.
+        noise: noise on inputs, see :mod:`onnxcompress.engine.training.noise`.
+        round_to: block of widths.
+    """
+
+    gamma: float
+    epochs: float
+    after: float
+    lr: float
+    gate_lr: float | None = None
+    weight_decay: float = 0.0
+    batch_size: int | None = None
+    warm_up: float = 0.1
+    threshold: float = 1.0
+    normalise: bool = False
+    shift: bool = False
+    noise: float = 0.0
+    round_to: int = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be gated, and with what.
+
+    Attributes:
+        channels: the analysed model.
+        groups: those to gate.
+        weights: group name -> w_i of γ_i = γ · w_i.
+        trained: weights that change.
+        task: the data.
+        resources: device, time limit, progress, the teacher.
+        wishes: options.
+        target: share of a quantity that stays at most; None: γ alone decides.
+        share: measures it for the decision.
+        quick_share: measures it, or what stands for it, while training; None: ``share``.
+    """
+
+    channels: Channels
+    groups: tuple[Group, ...]
+    weights: Mapping[str, float]
+    trained: Sequence[str]
+    task: Task
+    resources: Resources
+    wishes: Wishes
+    target: float | None = None
+    share: Callable[[Keep], float] | None = None
+    quick_share: Callable[[Keep], float] | None = None
+
+
+@dataclass(frozen=True)
+class Pressed:
+    """What came of it: masks, weights with μ folded in, the path, sentences the user must see."""
+
+    keep: Mapping[str, Array]
+    arrays: Mapping[str, Array]
+    training: Training
+    warnings: tuple[str, ...] = field(default=())
+
+
+def press(job: Job) -> Pressed:
+    """Train; raises as the trainer does, and UnsupportedError where a target cannot be met."""
+    return _Run(job).run()
+
+
+class _Run:
+    def __init__(self, job: Job) -> None:
+        self.job, self.wishes, self.began = job, job.wishes, time.monotonic()
+        self._progress(0.0, "preparing the network and the data")
+        channels = job.channels
+        sites = [site for group in job.groups for site in group.sites]
+        model, taps = tapped(channels, sites)
+        self.graph = TorchGraph(model, device=job.resources.device)
+        # The teacher is a graph of its own: this one's answers go through the gates.
+        self.teacher = TorchGraph(job.resources.teacher or channels.model)
+        batch_norm = any(node.op_type == "BatchNormalization" for node in channels.model.ir.graph)
+        self.trainer = Trainer(
+            self.graph,
+            job.task,
+            job.resources,
+            batch_size=job.wishes.batch_size,
+            bn="train" if batch_norm else "eval",
+            teacher=self.teacher,
+        )
+        self.batch_norm = batch_norm and self.trainer.batch_size > 1
+        self.gates = Gates(job.groups, taps, site_key, job.task.seed).to(job.resources.device)
+        self.recurrent = Recurrence(channels, job.groups, self.gates)
+        self.norms = self._normalisation(model)
+        stuck = self.graph.without_gradient()
+        self.stuck = tuple(r for r in stuck if r.where in set(job.trained))
+        reached = set(self.graph.trainable) - {r.where for r in stuck}
+        self.parameters = [n for n in job.trained if n in reached]
+        self.augmentation = self._augmentation()
+        self.points: list[TrainingPoint] = []
+        self.path: list[PathPoint] = []
+        self.warnings: list[str] = []
+        self.epochs = 0.0
+
+    def run(self) -> Pressed:
+        wishes = self.wishes
+        self._note(None, "the original")
+        with ExitStack() as stack:
+            stack.enter_context(self.gates.on(self.graph))
+            stack.enter_context(self.recurrent.on(self.graph.hooks))
+            if self.norms is not None:
+                self._lend(stack)
+            self._settle_axes()
+            stopped = self._gated()
+            alphas = self.gates.alphas()
+            decision = self._decide(alphas)
+            self._close(decision)
+            self._estimate()
+            self._note(None, "after the decision")
+            if wishes.after > 0 and stopped == "done" and self.parameters:
+                stopped = self._after()
+        arrays = self._arrays()
+        told = f"{stopped}; {_told(self.job.groups, decision.keep)}"
+        bottleneck = self._bottleneck(alphas, decision)
+        keep = {name: mask for name, mask in decision.keep.items() if not mask.all()}
+        return Pressed(keep, arrays, self._facts(told, bottleneck), self._warnings(decision))
+
+    # phases ------------------------------------------------------------------------------------------------
+
+    def _gated(self) -> str:
+        """Train gates and weights together; return why it stopped."""
+        wishes, trainer = self.wishes, self.trainer
+        steps = max(1, round(wishes.epochs * trainer.steps_per_epoch))
+        lr = wishes.gate_lr or min(MOST_GATE_LR, max(wishes.lr, GATE_TRAVEL / steps))
+        steering = None
+        if self.job.target is not None:
+            steering = Steering(steps, self._level, wishes.gamma)
+        others = list(self.norms.parameters()) if self.norms is not None else []
+        pressure = Pressure(
+            self.gates,
+            self.job.weights,
+            wishes.gamma,
+            lr=lr,
+            others=others,
+            others_lr=wishes.lr,
+            warm_up=round(wishes.warm_up * steps),
+            each_step=lambda step: self._looked(step, steps, pressure, steering),
+        )
+        return self._train(wishes.epochs, 0.0, pressure)
+
+    def _looked(self, step: int, steps: int, pressure: Pressure, steering: Steering | None) -> None:
+        """Steer, and note the path now and then."""
+        if steering is not None and step % steering.every == 0:
+            pressure.gamma = steering.look(step)
+        per_epoch = self.trainer.steps_per_epoch
+        if step % max(1, steps // 50) == 0 or step == steps:
+            kept = {n: int(m.sum()) for n, m in self._open().items()}
+            self.path.append(PathPoint(step / per_epoch, pressure.gamma, kept))
+        if step % per_epoch == 0 or step == steps:
+            self.epochs = step / per_epoch
+            left = sum(int(m.sum()) for m in self._open().values())
+            self._note(pressure.gamma, f"{left} of {sum(g.size for g in self.job.groups)} channels left")
+
+    def _after(self) -> str:
+        """Train on without the channels that were given up; the best state is kept."""
+        before = self.epochs
+        others = [] if self.norms is None else list(self.norms.parameters())
+        stopped = self._train(self.wishes.after, before, Along(others, self.wishes.lr, self._after_decay()))
+        self.epochs = before + self.wishes.after
+        self._estimate()
+        self._note(None, "after training on")
+        return stopped
+
+    def _after_decay(self) -> float:
+        steps = max(1, round(self.wishes.after * self.trainer.steps_per_epoch))
+        return float(LAST_LR ** (1 / steps))
+
+    def _train(self, epochs: float, before: float, penalty: Any) -> str:
+        total = self.wishes.epochs + self.wishes.after
+        gated = isinstance(penalty, Pressure)
+        if not self.parameters:
+            self.warnings.append("no gradient reaches a weight that may change; only gates were trained")
+        outcome = self.trainer.run(
+            epochs,
+            lr=self.wishes.lr,
+            optimizer="adam",
+            # The gated network needs its learning rate to the end, the one after it comes to rest.
+            decay=1.0 if gated else float(LAST_LR ** (1 / max(1.0, epochs))),
+            weight_decay=self.wishes.weight_decay,
+            penalty=penalty,
+            parameters=self.parameters,
+            best=not gated and self.norms is None and not self.batch_norm,
+            augmentation=self.augmentation,
+            progress=lambda f, text: self._progress((before + f * epochs) / total, text),
+        )
+        return outcome.stopped
+
+    def _decide(self, alphas: Mapping[str, Array]) -> Decision:
+        job = self.job
+        return decide(
+            job.groups,
+            alphas,
+            self.wishes.threshold,
+            round_to=self.wishes.round_to,
+            share=job.share if job.target is not None else None,
+            most=job.target or 1.0,
+            few=job.quick_share is not None,
+        )
+
+    def _level(self) -> float:
+        """Return log α of the channel at which the target is just met."""
+        job = self.job
+        share = job.quick_share or job.share
+        found = decide(
+            job.groups,
+            self.gates.alphas(),
+            self.wishes.threshold,
+            round_to=self.wishes.round_to,
+            share=share,
+            most=job.target or 1.0,
+        )
+        return math.log(max(found.threshold, 1e-30))
+
+    def _close(self, decision: Decision) -> None:
+        """Let the channels go, and the means of the others into the weights."""
+        self.gates.keep(decision.keep)
+        groups = self.job.groups
+        means = {g.name: self.gates[g.name].mean.detach().double().cpu().numpy() for g in groups}
+        names = {s.weight for g in groups for s in g.sites if s.weight is not None}
+        self.graph.set_arrays(folded(groups, means, self.graph.arrays(sorted(names))))
+        self.gates.settle()
+
+    def _open(self) -> dict[str, Array]:
+        """Return the channels over the threshold now, at least one a group."""
+        found = {}
+        for name, alpha in self.gates.alphas().items():
+            found[name] = alpha > min(self.wishes.threshold, float(alpha.max()) * (1 - 1e-9))
+        return found
+
+    # normalisation -----------------------------------------------------------------------------------------
+
+    def _normalisation(self, model: Model) -> Normalisation | None:
+        allowed = set(self.job.trained)
+        layers: list[Linear] = []
+        if self.wishes.normalise and self.trainer.batch_size > 1:
+            layers = [la for la in hidden_layers(model) if {la.weight, la.bias} <= allowed]
+        if not layers:
+            return None
+        widths = {la.output: model.weights[la.weight].shape[la.weight_axis] for la in layers}
+        return Normalisation(layers, widths).to(self.job.resources.device)
+
+    def _lend(self, stack: ExitStack) -> None:
+        """Put the lent normalisation in, as identity."""
+        norms = self.norms
+        assert norms is not None
+        # Before it normalises, it has to know what passes through the network as it is.
+        with norms.listening(self.graph.hooks):
+            self._estimate()
+        norms.start_as_identity()
+        stack.enter_context(norms.on(self.graph.hooks))
+
+    def _estimate(self) -> None:
+        """Estimate all statistics anew."""
+        if self.norms is not None:
+            with self.norms.estimating():
+                self._look_at_batches()
+        if self.batch_norm:
+            self.trainer.estimate_statistics(STATISTICS_BATCHES)
+
+    def _look_at_batches(self) -> None:
+        order = np.random.default_rng([self.job.task.seed, 0xB5]).permutation(self.job.task.train)
+        self.trainer.evaluate(order[: STATISTICS_BATCHES * self.trainer.batch_size])
+
+    def _settle_axes(self) -> None:
+        """Let the gates see calls of different sizes, so that they know which axis counts examples."""
+        for count in (7, 5):
+            self.trainer.evaluate(self.job.task.train[:count])
+
+    # small parts -------------------------------------------------------------------------------------------
+
+    def _augmentation(self) -> Augmentation | None:
+        task, wishes = self.job.task, self.wishes
+        shifts = fitting_shifts(self.teacher, task) if wishes.shift else {}
+        noise = fitting_noise(self.teacher, task, wishes.noise) if wishes.noise > 0 else {}
+        return Augmentation(shifts, noise) if shifts or noise else None
+
+    def _arrays(self) -> dict[str, Array]:
+        """Return the weights that changed, normalisation folded in, in their storage types."""
+        arrays = self.graph.arrays()
+        if self.norms is not None:
+            arrays |= self.norms.folded(arrays)
+        original = self.job.channels.model
+        return {
+            name: array
+            for name, array in arrays.items()
+            if name in original.weights and not np.array_equal(array, original.array(name))
+        }
+
+    def _note(self, gamma: float | None, words: str) -> None:
+        found = self.trainer.evaluate()
+        elapsed = time.monotonic() - self.began
+        point = TrainingPoint(len(self.points), gamma, None, found.loss, found.metric, None, elapsed)
+        self.points.append(point)
+        text = f"{words}: validation loss {found.loss:.4g}"
+        if found.metric is not None:
+            text += f", {self.trainer.metric_name} {found.metric:.4g}"
+        total = self.wishes.epochs + self.wishes.after
+        self.job.resources.progress(min(self.epochs / total, 1.0), text, point)
+
+    def _progress(self, fraction: float, text: str) -> None:
+        self.job.resources.progress(min(fraction, 1.0), text, None)
+
+    def _bottleneck(self, alphas: Mapping[str, Array], decision: Decision) -> Bottleneck:
+        histograms = []
+        for group in self.job.groups:
+            logs = np.clip(np.log(alphas[group.name]), _HISTOGRAM_EDGES[0], _HISTOGRAM_EDGES[-1])
+            counts, _ = np.histogram(logs, _HISTOGRAM_EDGES)
+            mask = decision.keep.get(group.name)
+            kept = group.size if mask is None else int(mask.sum())
+            histograms.append(AlphaHistogram(group.name, group.size, kept, tuple(int(c) for c in counts)))
+        return Bottleneck(
+            threshold=decision.threshold,
+            log_alpha_edges=_HISTOGRAM_EDGES,
+            histograms=tuple(histograms),
+            path=tuple(self.path),
+            target=self.job.target,
+            reached=decision.share,
+        )
+
+    def _facts(self, stopped: str, bottleneck: Bottleneck) -> Training:
+        task = self.job.task
+        return Training(
+            data=task.origin,
+            random_data=task.random,
+            labelled=task.labelled,
+            loss=self.trainer.loss_name,
+            metric=self.trainer.metric_name,
+            train_examples=len(task.train),
+            validation_examples=len(task.validation),
+            epochs=self.epochs,
+            device=self.job.resources.device,
+            stopped=stopped,
+            points=tuple(self.points),
+            without_gradient=self.stuck,
+            bottleneck=bottleneck,
+        )
+
+    def _warnings(self, decision: Decision) -> tuple[str, ...]:
+        told = [*self.trainer.warnings, *self.warnings]
+        if self.job.target is not None and not 0.05 <= decision.threshold <= 200:
+            told.append(
+                f"the target was met only with a threshold of {decision.threshold:.3g} on α (usual is 1): "
+                "more epochs, or another --gamma to start with, would separate the channels better"
+            )
+        return tuple(dict.fromkeys(told))
+
+
+def _told(groups: Sequence[Group], keep: Mapping[str, Array]) -> str:
+    total = sum(g.size for g in groups)
+    kept = sum(int(keep[g.name].sum()) if g.name in keep else g.size for g in groups)
+    return f"{kept} of {total} gated channels stay" if math.isfinite(total) else ""

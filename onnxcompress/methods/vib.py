@@ -1,0 +1,228 @@
+"""vib: channels pruned while training by noisy gates, the variational information bottleneck."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from onnxcompress.core.errors import UsageError
+from onnxcompress.methods._base import METHODS, Method, Needs, option
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from onnxcompress.core.channels import Group
+    from onnxcompress.core.model import Model
+    from onnxcompress.core.plan import Plan
+    from onnxcompress.core.resources import Resources
+    from onnxcompress.core.task import Task
+    from onnxcompress.engine.allocation import Target
+    from onnxcompress.engine.bottleneck.decision import Keep
+    from onnxcompress.engine.bottleneck.training import Job, Wishes
+    from onnxcompress.engine.channels import Channels
+
+GAMMA = 1e-3
+EPOCHS, AFTER = 10.0, 5.0
+LR = 1e-3
+
+_SCALINGS = ("auto", "constant", "map", "cost")
+
+
+@METHODS.register("vib")
+@dataclass(frozen=True)
+class Vib(Method):
+    """Structured pruning by the variational information bottleneck.
+
+    See the options' own texts; None is "found automatically".
+
+    Raises:
+        UsageError: options that contradict each other or are out of range.
+    """
+
+    name: ClassVar[str] = "vib"
+    source: ClassVar[str] = (
+        "Dai, Zhu, Guo, Wipf (2018), Compressing neural networks using the variational information "
+        "bottleneck, eqs. 5, 10 and 11"
+    )
+    needs: ClassVar[Needs] = Needs.INPUTS
+    summary: ClassVar[str] = "cuts channels that carry little information, found by noisy gates in training"
+
+    gamma: float | None = option(
+        None,
+        f"Strength of the bottleneck; with --target, where steering starts. [default: {GAMMA:g}]",
+    )
+    target: str | None = option(
+        None,
+        "Steer gamma so that this share of the whole macs, params or (measured) latency stays: macs=0.5.",
+        metavar="QUANTITY=X",
+    )
+    scaling: Literal["auto", "constant", "map", "cost"] = option(
+        "auto",
+        "Gamma of a channel: constant, by the size of its feature map (the paper), or by what it costs; "
+        "auto: cost with --target, else constant.",
+        choices=_SCALINGS,
+    )
+    gate_inputs: bool = option(False, "Gate what layers read of the model's input, too (pixels of a Gemm).")
+    threshold: float = option(1.0, "Channels whose alpha = mu^2/sigma^2 is not over this are cut.")
+    round_to: int = option(16, "Widths are multiples of this, and of 4 below it; 1 allows any width.")
+    epochs: float = option(EPOCHS, "Passes over the training data with gates.")
+    after: float = option(AFTER, "Passes without, after the decision.")
+    lr: float = option(LR, "Learning rate of the weights (Adam).")
+    gate_lr: float | None = option(None, "Learning rate of the gates. [default: by the number of steps]")
+    weight_decay: float = option(0.0, "Factor of the l2 penalty on weights.")
+    warm_up: float = option(0.1, "Part of the gated training, 0 to 1, in which gamma grows from 0.")
+    batch_size: int | None = option(None, "Examples of one step. [default: 128]")
+    teacher: float = option(
+        0.5,
+        "Share of the loss, 0 to 1, that pulls towards the original's outputs where there are class labels.",
+    )
+    augment: Literal["auto", "shift", "none"] = option(
+        "auto",
+        "Show pictures shifted as far as the original hardly notices: auto (where there are no labels), "
+        "shift (with class labels, too) or none.",
+        choices=("auto", "shift", "none"),
+    )
+    normalise: bool = option(
+        False, "Lend BatchNormalization to hidden layers without, for the time of training."
+    )
+    include: tuple[str, ...] = option((), "Gate only layers whose weight's, or node's, name matches.")
+    exclude: tuple[str, ...] = option((), "Leave layers alone whose weight's, or node's, name matches.")
+
+    def __post_init__(self) -> None:
+        for name in ("include", "exclude"):
+            if isinstance(getattr(self, name), str):
+                object.__setattr__(self, name, (getattr(self, name),))
+        for name in ("gamma", "threshold", "epochs", "lr", "gate_lr", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UsageError(f"--{name.replace('_', '-')} must be positive", why=f"found {value:g}")
+        for name in ("after", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise UsageError(f"--{name.replace('_', '-')} must not be negative")
+        for name in ("warm_up", "teacher"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(
+                    f"--{name.replace('_', '-')} must be 0 to 1", why=f"found {getattr(self, name):g}"
+                )
+        for name, choices in (("scaling", _SCALINGS), ("augment", ("auto", "shift", "none"))):
+            if getattr(self, name) not in choices:
+                raise UsageError(f"--{name} must be one of {', '.join(choices)}")
+        if self.round_to not in (1, 2) and (self.round_to < 1 or self.round_to % 4):
+            raise UsageError("--round-to must be 1, 2 or a multiple of 4", why=f"found {self.round_to}")
+        if self.target is not None:
+            self._target()
+
+    def _target(self) -> Target | None:
+        from onnxcompress.engine.allocation import Target  # noqa: PLC0415
+
+        return None if self.target is None else Target.read(self.target)
+
+    def plan(self, model: Model, task: Task | None, resources: Resources) -> Plan:
+        """Train gates and weights, and decide which channels stay.
+
+        Raises:
+            UnsupportedError: no channel can be gated, or the target cannot be met.
+            UsageError: a glob matches nothing; there is no data; the device is not there.
+        """
+        from onnxcompress.core.plan import Plan  # noqa: PLC0415
+        from onnxcompress.core.run import Refusal  # noqa: PLC0415
+        from onnxcompress.encodings.dense import Dense  # noqa: PLC0415
+        from onnxcompress.engine.bottleneck.choice import gated_groups  # noqa: PLC0415
+        from onnxcompress.engine.bottleneck.training import press  # noqa: PLC0415
+        from onnxcompress.engine.channels import analyse  # noqa: PLC0415
+
+        if task is None:
+            raise UsageError("method 'vib' needs data", fix="give inputs with --data")
+        channels = analyse(model, resources.input_shapes)
+        groups, refusals = gated_groups(channels, self.include, self.exclude, inputs=self.gate_inputs)
+        if not groups:
+            return Plan(refusals=refusals)
+        found = press(self._job(model, channels, groups, task, resources))
+        whole = [Refusal(g.name, "lost no channel") for g in groups if g.name not in found.keep]
+        refusals += tuple(whole)
+        if not found.keep:
+            return Plan(refusals=refusals, warnings=found.warnings, training=found.training)
+        return Plan(
+            values={name: Dense(array) for name, array in found.arrays.items()},
+            keep=found.keep,
+            refusals=refusals,
+            warnings=found.warnings,
+            training=found.training,
+        )
+
+    def _job(
+        self,
+        model: Model,
+        channels: Channels,
+        groups: tuple[Group, ...],
+        task: Task,
+        resources: Resources,
+    ) -> Job:
+        from onnxcompress.engine.bottleneck.choice import trained_weights, weights_of_gamma  # noqa: PLC0415
+        from onnxcompress.engine.bottleneck.training import Job  # noqa: PLC0415
+        from onnxcompress.engine.training.distillation import with_teacher  # noqa: PLC0415
+
+        target = self._target()
+        share, quick = (None, None) if target is None else _shares(target, channels, model, resources)
+        return Job(
+            channels,
+            groups,
+            weights_of_gamma(channels, groups, self._scaling(target)),
+            trained_weights(channels, model),
+            with_teacher(task, self.teacher),
+            resources,
+            self._wishes(task),
+            None if target is None else target.share,
+            share,
+            quick,
+        )
+
+    def _scaling(self, target: Target | None) -> Literal["constant", "map", "macs", "params"]:
+        if self.scaling == "map":
+            return "map"
+        if self.scaling == "constant" or (self.scaling == "auto" and target is None):
+            return "constant"
+        return "params" if target is not None and target.quantity == "params" else "macs"
+
+    def _wishes(self, task: Task) -> Wishes:
+        from onnxcompress.engine.bottleneck.training import Wishes  # noqa: PLC0415
+
+        shift = self.augment == "shift" or (self.augment == "auto" and not task.labelled)
+        if task.random or (task.labelled and task.loss != "ce"):
+            shift = False
+        return Wishes(
+            gamma=GAMMA if self.gamma is None else self.gamma,
+            epochs=self.epochs,
+            after=self.after,
+            lr=self.lr,
+            gate_lr=self.gate_lr,
+            weight_decay=self.weight_decay,
+            batch_size=self.batch_size,
+            warm_up=self.warm_up,
+            threshold=self.threshold,
+            normalise=self.normalise,
+            shift=shift,
+            round_to=self.round_to,
+        )
+
+
+def _shares(
+    target: Target, channels: Channels, model: Model, resources: Resources
+) -> tuple[Callable[[Keep], float], Callable[[Keep], float] | None]:
+    """Return what measures the target's share, and what stands for it while training."""
+    before_params, before_macs = channels.parameters({}), channels.macs({})
+
+    def params(keep: Keep) -> float:
+        return channels.parameters(keep) / max(before_params, 1)
+
+    def macs(keep: Keep) -> float:
+        return channels.macs(keep) / max(before_macs, 1)
+
+    if target.quantity == "params":
+        return params, None
+    if target.quantity == "macs":
+        return macs, None
+    if resources.latency is None:
+        raise UsageError("--target latency cannot be measured here", fix="use --target macs=X")
+    return partial(resources.latency, model), macs
