@@ -8,8 +8,8 @@
   ‖w − Δ(Θ)‖ by exp(−μ η S/(1 − m)). The path runs from a weak pull (exponent ``FIRST_PULL``) to a rigid one
   (``LAST_PULL``), whatever the loss, the number of examples and the size of the network.
   Codes are decided in a narrow range around an exponent of 1; a path that runs through it slowly, by a tenth
-  from one L step to the next, ends with about half the loss (on held-out examples of MNIST, 500 unlabelled ones
-  to train on, 4 entries: 0.012 of the outputs' variance lost instead of 0.021) of one ten times as wide.
+  from one L step to the next, ends with about half the loss of one that grows by a fifth (500 unlabelled
+  examples of MNIST, 4 entries: 0.012 of the outputs' variance is lost on held-out examples instead of 0.021).
 """
 
 from __future__ import annotations
