@@ -1,6 +1,6 @@
 """One-dimensional k-means against scikit-learn: CPU time, and distortion above the exact optimum.
 
-    OMP_NUM_THREADS=1 python benchmarks/kmeans.py [--large]
+    OMP_NUM_THREADS=1 python benchmarks/kmeans.py [--large] [--write benchmarks/results/kmeans.md]
 
 The weights are a mixture with heavy tails. The exact optimum is dynamic programming over all weights
 (onnxcompress.csteps.segmentation), run where it takes seconds; elsewhere the column is empty.
@@ -9,8 +9,12 @@ The weights are a mixture with heavy tails. The exact optimum is dynamic program
 from __future__ import annotations
 
 import argparse
+import os
+import platform
 import time
 import warnings
+from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 from sklearn.cluster import KMeans
@@ -67,19 +71,32 @@ def row(n: int, entries: int, *, peer: bool, optimum: bool) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--large", action="store_true", help="also 25 million weights")
+    parser.add_argument("--write", type=Path, help="also write the table to this file")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    print(
-        "| weights | K | ours ms | scikit-learn ms | faster | its distortion vs ours | ours above optimum |"
-    )
-    print("|---|---|---|---|---|---|---|")
-    for n in (1_000, 10_000, 100_000, 1_000_000):
-        for entries in (2, 4, 16, 256):
-            peer = n * entries <= 100_000 * 256
-            print(row(n, entries, peer=peer, optimum=n * entries <= 100_000 * 16), flush=True)
-    if options.large:
-        for entries in (4, 16, 256):
-            print(row(25_000_000, entries, peer=False, optimum=False), flush=True)
+    lines = [
+        "# One-dimensional k-means",
+        "",
+        f"Against scikit-learn {version('scikit-learn')} on {platform.machine()}, NumPy {np.__version__}, "
+        f"one thread, CPU time (ours the best of three); {_load()} processes wanted a core at the start. "
+        "Written by `python benchmarks/kmeans.py`; see there for what is measured.",
+        "",
+        "| weights | K | ours ms | scikit-learn ms | faster | its distortion vs ours | ours above optimum |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    print("\n".join(lines))
+    sizes = [(n, entries) for n in (1_000, 10_000, 100_000, 1_000_000) for entries in (2, 4, 16, 256)]
+    for n, entries in [*sizes, *((25_000_000, k) for k in (4, 16, 256) if options.large)]:
+        work = n * entries
+        lines.append(row(n, entries, peer=work <= 100_000 * 256, optimum=work <= 100_000 * 16))
+        print(lines[-1], flush=True)
+    if options.write:
+        options.write.parent.mkdir(exist_ok=True)
+        options.write.write_text("\n".join(lines) + "\n")
+
+
+def _load() -> str:
+    return f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown numbers of"
 
 
 if __name__ == "__main__":
