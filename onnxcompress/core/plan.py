@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from onnxcompress.core.encoding import Array, Encoding
+from onnxcompress.core.quantization import Quantization, QuantizationFacts
 from onnxcompress.core.run import Refusal, Training
 
 
@@ -24,6 +25,9 @@ class Plan:
         refusals: weights and nodes left alone, with the reason.
         warnings: sentences the user must see.
         training: how the values were found, None where nothing was trained.
+        quantization: which nodes compute with 8 bits: the graph is rewritten for them, and ``weights`` says
+            how the quantiser stores theirs.
+        quantized: why that was decided, for the report.
     """
 
     weights: Mapping[str, Encoding] = field(default_factory=dict)
@@ -33,3 +37,5 @@ class Plan:
     refusals: tuple[Refusal, ...] = ()
     warnings: tuple[str, ...] = ()
     training: Training | None = None
+    quantization: Quantization | None = None
+    quantized: QuantizationFacts | None = None

@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from onnxcompress.core.plain import plain, typed
+from onnxcompress.core.profile import OperatorProfile
+from onnxcompress.core.quantization import QuantizationFacts
+from onnxcompress.core.sensitivity import Sensitivity
 
 SCHEMA = "onnxcompress.run/1"
 
@@ -315,7 +318,11 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Latency:
-    """Latency of one model in the interleaved comparison; ``samples_ms`` are per-call times of each round."""
+    """Latency of one model in the interleaved comparison; ``samples_ms`` are per-call times of each round.
+
+    ``flushed_ms`` is the median with denormal numbers flushed to zero, on the same input: much less than the
+    median, and the latency is that of this input, not of the model. None: not measured.
+    """
 
     name: str
     median_ms: float
@@ -326,6 +333,7 @@ class Latency:
     resident_bytes: int | None
     peak_bytes: int | None
     samples_ms: tuple[float, ...]
+    flushed_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -360,12 +368,24 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Gate:
-    """A limit the user set, what was measured, and whether it holds (None: could not be decided)."""
+    """A limit the user set, what was measured, and whether it holds (None: could not be decided).
+
+    ``low`` to ``high`` is the 95 % interval of what was measured, where it is noisy. A limit inside it is
+    undecided: the noise is larger than the margin. ``model`` names the model where limits differ by model.
+    """
 
     name: str
     limit: float
     measured: float | None
     passed: bool | None
+    low: float | None = None
+    high: float | None = None
+    model: str | None = None
+
+    @property
+    def unknown(self) -> bool:
+        """Whether it was measured, but not closely enough to decide."""
+        return self.passed is None and self.measured is not None
 
 
 @dataclass(frozen=True)
@@ -392,6 +412,9 @@ class Run:
     gates: tuple[Gate, ...] = ()
     cuts: tuple[CutFacts, ...] = ()
     channels: ChannelFacts | None = None
+    quantizations: tuple[QuantizationFacts, ...] = ()
+    sensitivity: Sensitivity | None = None
+    operators: OperatorProfile | None = None
 
     def to_json(self) -> str:
         """Return the run as JSON; NaN and infinities are written as null."""

@@ -34,12 +34,14 @@ class Method(ABC):
         source: paper and equations.
         needs: the least data it can work with.
         summary: one line for ``onnxcompress list methods``.
+        last: it rewrites the graph, so that no method can run after it.
     """
 
     name: ClassVar[str]
     source: ClassVar[str]
     needs: ClassVar[Needs]
     summary: ClassVar[str]
+    last: ClassVar[bool] = False
 
     @abstractmethod
     def plan(self, model: Model, task: Task | None, resources: Resources) -> Plan:

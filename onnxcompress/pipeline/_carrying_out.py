@@ -16,6 +16,8 @@ from onnxcompress.core.task import Feeds, Task
 from onnxcompress.engine.channels import Channels, Keep, analyse
 from onnxcompress.engine.channels.unsharing import UNSHARED
 from onnxcompress.engine.data.examples import Examples
+from onnxcompress.engine.int8.prepare import prepare, rebuilt
+from onnxcompress.engine.quantizer import quantized
 
 PROOF_EXAMPLES = 2
 """Examples of the data on which a cut is compared with silencing, besides random inputs."""
@@ -59,6 +61,9 @@ def carry_out(
         UnsupportedError: the plan cuts what cannot be cut.
         VerificationError: the cut model does not compute what the silenced one does.
     """
+    if plan.quantization is not None:
+        graph = quantized(prepare(model, shapes).proto, plan.quantization)
+        return CarriedOut(rebuilt(model, graph, method), None, ())
     encodings = {**plan.values, **plan.weights}
     if not cuts(plan):
         return CarriedOut(model.with_encodings(encodings, method), None, ())

@@ -37,6 +37,12 @@ from onnxcompress.pipeline._quantized import (
     quantised_weights,
     stopwatch,
 )
+from onnxcompress.pipeline._quantized import (
+    check_last,
+    quantised_tolerance,
+    quantised_weights,
+    stopwatch,
+)
 from onnxcompress.recipe import TASK_OPTIONS, Recipe, options_of
 
 RANDOM_EXAMPLES = 512
@@ -88,6 +94,7 @@ def compress(request: Request) -> Run:
     _check_device(request.resources.device)
     if request.output is not None:
         exporter.check_target(request.output, path_of(request.source), overwrite=request.overwrite)
+    check_last(request.recipe.methods)
     check_last(request.recipe.methods)
     original = originals.open_original(request.source, request.input_shapes, request.threads)
     task = _task(request, original)
@@ -186,6 +193,9 @@ def _decide(request: Request, original: Original, task: Task | None) -> _Decided
         teacher=original.model,
         latency=latency_of_cuts(original, request.recipe.seed, request.threads),
     )
+    resources = replace(resources, limits=request.limits)
+    if request.benchmark:
+        resources = replace(resources, stopwatch=stopwatch(original, request.recipe.seed, request.threads))
     resources = replace(resources, limits=request.limits)
     if request.benchmark:
         resources = replace(resources, stopwatch=stopwatch(original, request.recipe.seed, request.threads))

@@ -1,0 +1,240 @@
+"""The graph that is quantised: constants folded, normalisation inside the convolutions, every node named.
+
+A normalisation between a convolution and its quantised output would keep onnxruntime from computing both as
+one integer operator. onnxruntime's own basic optimisation merges what can be merged; its result uses standard
+operators only.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from onnxcompress.core.errors import OnnxCompressError, UnsupportedError
+from onnxcompress.core.model import Model, constant_of
+from onnxcompress.engine import feeds, runtime
+from onnxcompress.engine.layers import layers
+from onnxcompress.engine.proto import from_proto, tensors, to_proto
+
+LEAST_OPSET = 13
+"""The first operator set whose quantising operators take one scale a channel."""
+
+FIRST_OPSET = 10
+"""The first operator set that has 8-bit operators at all."""
+
+_AGREE = 1e-4
+"""Relative ℓ2 to which the prepared graph must agree with the model on a random input."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A graph ready to be quantised.
+
+    Attributes:
+        proto: the graph; initializers are no inputs, nodes have unique names.
+        weights: node name -> name of the original model's weight it contracts.
+        warnings: sentences the user must see.
+    """
+
+    proto: onnx.ModelProto
+    weights: dict[str, str]
+    warnings: tuple[str, ...]
+
+
+def prepare(model: Model, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Prepared:
+    """Return the model's graph ready to be quantised, proven to compute the same on a random input.
+
+    Args:
+        model: the model.
+        shapes: concrete shapes of its inputs, as far as they are known.
+
+    Raises:
+        UnsupportedError: the model is larger than 2 GiB, or onnxruntime does not run it.
+    """
+    original = serialised(model)
+    warnings: list[str] = []
+    proto = onnx.ModelProto.FromString(original)
+    constants = {t.name for t in proto.graph.initializer}
+    inputs = [i for i in proto.graph.input if i.name not in constants]
+    if len(inputs) < len(proto.graph.input):
+        count = len(proto.graph.input) - len(inputs)
+        del proto.graph.input[:]
+        proto.graph.input.extend(inputs)
+        warnings.append(f"{count} weights that a caller could override as inputs are constants now")
+    weights = _name_nodes(model, proto)
+    same = _Same(model, original, shapes or {})
+    converted = _converted(proto)
+    if converted is not None and not same.holds(converted):
+        converted = None
+    if converted is None and _opset(proto) < FIRST_OPSET:
+        raise UnsupportedError(
+            "the model cannot be quantised to 8 bits",
+            where=model.source.path,
+            why=f"8-bit operators need operator set {FIRST_OPSET}, the model has {_opset(proto)} and onnx's "
+            "converter cannot raise it",
+            fix="export the model with a newer operator set",
+        )
+    if converted is None and _opset(proto) < LEAST_OPSET:
+        warnings.append(
+            f"operator set {_opset(proto)} cannot be raised to {LEAST_OPSET} for this model: quantising "
+            "operators are those of onnxruntime's own domain, which other runtimes do not have"
+        )
+    elif converted is not None:
+        if _opset(converted) != _opset(proto):
+            warnings.append(
+                f"operator set {_opset(proto)} was raised to {_opset(converted)}, "
+                "which quantisation with one scale a channel needs"
+            )
+        proto = converted
+    folded = _optimised(proto)
+    if folded is not None and same.holds(folded):
+        proto = folded
+    _name_uniquely(proto)
+    _flatten_biases(proto)
+    return Prepared(proto, _weights_after(model, proto, weights), tuple(warnings))
+
+
+def rebuilt(model: Model, proto: onnx.ModelProto, step: str) -> Model:
+    """Return the model whose graph is ``proto``; weights that are unchanged keep their encodings."""
+    graph = from_proto(proto)
+    fresh = Model(graph, model.source, {}, (*model.steps, step))
+    kept = {}
+    for name, encoding in model.encodings.items():
+        weight = fresh.weights.get(name)
+        if weight is None or weight.shape != encoding.shape or weight.dtype != encoding.dtype:
+            continue
+        tensor = constant_of(weight.value)
+        if tensor is not None and np.array_equal(np.asarray(tensor.numpy()), encoding.decode()):
+            kept[name] = encoding
+    return Model(graph, model.source, kept, fresh.steps)
+
+
+def serialised(model: Model) -> bytes:
+    """Return the model with its weights decoded, as bytes; raises UnsupportedError above 2 GiB."""
+    graph = model.ir
+    if any(isinstance(t, ir.ExternalTensor) for t in tensors(graph)):
+        graph = ir.external_data.load_to_model(graph.clone())
+    try:
+        return bytes(to_proto(graph).SerializeToString())
+    except ValueError as error:
+        raise UnsupportedError("the model is larger than 2 GiB", why="protobuf's limit") from error
+
+
+def _name_nodes(model: Model, proto: onnx.ModelProto) -> dict[str, str]:
+    """Name every node as reports and globs do; return node -> the weight that it contracts."""
+    _name_uniquely(proto)
+    return {consumer.node: layer.weight for layer in layers(model) for consumer in layer.consumers}
+
+
+def _weights_after(model: Model, proto: onnx.ModelProto, before: dict[str, str]) -> dict[str, str]:
+    """Return node -> weight after fusing: fused nodes are named after what they replace."""
+    after = {}
+    for node in proto.graph.node:
+        own = node.name.removesuffix("/MatMulAddFusion")
+        tensor = node.input[1] if len(node.input) > 1 else ""
+        weight = before.get(own) or (tensor if tensor in model.weights else None)
+        if weight is not None:
+            after[node.name] = weight
+    return after
+
+
+def _name_uniquely(proto: onnx.ModelProto) -> None:
+    seen: set[str] = set()
+    for node in proto.graph.node:
+        name = node.name or f"{node.op_type}({', '.join(node.output)})"
+        while name in seen:
+            name += "'"
+        seen.add(name)
+        node.name = name
+
+
+def _flatten_biases(proto: onnx.ModelProto) -> None:
+    """Give biases of Gemm that are one row one axis only: onnxruntime's quantiser knows no others."""
+    arrays = {t.name: t for t in proto.graph.initializer}
+    for node in proto.graph.node:
+        if node.op_type != "Gemm" or len(node.input) < 3 or node.input[2] not in arrays:
+            continue
+        bias = arrays[node.input[2]]
+        if len(bias.dims) == 2 and bias.dims[0] == 1:
+            flat = onnx.numpy_helper.from_array(
+                onnx.numpy_helper.to_array(bias).reshape(-1), f"{node.input[2]}_of_{node.name}"
+            )
+            proto.graph.initializer.append(flat)
+            node.input[2] = flat.name
+
+
+def _opset(proto: onnx.ModelProto) -> int:
+    versions = {entry.domain: int(entry.version) for entry in proto.opset_import}
+    return versions.get("", versions.get("ai.onnx", 0))
+
+
+def _converted(proto: onnx.ModelProto) -> onnx.ModelProto | None:
+    """Return the model at the least operator set, None where onnx's converter does not know how."""
+    if _opset(proto) >= LEAST_OPSET:
+        return proto
+    try:
+        return onnx.version_converter.convert_version(proto, LEAST_OPSET)
+    except Exception:  # the converter raises whatever its parsers raise
+        return None
+
+
+def _optimised(proto: onnx.ModelProto) -> onnx.ModelProto | None:
+    """Return the graph after onnxruntime's basic optimisation, None where that used other operators."""
+    with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder:
+        target = Path(folder) / "basic.onnx"
+        try:
+            runtime.open_session(proto.SerializeToString(), optimization="basic", optimized_to=target)
+            found = onnx.load(target)
+        except (UnsupportedError, OSError, ValueError):
+            return None
+    own = {entry.domain for entry in proto.opset_import} | {"", "ai.onnx"}
+    if any(node.domain not in own for node in found.graph.node):
+        return None
+    graph = onnx.GraphProto()
+    graph.CopyFrom(found.graph)
+    result = onnx.ModelProto()
+    result.CopyFrom(proto)
+    result.graph.CopyFrom(graph)
+    result.graph.name, result.graph.doc_string = proto.graph.name, proto.graph.doc_string
+    return result
+
+
+class _Same:
+    """Whether a graph computes what the model does, on one seeded random input."""
+
+    def __init__(self, model: Model, original: bytes, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        session = runtime.open_session(original)
+        if any(info.name not in shapes for info in session.inputs):
+            shapes = feeds.resolve_shapes(model, session, shapes)
+        self._feed = feeds.random_feeds(session.inputs, seed=1, shapes=shapes, model=model)[0]
+        self._expected = session.run(self._feed)
+
+    def holds(self, proto: onnx.ModelProto) -> bool:
+        """Return whether all outputs agree to single precision."""
+        try:
+            found = runtime.open_session(proto.SerializeToString()).run(
+                {i.name: self._feed[i.name] for i in proto.graph.input}
+            )
+        except OnnxCompressError:
+            return False
+        return all(name in found and _alike(value, found[name]) for name, value in self._expected.items())
+
+
+def _alike(expected: Any, found: Any) -> bool:
+    if not isinstance(expected, np.ndarray) or expected.dtype.kind != "f":
+        return type(expected) is type(found)
+    if expected.shape != np.shape(found):
+        return False
+    one, other = expected.astype(np.float64), np.asarray(found).astype(np.float64)
+    finite = np.isfinite(one)
+    if not np.array_equal(finite, np.isfinite(other)):
+        return False
+    norm = float(np.linalg.norm(one[finite]))
+    return bool(np.linalg.norm((one - other)[finite]) <= _AGREE * max(norm, 1e-6 * np.sqrt(one.size)))

@@ -1,0 +1,195 @@
+"""int8 through the whole pipeline: what is written, what stays float, and what is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+import onnxcompress
+from onnxcompress import exporter
+from onnxcompress.core.errors import DataError, UsageError, VerificationError
+from onnxcompress.core.run import LatencyRatio
+from onnxcompress.engine.int8 import telling
+
+FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
+DIGITS = {"model": FIXTURES / "digits_cnn.onnx", "data": FIXTURES / "digits.npz"}
+
+
+def kinds(model: onnx.ModelProto) -> set[str]:
+    return {node.op_type for node in model.graph.node}
+
+
+def fragile(layers: int = 4) -> onnx.ModelProto:
+    """Products one after the other; in ``frail`` one output channel needs digits that 8 bits do not have.
+
+    Its inputs 0 to 7 are large and cancel, input 8 is small and decides the output.
+    """
+    rng = np.random.default_rng(0)
+    nodes, arrays, last = [], {}, "x"
+    for index in range(layers):
+        name = "frail" if index == 2 else f"firm{index}"
+        weight = rng.standard_normal((16, 16)) / 4
+        if name == "frail":
+            weight = np.eye(16) * 0.01
+            weight[0, :] += 30.0
+            weight[1, :] -= 30.0
+        else:
+            weight = np.eye(16) + 0.05 * weight
+            if index == 1:
+                weight[:, 1] = weight[:, 0]  # so that the large terms cancel exactly
+        arrays[f"{name}.w"] = weight.astype(np.float32)
+        nodes.append(helper.make_node("MatMul", [last, f"{name}.w"], [f"h{index}"], name))
+        last = f"h{index}"
+    nodes.append(helper.make_node("Identity", [last], ["y"]))
+    graph = helper.make_graph(
+        nodes,
+        "fragile",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 16])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", 16])],
+        [numpy_helper.from_array(a, n) for n, a in arrays.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def rows(count: int = 120):
+    return {"x": np.random.default_rng(4).standard_normal((count, 16)).astype(np.float32)}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return onnxcompress.compress(**DIGITS, method="int8")
+
+
+def test_a_trained_network_keeps_its_accuracy_and_shrinks(digits):
+    run = digits.run
+    assert run.accuracy.after >= run.accuracy.before - 0.01
+    assert run.models[1].size_bytes < 0.6 * run.models[0].size_bytes
+    assert "QuantizeLinear" in kinds(digits.model)
+    cost, believed = run.comparisons
+    assert believed.reference == "torch"
+    assert believed.passed
+    assert believed.tolerance == pytest.approx(0.5 * cost.outputs[0].relative_l2, rel=0.1)
+    onnx.checker.check_model(digits.model, full_check=True)
+
+
+def test_the_run_tells_every_layer_and_how_ranges_were_found(digits):
+    (facts,) = digits.run.quantizations
+    assert facts.calibration in ("minmax", "mse")
+    assert facts.examples == 100
+    assert not facts.random_data
+    assert [way.chosen for way in facts.ways].count(True) == 1
+    assert all(layer.way in ("static", "dynamic") for layer in facts.layers)
+    weights = {w.name: w for w in digits.run.weights}
+    assert {layer.weight for layer in facts.layers} == set(weights)
+    for weight in weights.values():
+        assert weight.relative_error < 0.02
+        assert weight.bits_after < 0.6 * weight.bits_before
+
+
+def test_the_run_survives_json(digits):
+    assert type(digits.run).from_json(digits.run.to_json()).quantizations == digits.run.quantizations
+
+
+def test_a_wrong_scale_is_caught_before_anything_is_written(monkeypatch, tmp_path):
+    write = exporter._write
+
+    def broken(graph, path):
+        written = write(graph, path)
+        proto = onnx.load(written)
+        # In both the file and its dense twin, so that only the comparison with torch can notice.
+        scale = next(t for t in proto.graph.initializer if t.name.endswith("_scale") and len(t.dims) == 1)
+        scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * np.float32(1.5), scale.name))
+        onnx.save(proto, written)
+        return written
+
+    monkeypatch.setattr(exporter, "_write", broken)
+    with pytest.raises(VerificationError, match="what the method decided"):
+        onnxcompress.compress(**DIGITS, method="int8", output=tmp_path / "out.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("way", ["static", "dynamic"])
+def test_a_fragile_layer_stays_float_so_that_the_limit_holds(way):
+    free = onnxcompress.compress(fragile(), data=rows(), method="int8", way=way)
+    (facts,) = free.run.quantizations
+    error = facts.ways[0].relative_l2
+    kept = onnxcompress.compress(fragile(), data=rows(), method="int8", way=way, max_error=error / 4)
+    (facts,) = kept.run.quantizations
+    floats = [layer for layer in facts.layers if layer.way == "float"]
+    assert [layer.node for layer in floats] == ["frail"]
+    assert "--max-error" in floats[0].why
+    assert floats[0].damage == max(layer.damage for layer in facts.layers)
+    assert facts.ways[0].relative_l2 <= error / 4
+    assert any(r.where == "frail.w" and "--max-error" in r.why for r in kept.run.refusals)
+
+
+def test_a_limit_that_cannot_hold_is_told():
+    run = onnxcompress.compress(fragile(), data=rows(), method="int8", way="static", max_error=1e-7).run
+    assert any("no choice of layers was found" in w for w in run.warnings)
+
+
+def test_globs_choose_layers():
+    result = onnxcompress.compress(
+        fragile(), data=rows(), method="int8", way="static", exclude=("frail", "firm0.w")
+    )
+    ways = {layer.node: layer.way for layer in result.run.quantizations[0].layers}
+    assert ways == {"firm1": "static", "firm3": "static"}
+    assert {r.where: r.why for r in result.run.refusals}["frail.w"] == "excluded by --exclude"
+
+
+def test_after_another_method_as_the_last_step():
+    result = onnxcompress.compress(
+        **DIGITS, method=["lc-quant", "int8"], bits=4, mode="dc", way="static", include=("*",)
+    )
+    assert [m.name for m in result.run.methods] == ["lc-quant", "int8"]
+    assert "QuantizeLinear" in kinds(result.model)
+
+
+def test_nothing_comes_after_it():
+    with pytest.raises(UsageError, match="'int8' must be the last one"):
+        onnxcompress.compress(**DIGITS, method=["int8", "lc-quant"], bits=4)
+
+
+def test_it_needs_data():
+    with pytest.raises(UsageError, match="needs data"):
+        onnxcompress.compress(DIGITS["model"], method="int8")
+    with pytest.raises((UsageError, DataError)):
+        onnxcompress.compress(**DIGITS, method="int8", calib_samples=0)
+    with pytest.raises(UsageError, match="--max-error must be positive"):
+        onnxcompress.compress(**DIGITS, method="int8", max_error=0.0)
+
+
+def test_random_data_is_told():
+    run = onnxcompress.compress(DIGITS["model"], method="int8", random_data=True, way="static").run
+    assert run.quantizations[0].random_data
+    assert any("found on random numbers" in w for w in run.warnings)
+
+
+def ratio(name, value, spread=0.01):
+    return LatencyRatio(name, value, value - spread, value + spread, "")
+
+
+@pytest.mark.parametrize(
+    ("eight", "plain", "words"),
+    [(1.4, 1.0, "slower than float"), (0.6, 0.4, "does not pay"), (0.4, 0.9, None)],
+)
+def test_slower_means_do_not_ship(eight, plain, words):
+    best = telling.Found("static", telling.Quantization(("a",)), b"", 0.01, True, {})
+    ratios = {"static": ratio("static", eight), telling.FLOAT: ratio(telling.FLOAT, plain)}
+    said = telling.advice(best, ratios, False, None, random_data=False)
+    if words is None:
+        assert said == ()
+    else:
+        assert words in said[0]
+        assert "do not ship" in said[0]
+
+
+def test_the_fastest_way_is_taken():
+    found = [
+        telling.Found(w, telling.Quantization(("a",)), b"", 0.0, True, {}) for w in ("static", "dynamic")
+    ]
+    assert telling.fastest(found, {"static": ratio("s", 0.5), "dynamic": ratio("d", 0.6)}).way == "static"
+    assert telling.fastest(found, {"static": ratio("s", 0.9), "dynamic": ratio("d", 0.6)}).way == "dynamic"
+    assert telling.fastest(found, {}).way == "dynamic"
