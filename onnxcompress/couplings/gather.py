@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from onnxcompress.core.encoding import Array
-from onnxcompress.couplings._axes import each, positive
-from onnxcompress.couplings._base import Crossing, Cut, coupling
+from onnxcompress.couplings._axes import each, fixed, positive
+from onnxcompress.couplings._base import Crossing, Cut, Labels, coupling
 
 _LOOKED_UP = "is looked up by an index that is only known when the model runs"
 
@@ -20,12 +20,13 @@ def _indices(stage: Crossing | Cut, size: int) -> Array | None:
     return np.where(index < 0, index + size, index)
 
 
-def _line(index: Array) -> int | None:
-    """Return the axis along which indices vary if it is the only one; None otherwise."""
-    long = [axis for axis, size in enumerate(index.shape) if size > 1]
-    if len(long) == 1:
-        return long[0]
-    return 0 if not long and index.ndim == 1 else None
+def _line(picked: Labels) -> int | None:
+    """Return the axis of the indices along which what they pick varies; None where several do, or none."""
+    for axis, size in enumerate(picked.shape):
+        rows = np.moveaxis(picked, axis, 0).reshape(size, -1)
+        if size > 1 and (rows == rows[:, :1]).all() and (rows != rows[:1]).any():
+            return axis
+    return 0 if picked.ndim == 1 else None
 
 
 def _regathered(cut: Cut) -> None:
@@ -35,12 +36,13 @@ def _regathered(cut: Cut) -> None:
     index = _indices(cut, cut.shape(0)[axis])
     if keep is None or index is None:
         return
-    place, line = np.cumsum(keep) - 1, _line(index)
-    if line is not None:
-        index = np.compress(keep[index].ravel(), index, axis=line)
+    for line in range(index.ndim):
+        stays = cut.keep_out(0, axis + line)
+        if stays is not None:
+            index = np.compress(stays, index, axis=line)
     before = cut.constant(1)
     assert before is not None
-    cut.set_input(1, np.array(place[index], before.dtype))
+    cut.set_input(1, np.array((np.cumsum(keep) - 1)[index], before.dtype))
 
 
 @coupling("Gather", repair=_regathered)
@@ -55,13 +57,16 @@ def _gather(crossing: Crossing) -> None:
         elif index is None:
             crossing.freeze(labels, _LOOKED_UP)
         else:
-            line = _line(index)
             picked = labels[index]
+            line = _line(picked)
             if line is None:
                 crossing.freeze(picked.ravel(), "is picked by itself by a Gather")
             else:
-                crossing.put(0, along + line, picked.ravel())
-    if index is None:
+                rows = np.moveaxis(picked, line, 0).reshape(picked.shape[line], -1)
+                crossing.put(0, along + line, rows[:, 0])
+    if index is not None:
+        fixed(crossing, 1)
+    else:
         for axis, labels in each(crossing, 1):
             crossing.put(0, along + axis, labels)
 

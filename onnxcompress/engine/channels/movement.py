@@ -16,6 +16,12 @@ from onnxcompress.ops._base import OPS, NotCoveredError
 _NONE = -1
 """In the place of a label: a position that an operator filled in by itself."""
 
+_BEFORE_ATTENTION = frozenset([
+    "Mul", "Div", "Add", "Sub", "Neg", "Sqrt", "Where", "Cast", "Softmax", "Gather", "Split", "Slice",
+    "Concat", "Expand", "Tile", "LayerNormalization", "RMSNormalization", "LpNormalization",
+])  # fmt: skip
+"""What stands between a Reshape into heads and their product, besides movement: parts, scales, positions."""
+
 _SEARCH = 64
 """Nodes looked at for an attention behind a Reshape."""
 
@@ -153,7 +159,12 @@ def _kept_axis(crossing: NodeCrossing, output: int, shape: tuple[int, ...], axes
     Attention: the heads, because what a query, key and value are multiplied over is then left whole.
     Otherwise the longer axis: groups × channels keep their groups.
     """
-    if len(axes) > 1 and _feeds_attention(crossing.source.outputs[output], crossing):
+    # A single head has no axis of its own: what lies further in front are query, key and value.
+    if (
+        len(axes) > 1
+        and axes[-1] - axes[-2] == 1
+        and _feeds_attention(crossing.source.outputs[output], crossing)
+    ):
         return axes[-2]
     return max(axes, key=lambda k: (shape[k], k))
 
@@ -171,9 +182,7 @@ def _feeds_attention(value: ir.Value, crossing: NodeCrossing) -> bool:
                     return True
                 continue
             known = COUPLINGS.get((domain, node.op_type))
-            passes = node.op_type in ("Mul", "Div", "Add", "Softmax") or (
-                known is not None and known.rule is None
-            )
+            passes = node.op_type in _BEFORE_ATTENTION or (known is not None and known.rule is None)
             for out in node.outputs if passes else ():
                 if out not in seen:
                     seen.add(out)
