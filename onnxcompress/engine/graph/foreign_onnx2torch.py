@@ -52,7 +52,12 @@ def trusted(node: Node) -> bool:
 
 @functools.cache
 def library() -> ModuleType:
-    """Import onnx2torch, which imports torchvision; raises NotCoveredError where it cannot be imported.
+    """Import onnx2torch, which imports torchvision; raises NotCoveredError where it cannot be imported."""
+    return beside_torch("onnx2torch")
+
+
+def beside_torch(package: str) -> ModuleType:
+    """Import torchvision, or a package that imports it; raises NotCoveredError where that cannot be.
 
     A torchvision built for another torch than the one installed (the usual pair of a CPU torch with the
     package index's torchvision) fails on import, because its compiled operators do not load. Nothing here
@@ -62,14 +67,14 @@ def library() -> ModuleType:
         warnings.simplefilter("ignore")
         for _ in range(_PATIENCE):
             try:
-                return importlib.import_module("onnx2torch")
+                return importlib.import_module(package)
             except (ImportError, RuntimeError, OSError) as error:
-                _forget("torchvision", "onnx2torch")
+                _forget("torchvision", package)
                 missing = re.search(r"operator (torchvision::\w+) does not exist", str(error))
                 if missing is None:
-                    raise NotCoveredError(f"onnx2torch cannot be imported: {error}") from error
+                    raise NotCoveredError(f"{package} cannot be imported: {error}") from error
                 declare(missing[1])
-    raise NotCoveredError("onnx2torch cannot be imported: torchvision does not fit torch")
+    raise NotCoveredError(f"{package} cannot be imported: torchvision does not fit torch")
 
 
 _PATIENCE = 10
