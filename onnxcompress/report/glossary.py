@@ -41,6 +41,51 @@ GLOSSARY: dict[str, Definition] = {
         "codebook does not change them.",
         "operations",
     ),
+    "channel_group": Definition(
+        "Channel group",
+        "Channels that run through the network side by side: the same axes of the same tensors hold them, so "
+        "that each can be cut alone, and cutting one takes its slice out of all of them. Residual sums, "
+        "depthwise convolutions and normalisations tie the tensors of a group together. A group is named "
+        "after the tensor that makes its channels.",
+    ),
+    "carried_parameters": Definition(
+        "Parameters of a group",
+        "Elements of weights that would go if all channels of the group went: those that make a channel and "
+        "those that read it. A weight between two groups counts for both, so the numbers do not add up.",
+        "count",
+    ),
+    "carried_macs": Definition(
+        "MACs of a group",
+        "Multiply-accumulates of one inference in which a channel of the group takes part, as what is "
+        "computed or as what is read: what would go if all its channels went. Work between two groups counts "
+        "for both, so the numbers do not add up.",
+        "operations",
+    ),
+    "mixed": Definition(
+        "Mixed",
+        "A normalisation (LayerNormalization) looks at all channels of the group together. Cutting some "
+        "changes what the others become: a real change of the outputs, beyond the loss of what was cut.",
+    ),
+    "kept_channels": Definition(
+        "Kept", "Channels of the group that stay, of those it had in the original.", "count"
+    ),
+    "silenced": Definition(
+        "Cut against silenced",
+        "Proof that only what should go is gone: the cut network must compute what the whole one does with "
+        "the same channels multiplied by zero wherever they are read. Compared before anything is written.",
+    ),
+    "float64_error": Definition(
+        "Error in float64",
+        "Largest difference between the cut and the silenced network over all places where cut channels "
+        "were summed over and all outputs, computed in double precision, where a wrongly cut weight cannot "
+        "hide behind rounding; divided by the largest value there.",
+        "fraction",
+    ),
+    "ort_error": Definition(
+        "Error in onnxruntime",
+        "The same comparison of the outputs in onnxruntime: ‖cut − silenced‖₂ / ‖silenced‖₂.",
+        "fraction",
+    ),
     "nodes": Definition("Nodes", "Operators in the graph, nested graphs included.", "count"),
     "opset": Definition("Opset", "Version of the ONNX operator set that the model uses.", "version"),
     "load": Definition(

@@ -12,7 +12,20 @@ from onnxcompress.report import format as fmt
 from onnxcompress.report import svg
 from onnxcompress.report.document import document, terms
 from onnxcompress.report.glossary import GLOSSARY
-from onnxcompress.report.tree import Bars, Block, Distributions, Inline, Lines, Names, Panel, Spark, Table
+from onnxcompress.report.network import drawing
+from onnxcompress.report.tree import (
+    Bars,
+    Block,
+    Distributions,
+    Inline,
+    Lines,
+    Meter,
+    Names,
+    Network,
+    Panel,
+    Spark,
+    Table,
+)
 
 if TYPE_CHECKING:
     import jinja2
@@ -115,7 +128,7 @@ def _grouped(blocks: tuple[Block, ...]) -> list[Block | Row]:
     return grouped
 
 
-def _drawn(plot: Panel | Spark | Drawn) -> Markup:
+def _drawn(plot: Panel | Spark | Meter | Network | Drawn) -> Markup:
     """Draw a plot; what goes into the SVG is escaped where it is drawn."""
     from markupsafe import Markup  # noqa: PLC0415
 
@@ -127,4 +140,8 @@ def _drawn(plot: Panel | Spark | Drawn) -> Markup:
         return Markup(svg.distributions(plot))
     if isinstance(plot, Spark):
         return Markup(svg.spark(plot.heights, plot.alt))
+    if isinstance(plot, Meter):
+        return Markup(svg.meter(plot.fraction, plot.alt))
+    if isinstance(plot, Network):
+        return Markup(drawing.network(plot))
     return Markup(svg.bars(plot))

@@ -12,11 +12,13 @@ from onnxcompress.report.glossary import GLOSSARY
 from onnxcompress.report.tree import (
     Block,
     Callout,
+    Chip,
     Figures,
     Inline,
     Lines,
     Listing,
     Mark,
+    Meter,
     Name,
     Names,
     Paragraph,
@@ -134,11 +136,14 @@ class _Writer:
             return f"{shown} and {more:,} more" if more > 0 else shown
         if isinstance(part, Spark):
             return "".join(BLOCKS[min(7, max(0, round(h * 7)))] for h in part.heights)
+        if isinstance(part, Meter):
+            filled = min(10, max(0, round(10 * part.fraction)))
+            return "█" * filled + "░" * (10 - filled)
         if isinstance(part, Mark):
             return f"{MARKS[part.passed]} {escaped(part.text)}"
         if isinstance(part, Strong):
             return f"**{escaped(part.text)}**"
-        if isinstance(part, (Quantity, Term)):
+        if isinstance(part, (Quantity, Term, Chip)):
             return escaped(part.text.strip())
         return escaped(part)
 

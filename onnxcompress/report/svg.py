@@ -147,6 +147,16 @@ def spark(heights: Sequence[float], alt: str) -> str:
     )
 
 
+def meter(fraction: float, alt: str) -> str:
+    """Draw a fraction as a bar that fits in a line of text."""
+    length = 72 * min(1.0, max(0.0, fraction))
+    return (
+        '<svg class="meter" viewBox="0 0 72 10" width="72" height="10" role="img" '
+        f'aria-label={quoteattr(fmt.printable(alt))}><path class="whole" d="M0 0H72V10H0Z"/>'
+        f'<path class="part" d="M0 0H{_n(length)}V10H0Z"/></svg>'
+    )
+
+
 def ticks(low: float, high: float, most: int) -> list[float]:
     """Return about ``most`` round numbers from ``low`` to ``high``, 1, 2 or 5 times 10ⁿ apart."""
     if not high > low:

@@ -15,11 +15,13 @@ from onnxcompress.report.document import document
 from onnxcompress.report.tree import (
     Block,
     Callout,
+    Chip,
     Figures,
     Inline,
     Lines,
     Listing,
     Mark,
+    Meter,
     Name,
     Names,
     Paragraph,
@@ -30,8 +32,11 @@ from onnxcompress.report.tree import (
     Term,
 )
 
-MOST_ROWS, SHOWN_NAMES = 16, 3
+MOST_ROWS, MOST_ROWS_VERBOSE, SHOWN_NAMES = 16, 400, 3
 WIDE = 120
+ONLY_VERBOSE = frozenset(["environment", "frozen"])
+"""Details that ``inspect`` too shows only when asked."""
+
 BLOCKS = "▁▂▃▄▅▆▇█"
 TONES = {"good": "bold green", "bad": "bold red", "plain": "bold"}
 CALLOUTS = {
@@ -63,13 +68,13 @@ def print_to(run: Run, console: Console | None = None, *, verbose: bool = False)
     console.print(heading)
     left_out = []
     for part in report.parts:
-        if part.detail and not verbose and (run.kind != "inspect" or part.key == "environment"):
+        if part.detail and not verbose and (run.kind != "inspect" or part.key in ONLY_VERBOSE):
             left_out.append(part.title.lower())
             continue
         console.print()
         console.print(Text(part.title, style="bold underline"))
         for block in part.blocks:
-            _print(block, console)
+            _print(block, console, verbose)
     if left_out:
         console.print()
         console.print(Text(f"With --verbose or --report FILE.html also: {', '.join(left_out)}.", style="dim"))
@@ -80,6 +85,16 @@ def spark(heights: tuple[float, ...]) -> str:
     return "".join(BLOCKS[min(7, max(0, round(h * 7)))] for h in heights)
 
 
+def meter(fraction: float) -> str:
+    """Return ten characters, as many of them filled as the fraction says.
+
+    >>> meter(0.5)
+    '█████░░░░░'
+    """
+    filled = min(10, max(0, round(10 * fraction)))
+    return "█" * filled + "░" * (10 - filled)
+
+
 def trend(values: tuple[float, ...], width: int = 24) -> str:
     """Return a line of block characters for values in order, at most ``width`` of them."""
     step = max(1, -(-len(values) // width))
@@ -88,7 +103,7 @@ def trend(values: tuple[float, ...], width: int = 24) -> str:
     return spark(tuple((v - low) / (high - low) if high > low else 0.5 for v in kept))
 
 
-def _print(block: Block, console: Console) -> None:
+def _print(block: Block, console: Console, verbose: bool) -> None:
     if isinstance(block, Paragraph):
         console.print(_line(block.parts))
     elif isinstance(block, Figures):
@@ -100,9 +115,11 @@ def _print(block: Block, console: Console) -> None:
         text.append_text(_line(block.parts))
         console.print(text)
     elif isinstance(block, Table):
-        console.print(_table(block, wide=console.width >= WIDE))
-        if len(block.rows) > MOST_ROWS:
-            more = f"… {len(block.rows) - MOST_ROWS:,} more rows; a report as .html or .json lists all."
+        most = MOST_ROWS_VERBOSE if verbose else MOST_ROWS
+        console.print(_table(block, console.width >= WIDE, verbose, most))
+        if len(block.rows) > most:
+            where = "a report as .html or .json lists all" if verbose else "--verbose lists more"
+            more = f"… {len(block.rows) - most:,} more rows; {where}."
             console.print(Text(more, style="dim"))
     elif isinstance(block, Listing):
         if not block.folded:
@@ -128,22 +145,24 @@ def _figures(block: Figures) -> Grid:
     return grid
 
 
-def _table(block: Table, *, wide: bool) -> Grid:
+def _table(block: Table, wide: bool, verbose: bool, most: int) -> Grid:
     grid = Grid(
         box=box.SIMPLE_HEAD,
         title=Text(fmt.printable(block.caption), style="italic"),
         title_justify="left",
         pad_edge=False,
     )
-    # Small histograms need room that a narrow terminal does not have.
+    # Small histograms, and names of many tensors, need room that a narrow terminal does not have.
     shown = [
-        i for i in range(len(block.columns)) if wide or not any(isinstance(r[i], Spark) for r in block.rows)
+        i
+        for i, column in enumerate(block.columns)
+        if wide or not ((column.wide and not verbose) or any(isinstance(row[i], Spark) for row in block.rows))
     ]
     for column in (block.columns[i] for i in shown):
         grid.add_column(
             Text(fmt.printable(column.title)), justify="right" if column.numeric else "left", overflow="fold"
         )
-    for row in block.rows[:MOST_ROWS]:
+    for row in block.rows[:most]:
         grid.add_row(*(_inline(row[i]) for i in shown))
     return grid
 
@@ -162,6 +181,10 @@ def _inline(part: Inline) -> Text:
         return Text(fmt.printable(shown + more), style="cyan")
     if isinstance(part, Spark):
         return Text(spark(part.heights), style="blue")
+    if isinstance(part, Meter):
+        return Text(meter(part.fraction), style="blue")
+    if isinstance(part, Chip):
+        return Text(fmt.printable(part.text), style="dim" if part.hue is None else "")
     if isinstance(part, Quantity):
         return Text(fmt.printable(part.text.strip()), style="" if part.known else "dim")
     if isinstance(part, Mark):

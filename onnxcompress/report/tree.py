@@ -67,7 +67,23 @@ class Spark:
     alt: str
 
 
-Inline: TypeAlias = str | Name | Names | Quantity | Mark | Term | Strong | Spark
+@dataclass(frozen=True)
+class Meter:
+    """A fraction from 0 to 1 as a bar that fits in a table cell; ``alt`` says it in words."""
+
+    fraction: float
+    alt: str
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A short label in the colour that stands for the same thing in a picture; None: grey."""
+
+    text: str
+    hue: int | None
+
+
+Inline: TypeAlias = str | Name | Names | Quantity | Mark | Term | Strong | Spark | Meter | Chip
 
 
 @dataclass(frozen=True)
@@ -79,11 +95,15 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its title, the glossary key that defines it, and whether it holds numbers."""
+    """A column: its title, the glossary key that defines it, and whether it holds numbers.
+
+    ``wide`` columns are left out where the page is narrow and details are not asked for.
+    """
 
     title: str
     term: str | None = None
     numeric: bool = False
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -209,7 +229,36 @@ class Bars:
     bars: tuple[Bar, ...]
 
 
-Plot: TypeAlias = Histograms | Lines | Distributions | Bars
+@dataclass(frozen=True)
+class Band:
+    """A stripe of a box: its colour (None: grey), and the fraction of it that is kept."""
+
+    hue: int | None
+    kept: float
+
+
+@dataclass(frozen=True)
+class Box:
+    """One box of a network: two short lines, lines told on request, stripes, and the boxes it reads."""
+
+    title: str
+    line: str
+    told: tuple[str, ...]
+    bands: tuple[Band, ...]
+    reads: tuple[int, ...]
+    end: bool = False
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network as boxes and the edges between them, each from a box with a smaller number."""
+
+    caption: str
+    alt: str
+    boxes: tuple[Box, ...]
+
+
+Plot: TypeAlias = Histograms | Lines | Distributions | Bars | Network
 Block: TypeAlias = Paragraph | Table | Figures | Callout | Listing | Plot
 
 

@@ -10,14 +10,21 @@ from onnxcompress.core.run import (
     SCHEMA,
     Accuracy,
     Benchmark,
+    ChannelFacts,
     Comparison,
+    CutFacts,
+    CutProof,
     Environment,
     Gate,
+    GroupCut,
+    GroupFacts,
     Histogram,
     Latency,
     LatencyRatio,
+    MemberFacts,
     MethodFacts,
     ModelFacts,
+    NodeFacts,
     OutputDifference,
     Refusal,
     Run,
@@ -192,6 +199,91 @@ def compress() -> Run:
     )
 
 
+def channels() -> ChannelFacts:
+    """A residual network with a LayerNormalization, an operator without a rule, and a frozen head."""
+
+    def group(
+        name: str, size: int, makes: tuple[str, ...], reads: tuple[str, ...], **more: object
+    ) -> GroupFacts:
+        members = (
+            *(MemberFacts(t, 0, size, False) for t in makes),
+            *(MemberFacts(t, 1, size, True) for t in reads),
+        )
+        return GroupFacts(name, size, members, 9 * size * size, 900 * size * size, **more)  # type: ignore[arg-type]
+
+    head = "meets values that are no channels of a layer in Add 'Add_{}'"
+    groups = (
+        group("stem.weight", 64, ("stem.weight", "block.2.weight"), ("block.1.weight", "fc.weight")),
+        group("block.1.weight", 128, ("block.1.weight", "block.1.bias"), ("block.2.weight",)),
+        group("norm.weight", 32, ("norm.weight",), ("out.weight",), mixed=True),
+        group("a.weight", 8, ("a.weight",), ("b.weight",), frozen=(head.format(1),)),
+        group("b.weight", 8, ("b.weight",), ("c.weight",), frozen=(head.format(2), "reaches the output 'y'")),
+        group("c.weight", 16, ("c.weight",), (), frozen=(head.format(7),)),
+        group(
+            "pixels", 3, (), ("stem.weight",), frozen=("reads 'image', which is no layer's",), sliceable=True
+        ),
+    )
+    nodes = (
+        NodeFacts("image", "input"),
+        NodeFacts("/stem/Conv", "Conv", (0,), (0,), True, 1_000_000),
+        NodeFacts("/stem/Relu", "Relu", (1,), (0,)),
+        NodeFacts("/block/1/Conv", "Conv", (2,), (1,), True, 2_000_000),
+        NodeFacts("/block/1/BatchNormalization", "BatchNormalization", (3,), (1,)),
+        NodeFacts("/block/1/Sigmoid", "Sigmoid", (4,), (1,)),
+        NodeFacts("/block/1/Mul", "Mul", (4, 5), (1,)),
+        NodeFacts("/block/2/Conv", "Conv", (6,), (0,), True, 3_000_000),
+        NodeFacts("/block/Add", "Add", (2, 7), (0,)),
+        NodeFacts("/Concat", "Concat", (8, 6), (0, 1)),
+        NodeFacts("/norm/Gemm", "Gemm", (9,), (2,), True, 4_000),
+        NodeFacts("/norm/LayerNormalization", "LayerNormalization", (10,), (2,)),
+        NodeFacts("/Mystery", "com.example.Mystery", (11,), (3,)),
+        NodeFacts("/out/Gemm", "Gemm", (12,), (), True, 512),
+        NodeFacts("logits", "output", (13,)),
+    )
+    return ChannelFacts(
+        groups=groups,
+        nodes=nodes,
+        free_parameters=200_000,
+        free_macs=250_000,
+        without_rule={"ScatterND": 2, "com.example.Mystery": 1},
+        out_of_reach=(Refusal("If_1.then_branch/W", "lies inside the body of an If, Loop or Scan"),),
+    )
+
+
+def pruned() -> Run:
+    """Two methods that cut channels, one after the other, with everything a proof can tell."""
+    run = compress()
+    proof = CutProof(6, 2, 14, 3.1e-14, 2.2e-12, 4.4e-7, 1e-4, ("Einsum 'e'",), 0.031, ("mask",))
+    first = CutFacts(
+        "magnitude",
+        (GroupCut("stem.weight", 48, 64), GroupCut("norm.weight", 24, 32, True)),
+        266_610,
+        190_000,
+        266_200,
+        180_000,
+        proof,
+        2,
+    )
+    plain = CutProof(4, 1, 9, 1.0e-15, 1.0e-12, 0.0, 1e-4)
+    second = CutFacts("dead", (GroupCut("stem.weight", 32, 48),), 190_000, 150_000, 180_000, 120_000, plain)
+    narrow = replace(
+        run.weights[0],
+        encoding="dense",
+        entries=None,
+        codebook=None,
+        shape_after=(150, 784),
+        relative_error=None,
+    )
+    method = replace(run.methods[0], name="magnitude", training=None)
+    return replace(
+        run,
+        methods=(method, replace(method, name="dead")),
+        weights=(narrow, *run.weights[1:]),
+        cuts=(first, second),
+        channels=channels(),
+    )
+
+
 def failing() -> Run:
     """Everything that must be marked loudly."""
     run = compress()
@@ -257,6 +349,8 @@ def sparse() -> Run:
             (latency, replace(latency, name="b")), (), 1, "CPUExecutionProvider", "wall clock", 2, 3, ""
         ),
         gates=(Gate("min_cosine", 0.9, None, None),),
+        cuts=(CutFacts("dead", (), 0, 0, 0, 0, CutProof(0, 0, 0, 0.0, 0.0, 0.0, 0.0)),),
+        channels=ChannelFacts(),
     )
 
 
@@ -268,7 +362,18 @@ def inspect() -> Run:
         )
         for w in run.weights
     )
-    return replace(bare("inspect"), models=run.models[:1], weights=dense, refusals=run.refusals)
+    return replace(
+        bare("inspect"),
+        models=run.models[:1],
+        weights=dense,
+        refusals=run.refusals,
+        channels=channels(),
+    )
+
+
+def untraced() -> Run:
+    why = "channels could not be traced: onnxruntime says: no such operator"
+    return replace(inspect(), channels=ChannelFacts(problem=why))
 
 
 def compare() -> Run:
@@ -368,14 +473,39 @@ def hostile() -> Run:
         recipe={nasty: nasty},
         environment=replace(run.environment, cpu=nasty, platform=nasty, packages={nasty: nasty}),
         gates=(Gate(nasty, 1.0, 2.0, False),),
+        cuts=tuple(
+            replace(
+                c,
+                method=nasty,
+                groups=tuple(replace(g, name=nasty) for g in c.groups),
+                proof=replace(c.proof, single_precision=(nasty,), silent_outputs=(nasty,)),
+            )
+            for c in pruned().cuts
+        ),
+        channels=ChannelFacts(
+            groups=tuple(
+                replace(
+                    g,
+                    name=nasty + str(i),
+                    members=tuple(replace(m, tensor=nasty) for m in g.members),
+                    frozen=tuple(nasty for _ in g.frozen),
+                )
+                for i, g in enumerate(channels().groups)
+            ),
+            nodes=tuple(replace(n, name=nasty) for n in channels().nodes),
+            without_rule={nasty: 1},
+            out_of_reach=(Refusal(nasty, nasty),),
+        ),
     )
 
 
 RUNS = {
     "compress": compress,
+    "pruned": pruned,
     "failing": failing,
     "sparse": sparse,
     "inspect": inspect,
+    "untraced": untraced,
     "compare": compare,
     "compare three": compare_three,
     "bench": bench,

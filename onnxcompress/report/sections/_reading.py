@@ -82,8 +82,8 @@ def ratio(run: Run) -> LatencyRatio | None:
 
 
 def elements(weight: WeightFacts) -> int:
-    """Return the number of elements of a weight."""
-    return math.prod(weight.shape)
+    """Return the number of elements of a weight that are stored."""
+    return math.prod(weight.shape if weight.shape_after is None else weight.shape_after)
 
 
 def compressed(run: Run) -> tuple[WeightFacts, ...]:

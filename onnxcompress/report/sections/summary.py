@@ -6,6 +6,7 @@ import math
 
 from onnxcompress.core.run import Accuracy, LatencyRatio, Run
 from onnxcompress.report import format as fmt
+from onnxcompress.report.sections import _channels as channels
 from onnxcompress.report.sections import _reading as reading
 from onnxcompress.report.sections._base import section
 from onnxcompress.report.tree import Block, Figure, Figures, Inline, Paragraph, Quantity, Strong, Term
@@ -18,7 +19,9 @@ FAR_ERROR, FAR_AGREEMENT = 0.5, 0.9
 def summary(run: Run) -> tuple[Block, ...]:
     """Tell the whole run in a few numbers and sentences."""
     figures = _of_pair(run) if reading.pair(run) else _of_one(run)
-    sentences = [s for s in (_done(run), _size(run), _outputs(run), _accuracy(run), _speed(run)) if s]
+    sentences = [
+        s for s in (_done(run), _cut(run), _size(run), _outputs(run), _accuracy(run), _speed(run)) if s
+    ]
     parts: list[Inline] = []
     for sentence in sentences:
         parts += [*([" "] if parts else []), *sentence]
@@ -74,6 +77,7 @@ def _of_pair(run: Run) -> tuple[Figure, ...]:
             "good" if after.size_bytes < before.size_bytes else "bad",
         )
     ]
+    figures += _work_figure(run)
     original = reading.against(run, "original")
     if original is None:
         figures.append(Figure("Output error", fmt.missing(), "outputs were not compared", "relative_l2"))
@@ -100,6 +104,14 @@ def _of_pair(run: Run) -> tuple[Figure, ...]:
             Figure("Latency", fmt.times(ratio.ratio), f"{ratio.verdict}; {interval}", "ratio", tone)
         )
     return tuple(figures)
+
+
+def _work_figure(run: Run) -> list[Figure]:
+    if not run.cuts or not run.cuts[0].macs_before:
+        return []
+    before, after = run.cuts[0].macs_before, run.cuts[-1].macs_after
+    detail = f"{fmt.percent(after / before).text} of {fmt.large(before, '').text}"
+    return [Figure("MACs", fmt.large(after, ""), detail, "macs", "good" if after < before else "plain")]
 
 
 def _equal_or(comparison: object, error: float | None) -> Quantity:
@@ -144,6 +156,21 @@ def _done(run: Run) -> tuple[Inline, ...]:
         timed = " were timed in turn" if run.benchmark else " are compared"
         return (f"{len(run.models)} models{timed}; ", first, " is the reference.")
     return ()
+
+
+def _cut(run: Run) -> tuple[Inline, ...]:
+    """Tell how much of the network is left."""
+    if not run.cuts:
+        return ()
+    found = channels.cut_groups(run.cuts).values()
+    before, after = run.cuts[0], run.cuts[-1]
+    work = ""
+    if before.macs_before:
+        share = fmt.percent(after.macs_after / before.macs_before).text
+        work = f", which leaves {share} of the multiply-accumulates"
+    kept, of = sum(k.kept for k in found), sum(k.of for k in found)
+    groups = fmt.plural(len(found), "group")
+    return (f"{kept:,} of {of:,} ", Term("channels", "channel_group"), f" stay in {groups}{work}.")
 
 
 def _size(run: Run) -> tuple[Inline, ...]:

@@ -82,7 +82,7 @@ def _columns(run: Run) -> list[Told]:
     macs, size = Column("MACs", "macs", True), Column("Size", "size", True)
     shown: list[tuple[bool, Told]] = [
         (True, Told(Column("Weight"), lambda w, key: Name(w.name, key))),
-        (True, Told(Column("Shape"), lambda w, key: fmt.shape(w.shape))),
+        (True, Told(Column("Shape"), lambda w, key: _shape(w))),
         (any(w.role for w in run.weights), Told(Column("Role"), lambda w, key: w.role or "—")),
         (True, Told(Column("Stored as", "encoding"), lambda w, key: _stored(w))),
         (_some(run, "entries"), Told(entries, lambda w, key: fmt.count(w.entries, reason="—"))),
@@ -98,6 +98,11 @@ def _columns(run: Run) -> list[Told]:
 
 def _some(run: Run, field: str) -> bool:
     return any(getattr(w, field) is not None for w in run.weights)
+
+
+def _shape(w: WeightFacts) -> str:
+    before = fmt.shape(w.shape)
+    return before if w.shape_after in (None, w.shape) else f"{before} → {fmt.shape(w.shape_after or ())}"
 
 
 def _stored(w: WeightFacts) -> str:
