@@ -247,6 +247,31 @@ def test_same_seed_same_plan_and_others_differ():
     assert any((first[name] != other[name]).any() for name in first)
 
 
+@pytest.mark.parametrize(
+    ("augment", "labelled", "expected"),
+    [
+        ("auto", False, True),
+        ("auto", True, False),
+        ("shift", True, True),
+        ("shift", False, True),
+        ("none", False, False),
+    ],
+)
+def test_pictures_are_shifted_where_labels_allow_it(monkeypatch, augment, labelled, expected):
+    jobs = []
+
+    def stop(job):
+        jobs.append(job)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lc_training, "train", stop)
+    model = mlp()
+    with pytest.raises(KeyboardInterrupt):
+        LcQuant(bits=1, augment=augment).plan(model, task_of(model, labelled), Resources())
+    assert jobs[0].shift is expected
+    assert (jobs[0].noise > 0) is labelled
+
+
 def test_others_can_be_left_as_they_are():
     model = mlp()
     plan = LcQuant(bits=1, others=False, **QUICK).plan(model, task_of(model, False), Resources())
