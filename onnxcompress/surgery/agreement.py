@@ -26,7 +26,7 @@ ULPS = 2.0**-50
 """How far weights are off, relative, when rounding is measured: four units in the last place of float64."""
 
 SINGLE_ULP = 2.0**-23
-"""The same for what operators give that have to run in float32."""
+"""The same for what operators give that have to run in float32, and for what a float32 bias took in."""
 
 LEAST = 1e-13
 """Relative differences up to this are rounding in any case."""
@@ -69,6 +69,8 @@ class Comparison64:
         places: values that both compute, besides their outputs, in the order of the graph.
         parts: place -> axis -> which positions the second model has of those of the first.
         weights: names of the weights that are off when rounding is measured.
+        rounded: values that the second model computes from something rounded to its storage type -> by how
+            much they are off, relative.
     """
 
     def __init__(
@@ -78,6 +80,8 @@ class Comparison64:
         places: Sequence[str],
         parts: Mapping[str, Mapping[int, Array]],
         weights: Sequence[str],
+        *,
+        rounded: Mapping[str, float],
     ) -> None:
         import torch  # noqa: PLC0415
 
@@ -87,6 +91,7 @@ class Comparison64:
         self._found = TorchGraph(found, dtype=torch.float64)
         self._places, self._parts = places, parts
         self._weights = [w for w in weights if w in expected.weights]
+        self._rounded = rounded
         self.agreement = Agreement()
         self._floors: dict[str, float] = {}
 
@@ -161,6 +166,7 @@ class Comparison64:
             return hook
 
         hooks: dict[str, Callable[..., Any]] = {name: off(size) for name in self._weights}
+        hooks |= {name: off(amount) for name, amount in self._rounded.items()}
         hooks |= {name: off(SINGLE_ULP) for name in self._single_outputs()}
         shown = self._show(self._expected, hooks)
         shown |= self._expected.run(feeds)

@@ -14,10 +14,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
+import onnx_ir as ir
 
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.errors import OnnxCompressError, UnsupportedError, VerificationError
@@ -25,11 +28,11 @@ from onnxcompress.core.model import Model
 from onnxcompress.core.run import CutProof
 from onnxcompress.core.task import Feeds
 from onnxcompress.engine import runtime
-from onnxcompress.engine.channels import Channels, Keep
+from onnxcompress.engine.channels import Channels, Keep, site_key
 from onnxcompress.engine.feeds import random_feeds
 from onnxcompress.engine.measures import shapes as measured
 from onnxcompress.surgery.agreement import Comparison64, distance
-from onnxcompress.surgery.cutting import CutModel
+from onnxcompress.surgery.cutting import CutModel, cut
 from onnxcompress.surgery.reference import reference
 
 ORT_TOLERANCE = 1e-4
@@ -74,17 +77,24 @@ def prove(
     mixed = None
     with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder:
         expected = reference(channels, cuts, constants)
-        sessions = _open(expected, Path(folder) / "silenced"), _open(result.model, Path(folder) / "cut")
-        inputs, sizes = _inputs(channels, sessions[0], seed)
+        silent = _open(expected, Path(folder) / "silenced")
+        inputs, sizes = _inputs(channels, silent, seed)
         inputs = [*inputs, *feeds]
-        doubles = _compare64(channels, cuts, expected, result.model, inputs)
-        in_ort = _Ort(sessions[0].run, sessions[1].run)
+        doubles = _compare64(
+            channels, cuts, (expected, result.model), inputs, _folded(channels, cuts, constants)
+        )
+        if result.folded:
+            # A bias that took in a constant was rounded; all else is proven without constants, to the floor.
+            plain = reference(channels, cuts, {}), cut(channels, cuts).model
+            doubles = replace(_compare64(channels, cuts, plain, inputs, {}), outputs=doubles.outputs)
+        session = _open(result.model, Path(folder) / "cut")
+        in_ort = _Ort(silent.run, session.run)
         for index, feed in enumerate(inputs):
             in_ort.add(feed, doubles.outputs[index] if doubles.outputs else None)
         if any(channels.group(name).mixed for name in cuts):
-            plain = reference(channels, cuts, constants, survivors=False)
-            session = _open(plain, Path(folder) / "plain")
-            mixed = max(_real_change(session.run, sessions[1].run, feed) for feed in inputs)
+            blind = reference(channels, cuts, constants, survivors=False)
+            before = _open(blind, Path(folder) / "blind")
+            mixed = max(_real_change(before.run, session.run, feed) for feed in inputs)
     return CutProof(
         inputs=len(inputs),
         sizes=sizes,
@@ -156,22 +166,38 @@ def _other_sizes(
             }
 
 
+@dataclass(frozen=True)
 class _Doubles:
-    """What the comparison in float64 gave."""
+    """What the comparison in float64 gave; ``outputs`` are those of the silenced model, by input."""
 
-    def __init__(self) -> None:
-        self.outputs: list[Mapping[str, Any]] = []
-        self.places = 0
-        self.error = self.floor = 0.0
-        self.single: tuple[str, ...] = ()
-        self.silent: tuple[str, ...] = ()
+    outputs: tuple[Mapping[str, Any], ...] = ()
+    places: int = 0
+    error: float = 0.0
+    floor: float = 0.0
+    single: tuple[str, ...] = ()
+    silent: tuple[str, ...] = ()
+
+
+def _folded(channels: Channels, keep: Keep, constants: Mapping[str, Array]) -> dict[str, float]:
+    """Return what nodes give whose bias took in a constant -> how exact the bias is."""
+    found = {}
+    for name in keep:
+        for site in channels.group(name).sites:
+            value = site.node.inputs[site.slot]
+            if site_key(site) in constants and value is not None:
+                dtype = channels.ground.trace.dtypes.get(value) or ir.DataType.FLOAT
+                found[site.node.outputs[0].name or ""] = float(ml_dtypes.finfo(dtype.numpy()).eps)  # type: ignore[no-untyped-call]
+    return found
 
 
 def _compare64(
-    channels: Channels, keep: Keep, expected: Model, found: Model, inputs: Sequence[Feeds]
+    channels: Channels,
+    keep: Keep,
+    models: tuple[Model, Model],
+    inputs: Sequence[Feeds],
+    rounded: Mapping[str, float],
 ) -> _Doubles:
     """Compare in float64; raises VerificationError where a difference is more than rounding."""
-    result = _Doubles()
     places = _places(channels)
     parts = {}
     for place in places:
@@ -181,16 +207,15 @@ def _compare64(
             if (mask := channels.keep_along(place, axis, keep)) is not None
         }
         parts[place] = masks
-    weights = sorted({m.tensor for group in channels.groups for m in group.members})
+    weights = sorted({site.weight for g in channels.groups for site in g.sites if site.weight is not None})
+    outputs = []
     try:
-        comparison = Comparison64(expected, found, places, parts, weights)
+        comparison = Comparison64(*models, places, parts, weights, rounded=rounded)
         for feed in inputs:
-            result.outputs.append(comparison.add(feed))
+            outputs.append(comparison.add(feed))
     except UnsupportedError:
         # A node that runs in no other way than inside its whole model: onnxruntime has the last word.
-        result.outputs.clear()
-        result.single = ("the whole graph",)
-        return result
+        return _Doubles(single=("the whole graph",))
     agreement = comparison.agreement
     if agreement.worst is not None:
         place, error, floor = agreement.worst
@@ -200,11 +225,15 @@ def _compare64(
             why=f"it differs by {error:.2g} of its largest value, rounding explains {floor:.2g}",
             fix="nothing was written; please report this model",
         )
-    outputs = result.outputs[0] if result.outputs else {}
-    result.places = len(places) + len(outputs)
-    result.error, result.floor, result.single = agreement.error, agreement.floor, agreement.single
-    result.silent = tuple(name for name in outputs if name not in agreement.speaking)
-    return result
+    names = list(outputs[0]) if outputs else []
+    return _Doubles(
+        tuple(outputs),
+        len(places) + len(names),
+        agreement.error,
+        agreement.floor,
+        agreement.single,
+        tuple(name for name in names if name not in agreement.speaking),
+    )
 
 
 def _places(channels: Channels) -> list[str]:
