@@ -42,18 +42,31 @@ def _rows(crossing: Crossing, slots: Sequence[tuple[int, int]]) -> Labels | None
     return labels
 
 
-def _biased(crossing: Crossing, slot: int, query: Labels | None) -> None:
-    """Tie the heads of a mask or bias that broadcasts to N heads L S."""
+def _biased(crossing: Crossing, slot: int, rows: Labels | None, query: Labels | None) -> None:
+    """Tie the batch and the heads of a mask or bias that broadcasts to N heads L S."""
+    if not has(crossing, slot):
+        return
+    shape = crossing.shape(slot)
+    for back, labels in ((4, rows), (3, query)):
+        if len(shape) >= back and shape[-back] > 1:
+            crossing.merge(labels, crossing.labels(slot, -back))
+    for axis, labels in each(crossing, slot):
+        if axis >= len(shape) - 2:
+            crossing.freeze(labels, _PLACE)
+
+
+def _masked(crossing: Crossing, slot: int, rows: Labels | None) -> None:
+    """Tie the batch of a mask or of lengths (N …); where it is packed otherwise, keep the batch."""
     if not has(crossing, slot):
         return
     shape = crossing.shape(slot)
     for axis, labels in each(crossing, slot):
-        if axis == len(shape) - 3:
-            crossing.merge(query, labels)
-        else:
+        if axis or rows is None or shape[0] != len(rows):
             crossing.freeze(labels, _PLACE)
-    if len(shape) > 2 and shape[-3] > 1 and crossing.labels(slot, -3) is None:
-        crossing.merge(query, None)
+    if rows is not None and shape[0] != 1:
+        crossing.merge(rows, crossing.labels(slot, 0)) if shape[0] == len(rows) else crossing.freeze(
+            rows, _PLACE
+        )
 
 
 def _cached(crossing: Crossing, slots: tuple[int, ...], heads: Sequence[Labels | None]) -> None:
@@ -96,7 +109,7 @@ def _attention(crossing: Crossing) -> None:
     rows = _rows(crossing, [(0, 0), (1, 0), (2, 0), *((slot, 0) for slot in past)])
     for slot in given(crossing, (0, 1, 2)):
         crossing.freeze(crossing.labels(slot, 1 if flat else 2), _PLACE)
-    fixed(crossing, 6, why=_PLACE)
+    _masked(crossing, 6, rows)
     if flat:
         counts = crossing.node.attributes["q_num_heads"], crossing.node.attributes["kv_num_heads"]
         hidden = [crossing.labels(slot, 2) for slot in (0, 1, 2)]
@@ -109,7 +122,7 @@ def _attention(crossing: Crossing) -> None:
     query = heads[0]
     for other in heads[1:]:
         _shared(crossing, query, other, counts)
-    _biased(crossing, 3, query)
+    _biased(crossing, 3, rows, query)
     _cached(crossing, (4, 5), heads[1:])
     if flat:
         _flat_widths(crossing, query, counts)
@@ -167,14 +180,15 @@ def _multi_head_attention(crossing: Crossing) -> None:
         if bias is not None:
             parts = list(np.split(bias, ends[:-1]))
         hidden = [crossing.merge(x, b) for x, b in zip(hidden, parts, strict=True)]
-    rows = _rows(crossing, [(0, 0), (1, 0), (2, 0)])
+    rows = _rows(crossing, [(slot, 0) for slot in (0, 1, 2, *given(crossing, (6, 7)))])
     for slot in (0, 1, 2):
         crossing.freeze(crossing.labels(slot, 1), _PLACE)
-    fixed(crossing, 4, 8, 9, why=_PLACE)
+    _masked(crossing, 4, rows)
+    fixed(crossing, 8, 9, why=_PLACE)
     heads = [_by_head(crossing, x, count) for x in hidden]
     for other in heads[1:]:
         _shared(crossing, heads[0], other, (count, count))
-    _biased(crossing, 5, heads[0])
+    _biased(crossing, 5, rows, heads[0])
     _cached(crossing, (6, 7), heads[1:])
     for slot in given(crossing, (6, 7)):
         crossing.freeze(crossing.labels(slot, 3), _ALONE)
@@ -212,9 +226,11 @@ def _joint_attention(crossing: Crossing) -> None:
     made = crossing.labels(1, 1)
     if has(crossing, 2):
         made = crossing.merge(made, crossing.labels(2, 0))
-    fixed(crossing, 3, 6, why=_PLACE)
+    rows = _rows(crossing, [(0, 0)])
+    _masked(crossing, 3, rows)
+    fixed(crossing, 6, why=_PLACE)
     crossing.freeze(crossing.labels(0, 1), _PLACE)
-    crossing.put(0, 0, crossing.labels(0, 0))
+    crossing.put(0, 0, rows)
     if heads == 1 or made is None:
         crossing.freeze(made, _ALONE)
         return
@@ -222,8 +238,12 @@ def _joint_attention(crossing: Crossing) -> None:
     for other in others:
         crossing.merge(query, other)
     if has(crossing, 4):  # past keys and values: 2 N heads P size
+        crossing.freeze(rows, "is the batch of a cache of keys and values")
+        for axis, own in each(crossing, 4):
+            if axis != 2:
+                crossing.freeze(own, _PLACE)
         crossing.merge(query, crossing.labels(4, 2))
-    _biased(crossing, 5, query)
+    _biased(crossing, 5, rows, query)
     assert query is not None
     crossing.put(0, 2, np.repeat(query, crossing.out_shape()[2] // heads))
     if is_read(crossing.node, 1):
@@ -252,11 +272,14 @@ def _rotary_embedding(crossing: Crossing) -> None:
         crossing.put(0, axis, own)
         if axis == (1 if flat else 2):
             crossing.freeze(own, _PLACE)
+    rows = crossing.labels(0, 0)
     for slot in (1, 2):
         for axis, own in each(crossing, slot):
             if axis < len(crossing.shape(slot)) - 1:
                 crossing.freeze(own, _PLACE)
-    fixed(crossing, 3, why=_PLACE)
+        if len(crossing.shape(slot)) == 3:  # angles of each example
+            crossing.freeze(rows, _PLACE)
+    _masked(crossing, 3, rows)
     labels = crossing.labels(0, 2 if flat else 3)
     if heads > 1 or labels is None:
         _by_head(crossing, labels, heads)

@@ -92,7 +92,12 @@ def _deform_conv(crossing: Crossing) -> None:
     for axis in range(2, len(crossing.shape(0))):
         crossing.freeze(crossing.labels(0, axis), SLID)
         crossing.freeze(crossing.labels(1, axis), KERNEL)
-    fixed(crossing, 2, 4, why="says where a deformable convolution looks")
+    rows = crossing.labels(0, 0)
+    for slot in given(crossing, (2, 4)):
+        for axis, labels in each(crossing, slot):
+            if axis:
+                crossing.freeze(labels, "says where a deformable convolution looks")
+        rows = crossing.merge(rows, crossing.labels(slot, 0))
     own, shared = crossing.labels(0, 1), crossing.node.get("offset_group", 1)
     made = channels(crossing, 1)
     if own is not None and shared > 1:
@@ -100,7 +105,7 @@ def _deform_conv(crossing: Crossing) -> None:
     if has(crossing, 3):
         made = crossing.merge(made, crossing.labels(3, 0))
     crossing.put(0, 1, made)
-    crossing.put(0, 0, crossing.labels(0, 0))
+    crossing.put(0, 0, rows)
 
 
 @coupling("Col2Im")

@@ -111,13 +111,38 @@ def _reverse_sequence(crossing: Crossing) -> None:
     fixed(crossing, 1)
 
 
-@coupling("CenterCropPad", "Crop", "DynamicSlice")
-def _resized(crossing: Crossing) -> None:
-    """Pass axes whose length stays; the others are cut or padded by positions."""
+@coupling("Crop", "DynamicSlice")
+def _cropped(crossing: Crossing) -> None:
+    """Pass axes whose length stays; the others are cut by positions."""
     fixed(crossing, 1, 2, 3)
     shape, target = crossing.shape(0), crossing.out_shape()
     changed = {axis for axis, size in enumerate(shape) if size != target[axis]}
-    passed(crossing, changed, f"is cut or padded by {crossing.node.op_type}")
+    passed(crossing, changed, f"is cut to a part by {crossing.node.op_type}")
+
+
+def _chosen(stage: Crossing | Cut) -> list[int]:
+    """Return the axes that CenterCropPad is given lengths for."""
+    rank = len(stage.shape(0))
+    return [positive(a, rank) for a in stage.node.get("axes") or range(rank)]
+
+
+def _recropped(cut: Cut) -> None:
+    """Name the lengths left; the rule passes no axis whose length the node changes."""
+    sizes, after = numbers(cut, 1), cut.cut_out_shape()
+    if sizes is not None and is_cut(cut):
+        named = zip(_chosen(cut), sizes, strict=True)
+        lengths = [after[axis] if cut.keep_out(0, axis) is not None else size for axis, size in named]
+        cut.set_input(1, np.array(lengths, np.int64))
+
+
+@coupling("CenterCropPad", repair=_recropped)
+def _center_crop_pad(crossing: Crossing) -> None:
+    """Pass axes whose length stays; the others are cut or padded by positions."""
+    fixed(crossing, 1)
+    shape, target = crossing.shape(0), crossing.out_shape()
+    named = set(_chosen(crossing)) if numbers(crossing, 1) is None else set()
+    changed = {axis for axis, size in enumerate(shape) if size != target[axis]}
+    passed(crossing, changed | named, "is cut or padded by CenterCropPad")
 
 
 def _along(crossing: Crossing | Cut, rank: int) -> list[int] | None:
