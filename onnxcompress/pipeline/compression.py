@@ -29,14 +29,9 @@ from onnxcompress.engine.measures import facts
 from onnxcompress.methods._base import Method, Needs
 from onnxcompress.pipeline import _original as originals
 from onnxcompress.pipeline._carrying_out import carry_out
+from onnxcompress.pipeline._channels import channel_facts
 from onnxcompress.pipeline._latency import latency_of_cuts
 from onnxcompress.pipeline._original import Compared, Original, Source, path_of
-from onnxcompress.pipeline._quantized import (
-    check_last,
-    quantised_tolerance,
-    quantised_weights,
-    stopwatch,
-)
 from onnxcompress.pipeline._quantized import (
     check_last,
     quantised_tolerance,
@@ -95,7 +90,6 @@ def compress(request: Request) -> Run:
     if request.output is not None:
         exporter.check_target(request.output, path_of(request.source), overwrite=request.overwrite)
     check_last(request.recipe.methods)
-    check_last(request.recipe.methods)
     original = originals.open_original(request.source, request.input_shapes, request.threads)
     task = _task(request, original)
     _use_torch_threads(request.threads)
@@ -144,6 +138,7 @@ def compress(request: Request) -> Run:
             accuracy=accuracy,
             benchmark=benchmark,
             cuts=decided.cuts,
+            channels=channel_facts(original.model, original.shapes) if decided.cuts else None,
             quantizations=tuple(plan.quantized for plan in plans if plan.quantized is not None),
         )
         run = replace(run, gates=gates.decide(run, request.limits))
@@ -193,9 +188,6 @@ def _decide(request: Request, original: Original, task: Task | None) -> _Decided
         teacher=original.model,
         latency=latency_of_cuts(original, request.recipe.seed, request.threads),
     )
-    resources = replace(resources, limits=request.limits)
-    if request.benchmark:
-        resources = replace(resources, stopwatch=stopwatch(original, request.recipe.seed, request.threads))
     resources = replace(resources, limits=request.limits)
     if request.benchmark:
         resources = replace(resources, stopwatch=stopwatch(original, request.recipe.seed, request.threads))
