@@ -66,11 +66,13 @@ def mlp(first, second, activation: str | None = "Relu", bias=None) -> Model:
     return model_of(nodes, tensors, (width,), np.shape(second)[0])
 
 
-def task_for(shape, classes: int, *, labelled: bool = False, count: int = 64, seed: int = 1):
+def task_for(shape, classes: int, *, labelled: bool = False, count: int = 64, seed: int = 1, label=None):
+    """Seeded normal inputs; ``label(x)`` is the class of one input, by default its number."""
     rng = np.random.default_rng(seed)
     info = TensorInfo("x", "tensor(float)", np.dtype(np.float32), ("N", *shape))
     out = TensorInfo("y", "tensor(float)", np.dtype(np.float32), ("N", classes))
     rows = [{"x": rng.normal(size=(1, *shape)).astype(np.float32)} for _ in range(count)]
     if labelled:
-        rows = [row | {"labels": np.array([i % classes])} for i, row in enumerate(rows)]
+        classed = [i % classes if label is None else label(row["x"][0]) for i, row in enumerate(rows)]
+        rows = [row | {"labels": np.array([c])} for row, c in zip(rows, classed, strict=True)]
     return make_task(open_data(rows, [info], outputs=[out], labels="labels" if labelled else None), seed=3)

@@ -132,12 +132,14 @@ class Trainer:
         return self._evaluator.evaluate(indices[:limit], arrays)
 
     def estimate_statistics(self, batches: int) -> None:
-        """Let the running statistics of BatchNormalization become those of so many training batches."""
+        """Let the running statistics of BatchNormalization become those of training batches, taken in turn."""
         order = np.random.default_rng([self._task.seed, 0xB4]).permutation(self._task.train)
+        whole = max(1, len(order) // self.batch_size)
         self.graph.train()
         try:
             with torch.no_grad(), torch.random.fork_rng([]):
-                for start in range(0, min(len(order), batches * self.batch_size), self.batch_size):
+                for k in range(batches):
+                    start = k % whole * self.batch_size
                     self._evaluator.look(order[start : start + self.batch_size])
         finally:
             self.graph.eval()
