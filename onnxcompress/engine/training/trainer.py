@@ -132,7 +132,7 @@ class Trainer:
         return self._evaluator.evaluate(indices[:limit], arrays)
 
     def estimate_statistics(self, batches: int) -> None:
-        """Let the running statistics of BatchNormalization become those of training batches, taken in turn."""
+        """Let the running statistics of BatchNormalization become those of training batches in turn."""
         order = np.random.default_rng([self._task.seed, 0xB4]).permutation(self._task.train)
         whole = max(1, len(order) // self.batch_size)
         self.graph.train()
