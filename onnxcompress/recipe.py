@@ -42,6 +42,10 @@ TASK_OPTIONS: Mapping[str, Any] = {
 """Data options that say what to do with the data, and their kinds; the others say how to read it."""
 
 
+EXCLUDE_FILE = "exclude_file"
+"""Option of every method with ``exclude``: a file that lists more of it."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Which methods run, in order, on which data, from which seed.
@@ -110,9 +114,13 @@ def build(
         entries = [by_name.get(name, {"name": name}) for name in names]
     else:
         entries = stored_methods
+    listed = excluded_in(given.pop(EXCLUDE_FILE)) if EXCLUDE_FILE in given else ()
     _check_options_apply(given, [method_class(entry["name"]) for entry in entries])
     meant = _meant(given, [method_class(entry["name"]) for entry in entries])
-    methods = tuple(_method(entry, meant[entry["name"]]) for entry in entries)
+    folder = file.parent if file is not None else Path()
+    methods = tuple(_method(*_listed(entry, meant[entry["name"]], listed, folder)) for entry in entries)
+    if listed and not any("exclude" in option_fields(type(m)) for m in methods):
+        raise UsageError("--exclude-file is not for these methods", why="none has --exclude")
     merged = {**stored.get("data", {}), **{k: v for k, v in (data or {}).items() if v is not None}}
     for name, value in merged.items():
         _check_data_option(name, value)
@@ -120,6 +128,46 @@ def build(
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise UsageError("the seed must be a whole number from 0 on", why=f"found {seed!r}")
     return Recipe(methods, merged, seed)
+
+
+def excluded_in(path: Path) -> tuple[str, ...]:
+    """Return the names of layers to leave alone that a file lists, as ``onnxcompress sensitivity`` writes it.
+
+    Raises:
+        UsageError: the file cannot be read, or has no list of names.
+    """
+    try:
+        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError("cannot read the list of layers", where=str(path), why=error.strerror) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError("the list of layers is not valid TOML", where=str(path), why=str(error)) from error
+    names = content.get("exclude")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UsageError(
+            "the list of layers needs an entry exclude", where=str(path), fix='write exclude = ["layer", …]'
+        )
+    return tuple(names)
+
+
+def _listed(
+    entry: Mapping[str, Any], given: Mapping[str, Any], listed: tuple[str, ...], folder: Path
+) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Return a method's entry and flags, exclude of both with what files list; paths are the recipe's."""
+    values = dict(entry)
+    own = values.pop(EXCLUDE_FILE, None)
+    if own is not None and not isinstance(own, str):
+        raise UsageError("exclude_file of a recipe must be a text", why=f"found {own!r}")
+    names = [*(excluded_in(folder / own) if own is not None else ()), *listed]
+    if not names:
+        return values, given
+    if "exclude" not in option_fields(method_class(entry["name"])):
+        if own is not None:
+            raise UsageError(f"method {entry['name']!r} has no option 'exclude_file'")
+        return values, given
+    before = given.get("exclude", values.get("exclude", ()))
+    values["exclude"] = [*([before] if isinstance(before, str) else before), *names]
+    return values, {name: value for name, value in given.items() if name != "exclude"}
 
 
 def method_class(name: str) -> type[Method]:

@@ -14,6 +14,7 @@ COMMANDS = {
     "inspect": "layers, bytes, MACs of a model, and what would be left alone",
     "compare": "outputs, size and latency of models side by side",
     "bench": "latency only, interleaved, with confidence intervals",
+    "sensitivity": "rank layers by how far compressing each alone moves the outputs",
     "report": "render a stored run (JSON) again",
     "list": "methods, encodings or operators",
 }

@@ -61,6 +61,13 @@ reporting = click.option(
     help="Write a report; the suffix decides the format; repeatable.",
 )
 
+exclude_file = click.option(
+    "--exclude-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE.toml",
+    help="Leave the layers alone that this file names, as `onnxcompress sensitivity` writes it.",
+)
+
 data = apply(
     click.option(
         "--data",

@@ -25,6 +25,7 @@ from onnxcompress.gates import LIMITS, require
     "--method", "methods", multiple=True, metavar="M", help="Method; several run one after the other."
 )
 @shared.method_options
+@shared.exclude_file
 @click.option("--recipe", type=shared.MODEL, help="TOML file with methods and options; flags win over it.")
 @click.option("--save-recipe", type=shared.MODEL, help="Write the resolved recipe here.")
 @shared.data

@@ -15,6 +15,7 @@ TITLES = {
     "inspect": "Model report",
     "compare": "Comparison report",
     "bench": "Latency report",
+    "sensitivity": "Sensitivity report",
 }
 
 

@@ -157,7 +157,7 @@ MEANING = {
     "Gate.passed": "null: could not be decided",
     "Run.schema": "version of this format",
     "Run.version": "version of onnxcompress",
-    "Run.kind": '`"compress"`, `"inspect"`, `"compare"` or `"bench"`',
+    "Run.kind": '`"compress"`, `"inspect"`, `"compare"`, `"bench"` or `"sensitivity"`',
     "Run.command": "the command line, one string an argument; null for a call from Python",
     "Run.recipe": "all settings, resolved; `--recipe` reads the same",
     "Run.seed": "seed of every random choice",

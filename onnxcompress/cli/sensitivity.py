@@ -1,0 +1,85 @@
+"""``onnxcompress sensitivity IN.onnx --method M``: per-layer damage, and a list that --exclude-file reads."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnxcompress.cli import _options as shared
+from onnxcompress.core.errors import OutputError
+
+
+@click.command()
+@click.argument("source", metavar="IN.onnx", type=shared.MODEL)
+@click.option("--method", required=True, metavar="M", help="What each layer is compressed with.")
+@shared.method_options
+@shared.exclude_file
+@shared.data
+@click.option(
+    "-n", "--examples", type=click.IntRange(2), default=50, show_default=True, help="Inputs to measure on."
+)
+@click.option(
+    "--above",
+    type=click.FloatRange(0),
+    metavar="X",
+    help="A layer is fragile above this damage (relative l2). [default: clearly over 3 times the median]",
+)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE.toml", help="Write the list here."
+)
+@shared.measuring
+@shared.reporting
+@shared.common
+def sensitivity(
+    *,
+    source: Path,
+    method: str,
+    examples: int,
+    above: float | None,
+    output: Path | None,
+    reports: tuple[Path, ...],
+    verbose: bool,
+    quiet: bool,
+    debug: bool,
+    **options: Any,
+) -> None:
+    """Rank layers by how far compressing each alone moves the outputs."""
+    from onnxcompress import recipe as recipes  # noqa: PLC0415
+    from onnxcompress.cli._progress import Progress  # noqa: PLC0415
+    from onnxcompress.cli._reports import check_folder, check_reports, tell, write_reports  # noqa: PLC0415
+    from onnxcompress.core.resources import Resources  # noqa: PLC0415
+    from onnxcompress.pipeline import sensitivity as stage  # noqa: PLC0415
+
+    check_reports(reports, output)
+    if output is not None:
+        check_folder(output, "the list of layers")
+        if output.suffix.lower() != ".toml":
+            raise OutputError("cannot write the list of layers", where=str(output), fix="let it end in .toml")
+    common = {
+        key: options.pop(key) for key in ("input_shapes", "threads", "seed", "random_data", *shared.DATA_KEYS)
+    }
+    resolved = recipes.build(
+        [method],
+        shared.translated(options),
+        data=shared.data_options(common),
+        seed=common["seed"],
+    )
+    with Progress(quiet=quiet) as progress:
+        ranked = stage.sensitivity(
+            source,
+            resolved,
+            examples=examples,
+            above=above,
+            input_shapes=shared.parse_shapes(common["input_shapes"]),
+            threads=common["threads"],
+            resources=Resources(progress=progress.update, threads=common["threads"]),
+            command=("onnxcompress", *sys.argv[1:]),
+        )
+    if output is not None:
+        stage.save(output, ranked)
+    write_reports(ranked.run, reports)
+    if not quiet:
+        tell(ranked.run, written=output, verbose=verbose)
