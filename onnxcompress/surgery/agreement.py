@@ -118,7 +118,7 @@ class Comparison64:
             error, floor = errors[place], floors[place]
             if not _explained(error, floor):
                 found.worst = found.worst or (place, error, floor)
-            elif np.isfinite(error) and error > found.error:
+            elif np.isfinite(error) and (error, floor) > (found.error, found.floor):
                 found.error, found.floor = error, floor
         return outputs
 

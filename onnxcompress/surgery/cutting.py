@@ -96,8 +96,12 @@ def _sliced(extent: Extent) -> dict[str, dict[int, Array]]:
 def _annotate(extent: Extent, twins: Mapping[ir.Node, ir.Node]) -> None:
     """Correct what the file says of the shapes of values that were cut."""
     for node, twin in twins.items():
+        touched = any(v is not None and extent.axes(v) for v in node.inputs)
         for value, changed in zip(node.outputs, twin.outputs, strict=True):
             if changed.shape is None or not value.name:
+                continue
+            if touched and not changed.uses() and not changed.is_graph_output():
+                changed.shape = None  # nobody asked how far the cut reaches into what nobody reads
                 continue
             known, axes = extent.shape(value), extent.axes(value)
             if not axes:
