@@ -172,9 +172,17 @@ class _Run:
     def _facts(self, points: tuple[TrainingPoint, ...], epochs: float, stopped: str) -> Training:
         task, trainer = self.task, self.trainer
         names = {n for part in (*self.parts, *self.fixed) for n in part.weights}
-        added = f"; {self.mixtures} mixtures of two training examples added" if self.mixtures else ""
+        augmentation = self.learner.augmentation
+        told = [task.origin]
+        if self.mixtures:
+            told.append(f"{self.mixtures} mixtures of two training examples added")
+        if augmentation is not None and augmentation.shifts:
+            pixels = max(shift.pixels for shift in augmentation.shifts.values())
+            told.append(f"pictures shown shifted by up to {pixels:.1f} pixels")
+        if augmentation is not None and augmentation.noise:
+            told.append("shown with noise")
         return Training(
-            data=task.origin + added,
+            data="; ".join(told),
             random_data=task.random,
             labelled=task.labelled,
             loss=trainer.loss_name,
