@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from onnxcompress.engine.channels import Channels
 
 GAMMA = 1e-3
-EPOCHS, AFTER = 10.0, 5.0
 LR = 1e-3
 
 _SCALINGS = ("auto", "constant", "map", "cost")
@@ -66,8 +65,10 @@ class Vib(Method):
     gate_inputs: bool = option(False, "Gate what layers read of the model's input, too (pixels of a Gemm).")
     threshold: float = option(1.0, "Channels whose alpha = mu^2/sigma^2 is not over this are cut.")
     round_to: int = option(16, "Widths are multiples of this, and of 4 below it; 1 allows any width.")
-    epochs: float = option(EPOCHS, "Passes over the training data with gates.")
-    after: float = option(AFTER, "Passes without, after the decision.")
+    epochs: float | None = option(
+        None, "Passes over the training data with gates. [default: 10, more over few examples]"
+    )
+    after: float | None = option(None, "Passes without, after the decision. [default: half as many]")
     lr: float = option(LR, "Learning rate of the weights (Adam).")
     gate_lr: float | None = option(None, "Learning rate of the gates. [default: by the number of steps]")
     weight_decay: float = option(0.0, "Factor of the l2 penalty on weights.")
@@ -83,6 +84,9 @@ class Vib(Method):
         "shift (with class labels, too) or none.",
         choices=("auto", "shift", "none"),
     )
+    farthest: float | None = option(
+        None, "Largest shift in pixels. [default: as far as the original hardly notices]"
+    )
     normalise: bool = option(
         False, "Lend BatchNormalization to hidden layers without, for the time of training."
     )
@@ -93,12 +97,12 @@ class Vib(Method):
         for name in ("include", "exclude"):
             if isinstance(getattr(self, name), str):
                 object.__setattr__(self, name, (getattr(self, name),))
-        for name in ("gamma", "threshold", "epochs", "lr", "gate_lr", "batch_size"):
+        for name in ("gamma", "threshold", "epochs", "lr", "gate_lr", "batch_size", "farthest"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"--{name.replace('_', '-')} must be positive", why=f"found {value:g}")
         for name in ("after", "weight_decay"):
-            if not getattr(self, name) >= 0:
+            if getattr(self, name) is not None and not getattr(self, name) >= 0:
                 raise UsageError(f"--{name.replace('_', '-')} must not be negative")
         for name in ("warm_up", "teacher"):
             if not 0 <= getattr(self, name) <= 1:
@@ -203,6 +207,7 @@ class Vib(Method):
             threshold=self.threshold,
             normalise=self.normalise,
             shift=shift,
+            farthest=self.farthest,
             round_to=self.round_to,
         )
 

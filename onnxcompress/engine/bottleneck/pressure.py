@@ -13,6 +13,9 @@ from torch import nn
 
 from onnxcompress.engine.bottleneck.gates import Gates
 
+MOST_MEAN_LR = 0.01
+"""μ multiplies weights: it cannot be hurried as log σ² can."""
+
 
 class Pressure:
     """A penalty of the trainer that also moves the gates, each step after the weights' gradients are known.
@@ -23,7 +26,7 @@ class Pressure:
         gates: the gates.
         weights: group name -> w_i, which makes γ_i = γ · w_i.
         gamma: γ.
-        lr: learning rate of the gates (Adam).
+        lr: learning rate of log σ² (Adam), and of μ up to ``MOST_MEAN_LR``.
         others: further parameters that are trained along, with ``others_lr``.
         others_lr: their learning rate.
         warm_up: steps in which γ grows from 0.
@@ -46,7 +49,11 @@ class Pressure:
     ) -> None:
         self._gates, self._weights, self.gamma = gates, dict(weights), gamma
         self._warm_up, self._decay, self._each_step = warm_up, decay, each_step
-        chosen = [{"params": list(gates.parameters()), "lr": lr}]
+        held = [gates[group.name] for group in gates.groups]
+        chosen = [
+            {"params": [gate.log_variance for gate in held], "lr": lr},
+            {"params": [gate.mean for gate in held], "lr": min(lr, MOST_MEAN_LR)},
+        ]
         if others:
             chosen.append({"params": list(others), "lr": others_lr})
         self._optimizer = torch.optim.Adam(chosen, foreach=True)

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,10 @@ from onnxcompress.engine.training.trainer import Trainer
 GATE_TRAVEL = 40.0
 """Learning rate of the gates times steps: log σ² has to come from −9 to 0 in a part of them."""
 
-MOST_GATE_LR = 0.02
+EPOCHS, LEAST_STEPS = 10.0, 1000
+"""Passes over the data with gates, and least number of steps, where nothing else is asked for."""
+
+MOST_GATE_LR = 0.3
 LAST_LR = 0.05
 """Learning rate at the end of a phase, as share of that at its start."""
 
@@ -56,8 +59,8 @@ class Wishes:
 
     Attributes:
         gamma: γ; with a target, where steering starts.
-        epochs: passes over the training split with gates.
-        after: passes without, after the decision.
+        epochs: passes over the training split with gates; None: by the number of examples.
+        after: passes without, after the decision; None: half as many.
         lr: learning rate of the weights.
         gate_lr: of the gates; None: by the number of steps.
         weight_decay: factor of the ℓ2 penalty on weights.
@@ -66,13 +69,14 @@ class Wishes:
         threshold: of α.
         normalise: lend BatchNormalization to layers without.
         shift: show pictures shifted.
+        farthest: most pixels of a shift; None: as far as the original hardly notices.
         noise: noise on inputs, see :mod:`onnxcompress.engine.training.noise`.
         round_to: block of widths.
     """
 
     gamma: float
-    epochs: float
-    after: float
+    epochs: float | None
+    after: float | None
     lr: float
     gate_lr: float | None = None
     weight_decay: float = 0.0
@@ -81,6 +85,7 @@ class Wishes:
     threshold: float = 1.0
     normalise: bool = False
     shift: bool = False
+    farthest: float | None = None
     noise: float = 0.0
     round_to: int = 1
 
@@ -161,9 +166,16 @@ class _Run:
         self.path: list[PathPoint] = []
         self.warnings: list[str] = []
         self.epochs = 0.0
+        self.gated_epochs, self.after_epochs = self._lengths()
+
+    def _lengths(self) -> tuple[float, float]:
+        """Return the passes with gates and after, where they were not asked for: more over few examples."""
+        gated, after = self.wishes.epochs, self.wishes.after
+        if gated is None:
+            gated = max(EPOCHS, math.ceil(LEAST_STEPS / self.trainer.steps_per_epoch))
+        return gated, gated / 2 if after is None else after
 
     def run(self) -> Pressed:
-        wishes = self.wishes
         self._note(None, "the original")
         with ExitStack() as stack:
             stack.enter_context(self.gates.on(self.graph))
@@ -177,7 +189,7 @@ class _Run:
             self._close(decision)
             self._estimate()
             self._note(None, "after the decision")
-            if wishes.after > 0 and stopped == "done" and self.parameters:
+            if self.after_epochs > 0 and stopped == "done" and self.parameters:
                 stopped = self._after()
         arrays = self._arrays()
         told = f"{stopped}; {_told(self.job.groups, decision.keep)}"
@@ -190,7 +202,7 @@ class _Run:
     def _gated(self) -> str:
         """Train gates and weights together; return why it stopped."""
         wishes, trainer = self.wishes, self.trainer
-        steps = max(1, round(wishes.epochs * trainer.steps_per_epoch))
+        steps = max(1, round(self.gated_epochs * trainer.steps_per_epoch))
         lr = wishes.gate_lr or min(MOST_GATE_LR, max(wishes.lr, GATE_TRAVEL / steps))
         steering = None
         if self.job.target is not None:
@@ -206,7 +218,7 @@ class _Run:
             warm_up=round(wishes.warm_up * steps),
             each_step=lambda step: self._looked(step, steps, pressure, steering),
         )
-        return self._train(wishes.epochs, 0.0, pressure)
+        return self._train(self.gated_epochs, 0.0, pressure)
 
     def _looked(self, step: int, steps: int, pressure: Pressure, steering: Steering | None) -> None:
         """Steer, and note the path now and then."""
@@ -225,18 +237,18 @@ class _Run:
         """Train on without the channels that were given up; the best state is kept."""
         before = self.epochs
         others = [] if self.norms is None else list(self.norms.parameters())
-        stopped = self._train(self.wishes.after, before, Along(others, self.wishes.lr, self._after_decay()))
-        self.epochs = before + self.wishes.after
+        stopped = self._train(self.after_epochs, before, Along(others, self.wishes.lr, self._after_decay()))
+        self.epochs = before + self.after_epochs
         self._estimate()
         self._note(None, "after training on")
         return stopped
 
     def _after_decay(self) -> float:
-        steps = max(1, round(self.wishes.after * self.trainer.steps_per_epoch))
+        steps = max(1, round(self.after_epochs * self.trainer.steps_per_epoch))
         return float(LAST_LR ** (1 / steps))
 
     def _train(self, epochs: float, before: float, penalty: Any) -> str:
-        total = self.wishes.epochs + self.wishes.after
+        total = self.gated_epochs + self.after_epochs
         gated = isinstance(penalty, Pressure)
         if not self.parameters:
             self.warnings.append("no gradient reaches a weight that may change; only gates were trained")
@@ -341,6 +353,10 @@ class _Run:
     def _augmentation(self) -> Augmentation | None:
         task, wishes = self.job.task, self.wishes
         shifts = fitting_shifts(self.teacher, task) if wishes.shift else {}
+        if wishes.farthest is not None:
+            shifts = {
+                n: replace(shift, pixels=min(shift.pixels, wishes.farthest)) for n, shift in shifts.items()
+            }
         noise = fitting_noise(self.teacher, task, wishes.noise) if wishes.noise > 0 else {}
         return Augmentation(shifts, noise) if shifts or noise else None
 
@@ -364,7 +380,7 @@ class _Run:
         text = f"{words}: validation loss {found.loss:.4g}"
         if found.metric is not None:
             text += f", {self.trainer.metric_name} {found.metric:.4g}"
-        total = self.wishes.epochs + self.wishes.after
+        total = self.gated_epochs + self.after_epochs
         self.job.resources.progress(min(self.epochs / total, 1.0), text, point)
 
     def _progress(self, fraction: float, text: str) -> None:

@@ -1,0 +1,312 @@
+"""The bottleneck: closed forms against automatic differentiation, folding against the gated graph, noise."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from onnx import helper
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from pruning_models import conv_net, mlp, model_of
+
+from onnxcompress.core.errors import UnsupportedError
+from onnxcompress.engine.bottleneck.choice import gated_groups, weights_of_gamma
+from onnxcompress.engine.bottleneck.decision import decide
+from onnxcompress.engine.bottleneck.folding import folded, why_not
+from onnxcompress.engine.bottleneck.gates import Gates
+from onnxcompress.engine.bottleneck.normalisation import Normalisation, hidden_layers
+from onnxcompress.engine.bottleneck.pressure import Pressure
+from onnxcompress.engine.bottleneck.steering import START, Steering
+from onnxcompress.engine.channels import analyse, silenced, site_key, tapped
+from onnxcompress.engine.graph.torchgraph import TorchGraph
+
+RNG = np.random.default_rng(0)
+
+
+def gated(model, shapes, *, inputs=False, dtype=torch.float32):
+    """Return (channels, groups, graph with taps, gates)."""
+    channels = analyse(model, shapes)
+    groups, _ = gated_groups(channels, (), (), inputs=inputs)
+    twin, taps = tapped(channels, [s for g in groups for s in g.sites])
+    graph = TorchGraph(twin, dtype=dtype)
+    return channels, groups, graph, Gates(groups, taps, site_key, seed=0).to(dtype)
+
+
+def set_means(gates, seed=1):
+    """Give every gate a mean of its own, half of them negative; return them."""
+    rng, means = np.random.default_rng(seed), {}
+    for group in gates.groups:
+        means[group.name] = rng.uniform(0.5, 1.5, group.size) * rng.choice([-1, 1], group.size)
+        with torch.no_grad():
+            gates[group.name].mean.copy_(torch.from_numpy(means[group.name]))
+    return means
+
+
+def grouped_net():
+    """Conv, Relu, Conv of 2 groups, Sigmoid, depthwise Conv, Flatten, Gemm: sites of every kind."""
+    tensors = {
+        "w1": RNG.normal(size=(8, 3, 3, 3)), "b1": RNG.normal(size=8),
+        "w2": RNG.normal(size=(12, 4, 3, 3)), "b2": RNG.normal(size=12),
+        "w3": RNG.normal(size=(12, 1, 3, 3)), "w4": RNG.normal(size=(5, 12 * 4)), "b4": RNG.normal(size=5),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Conv", ["x", "w1", "b1"], ["a"], "c1"),
+        helper.make_node("Relu", ["a"], ["b"], "r"),
+        helper.make_node("Conv", ["b", "w2", "b2"], ["c"], "c2", group=2),
+        helper.make_node("Sigmoid", ["c"], ["d"], "s"),
+        helper.make_node("Conv", ["d", "w3"], ["e"], "c3", group=12),
+        helper.make_node("Flatten", ["e"], ["f"], "fl"),
+        helper.make_node("Gemm", ["f", "w4", "b4"], ["y"], "fc", transB=1),
+    ]
+    return model_of(nodes, tensors, (3, 8, 8), 5)
+
+
+def matmul_net():
+    """Two layers as MatMul and Add, on N T 6."""
+    tensors = {
+        "w1": RNG.normal(size=(6, 10)), "b1": RNG.normal(size=10), "w2": RNG.normal(size=(10, 4)),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["a"], "m1"),
+        helper.make_node("Add", ["a", "b1"], ["b"], "a1"),
+        helper.make_node("Tanh", ["b"], ["c"], "t"),
+        helper.make_node("MatMul", ["c", "w2"], ["d"], "m2"),
+        helper.make_node("ReduceMean", ["d"], ["y"], "mean", axes=[1], keepdims=0),
+    ]
+    return model_of(nodes, tensors, (3, 6), 4)
+
+
+NETS = {
+    "conv": (conv_net, (3, 8, 8)),
+    "grouped": (grouped_net, (3, 8, 8)),
+    "matmul": (matmul_net, (3, 6)),
+    "mlp": (lambda: mlp(RNG.normal(size=(9, 6)), RNG.normal(size=(3, 9))), (6,)),
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("inputs", [False, True])
+def test_means_fold_exactly_negative_ones_too(name, inputs):
+    make, shape = NETS[name]
+    model = make()
+    channels, groups, graph, gates = gated(model, {"x": (2, *shape)}, inputs=inputs, dtype=torch.float64)
+    assert groups
+    means = set_means(gates)
+    masks = {g.name: np.arange(g.size) % 3 != 0 for g in groups}
+    gates.keep(masks)
+    x = np.random.default_rng(5).normal(size=(4, *shape))
+    with gates.on(graph):
+        wanted = graph.run({"x": x})["y"]
+    arrays = folded(groups, means, {n: model.array(n).astype(np.float64) for n in model.weights})
+    plain = TorchGraph(silenced(channels, masks), dtype=torch.float64)
+    plain.set_arrays(arrays)
+    np.testing.assert_allclose(plain.run({"x": x})["y"], wanted, rtol=1e-10, atol=1e-12)
+    # Negative control: one weight not folded is seen.
+    left_out = dict(arrays)
+    first = next(iter(arrays))
+    left_out[first] = model.array(first).astype(np.float64)
+    plain.set_arrays(left_out)
+    assert np.abs(plain.run({"x": x})["y"] - wanted).max() > 1e-3
+
+
+def test_pixels_are_gated_only_when_asked_for():
+    model = mlp(RNG.normal(size=(9, 6)), RNG.normal(size=(3, 9)))
+    channels = analyse(model, {"x": (1, 6)})
+    without, _ = gated_groups(channels, (), (), inputs=False)
+    with_inputs, _ = gated_groups(channels, (), (), inputs=True)
+    assert [g.size for g in without] == [9]
+    assert sorted(g.size for g in with_inputs) == [6, 9]
+
+
+def test_information_term_and_its_gradient_are_the_closed_form():
+    _, groups, _, gates = gated(conv_net(), {"x": (1, 3, 8, 8)}, dtype=torch.float64)
+    set_means(gates)
+    with torch.no_grad():
+        for group in groups:
+            gates[group.name].log_variance.uniform_(-6, 2)
+    weights = {g.name: 0.5 + k for k, g in enumerate(groups)}
+    pressure = Pressure(gates, weights, 0.7, lr=1e-9)
+    term = sum(
+        weights[g.name] * torch.log1p(gates[g.name].mean ** 2 / gates[g.name].log_variance.exp()).sum()
+        for g in groups
+    ) * (0.7 / len(groups))
+    term.backward()
+    assert float(pressure.value()) == pytest.approx(term.item(), rel=1e-12)
+    wanted = [p.grad.clone() for p in gates.parameters()]
+    seen = []
+    pressure._optimizer.step = lambda: seen.extend(p.grad.clone() for p in gates.parameters())
+    for p in gates.parameters():
+        p.grad = None
+    pressure.add_gradient()
+    for ours, theirs in zip(seen, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_term_agrees_with_the_divergence_integrated_numerically():
+    """min over the prior's variance of KL(N(μ, σ²) ‖ N(0, s)) is ½ log(1 + μ²/σ²), per unit of h²."""
+    mean, variance = 0.8, 0.3
+    best = mean**2 + variance
+    z = np.linspace(-12, 12, 200_001)
+    density = np.exp(-((z - mean) ** 2) / (2 * variance)) / np.sqrt(2 * np.pi * variance)
+    prior = np.exp(-(z**2) / (2 * best)) / np.sqrt(2 * np.pi * best)
+    divergence = np.trapezoid(density * np.log(np.maximum(density, 1e-300) / np.maximum(prior, 1e-300)), z)
+    assert divergence == pytest.approx(0.5 * np.log1p(mean**2 / variance), rel=1e-6)
+
+
+def test_noise_is_drawn_per_example_and_channel_and_the_same_at_all_sites():
+    # A residual of one group: two consumers read the same channels.
+    tensors = {
+        "w0": RNG.normal(size=(7, 2, 1, 1)), "w1": RNG.normal(size=(4, 7, 1, 1)),
+        "w2": RNG.normal(size=(4, 7, 3, 3)), "w3": RNG.normal(size=(3, 4)),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["a"], "c0"),
+        helper.make_node("Conv", ["a", "w1"], ["b"], "c1"),
+        helper.make_node("Conv", ["a", "w2"], ["c"], "c2", pads=[1, 1, 1, 1]),
+        helper.make_node("Add", ["b", "c"], ["d"], "add"),
+        helper.make_node("GlobalAveragePool", ["d"], ["e"], "pool"),
+        helper.make_node("Flatten", ["e"], ["f"], "fl"),
+        helper.make_node("Gemm", ["f", "w3"], ["y"], "fc", transB=1),
+    ]
+    model = model_of(nodes, tensors, (2, 5, 5), 3)
+    _, groups, graph, gates = gated(model, {"x": (1, 2, 5, 5)})
+    with torch.no_grad():
+        for group in groups:
+            gates[group.name].log_variance.fill_(0.0)
+    seen = {}
+    with gates.on(graph):
+        for name in list(graph.hooks):
+            inner = graph.hooks[name]
+            graph.hooks[name] = lambda v, inner=inner, name=name: seen.setdefault(name, inner(v) / v)
+        graph({"x": torch.randn(6, 2, 5, 5)})
+    wide = [v.detach() for v in seen.values() if v.shape[1] == 7 and v.dim() == 4]
+    assert len(wide) == 2
+    torch.testing.assert_close(wide[0], wide[1], rtol=1e-4, atol=1e-4)
+    factors = wide[0]
+    torch.testing.assert_close(factors, factors[:, :, :1, :1].expand_as(factors), rtol=1e-4, atol=1e-4)
+    flat = factors[:, :, 0, 0]
+    assert len(torch.unique(flat.round(decimals=4))) == flat.numel()
+
+
+def test_noise_falls_on_examples_where_the_example_axis_is_not_the_first():
+    gates = Gates((), {}, site_key, seed=0)
+    gates._examples = 6
+    assert gates._example_axis("v", 2, torch.zeros(10, 6, 4)) == 1
+    gates._examples = 5
+    assert gates._example_axis("v", 2, torch.zeros(10, 5, 4)) == 1
+    assert gates._example_axis("w", 1, torch.zeros(3, 4)) is None
+
+
+def test_no_noise_without_gradient():
+    _, groups, graph, gates = gated(conv_net(), {"x": (1, 3, 8, 8)})
+    with torch.no_grad():
+        for group in groups:
+            gates[group.name].log_variance.fill_(0.0)
+    x = torch.randn(3, 3, 8, 8)
+    with gates.on(graph):
+        noisy = [graph({"x": x})["y"].detach() for _ in range(2)]
+        with torch.no_grad():
+            quiet = [graph({"x": x})["y"] for _ in range(2)]
+    assert not torch.allclose(*noisy)
+    assert torch.equal(*quiet)
+    assert graph.hooks == {}
+
+
+def test_groups_whose_gates_cannot_be_folded_are_named():
+    # The weight is used twice, once by a layer that reads other channels.
+    tensors = {"w1": RNG.normal(size=(6, 6)), "w2": RNG.normal(size=(3, 6))}
+    nodes = [
+        helper.make_node("Gemm", ["x", "w1"], ["a"], "g1", transB=1),
+        helper.make_node("Relu", ["a"], ["b"], "r"),
+        helper.make_node("Gemm", ["b", "w1"], ["c"], "g2", transB=1),
+        helper.make_node("Gemm", ["c", "w2"], ["y"], "g3", transB=1),
+    ]
+    model = model_of(nodes, tensors, (6,), 3)
+    channels = analyse(model, {"x": (1, 6)})
+    for group in channels.groups:
+        if any(s.weight == "w1" for s in group.sites):
+            assert why_not(group, channels.model)
+    site = channels.groups[0].sites[0]
+    alone = replace(channels.groups[0], sites=(replace(site, weight=None, weight_axis=None),))
+    assert "without a weight" in str(why_not(alone, channels.model))
+
+
+@pytest.mark.parametrize("name", ["conv", "grouped", "matmul", "mlp"])
+def test_lent_normalisation_starts_as_identity_and_folds(name):
+    make, shape = NETS[name]
+    model = make()
+    layers = hidden_layers(model)
+    if name == "conv":
+        assert [la.weight for la in layers] == ["c2.w"]  # the first one is normalised already
+    assert layers
+    widths = {la.output: model.weights[la.weight].shape[la.weight_axis] for la in layers}
+    graph, norms = TorchGraph(model, dtype=torch.float64), Normalisation(layers, widths).double()
+    x = np.random.default_rng(2).normal(size=(64, *shape))
+    before = graph.run({"x": x})["y"]
+    with norms.listening(graph.hooks), norms.estimating():
+        graph.run({"x": x})
+    norms.start_as_identity()
+    with norms.on(graph.hooks):
+        np.testing.assert_allclose(graph.run({"x": x})["y"], before, rtol=1e-8, atol=1e-8)
+        with torch.no_grad():
+            for norm in norms._norms:
+                norm.weight.uniform_(0.2, 2)
+                norm.bias.uniform_(-1, 1)
+        wanted = graph.run({"x": x})["y"]
+    graph.set_arrays(norms.folded({n: model.array(n).astype(np.float64) for n in model.weights}))
+    np.testing.assert_allclose(graph.run({"x": x})["y"], wanted, rtol=1e-8, atol=1e-8)
+    assert np.abs(wanted - before).max() > 1e-3
+
+
+def test_the_decision_takes_the_threshold_or_just_meets_the_target():
+    channels = analyse(conv_net(), {"x": (1, 3, 8, 8)})
+    groups = channels.free
+    rng = np.random.default_rng(3)
+    alphas = {g.name: np.exp(rng.uniform(-8, 8, g.size)) for g in groups}
+    plain = decide(groups, alphas, 1.0)
+    for group in groups:
+        np.testing.assert_array_equal(plain.keep[group.name], alphas[group.name] > 1)
+    total = channels.macs({})
+    found = decide(groups, alphas, 1.0, share=lambda keep: channels.macs(keep) / total, most=0.4)
+    assert found.share <= 0.4
+    one_more = sorted(a for g in groups for a in alphas[g.name] if a <= found.threshold)[-1]
+    wider = {g.name: alphas[g.name] >= one_more for g in groups}
+    assert channels.macs(wider) / total > 0.4
+    rounded = decide(groups, alphas, 1.0, round_to=4)
+    assert all(mask.sum() % 4 == 0 for mask in rounded.keep.values())
+    nothing = decide(groups, {n: a * 0 for n, a in alphas.items()}, 1.0)
+    assert all(mask.sum() >= 1 for mask in nothing.keep.values())
+    with pytest.raises(UnsupportedError):
+        decide(groups, alphas, 1.0, share=lambda keep: channels.macs(keep) / total, most=1e-6)
+
+
+def test_gamma_per_group_is_one_on_average_and_follows_what_a_channel_costs():
+    channels = analyse(grouped_net(), {"x": (2, 3, 8, 8)})
+    groups, _ = gated_groups(channels, (), (), inputs=False)
+    for scaling in ("constant", "map", "macs", "params"):
+        weights = weights_of_gamma(channels, groups, scaling)
+        mean = sum(weights[g.name] * g.size for g in groups) / sum(g.size for g in groups)
+        assert mean == pytest.approx(1)
+    maps = weights_of_gamma(channels, groups, "map")
+    by_size = {g.size: maps[g.name] for g in groups}
+    # The first group is read as 6×6 maps; the second, behind the Flatten, as 2×2.
+    if {4, 8} & by_size.keys() and 12 in by_size:
+        first = by_size.get(4, by_size.get(8))
+        assert first > by_size[12]
+
+
+def test_steering_raises_gamma_while_the_level_lags_and_lowers_it_below_zero():
+    high = Steering(1000, lambda: START, 1e-3)
+    values = [high.look(step) for step in range(100, 1000, 100)]
+    assert values == sorted(values)
+    assert values[-1] > 5 * values[0]
+    low = Steering(1000, lambda: -1.0, 1e-3)
+    values = [low.look(step) for step in range(700, 1000, 50)]
+    assert values == sorted(values, reverse=True)
+    early = Steering(1000, lambda: 4.0, 1e-3)
+    assert early.look(100) == pytest.approx(1e-3)

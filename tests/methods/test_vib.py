@@ -1,0 +1,137 @@
+"""VIB as a method: what it finds, what it returns, and options that contradict each other."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
+from pruning_models import conv_net, mlp, task_for
+
+import onnxcompress
+from onnxcompress.core.errors import NothingChangedError, UsageError
+from onnxcompress.core.resources import Resources
+from onnxcompress.engine.channels import analyse, silenced
+from onnxcompress.engine.graph.torchgraph import TorchGraph
+from onnxcompress.methods.vib import Vib
+
+FIXTURES = Path(__file__).parents[2] / "fixtures"
+
+
+def plan(model, task, shapes, **options):
+    return Vib(**{"round_to": 1, "batch_size": 64, **options}).plan(
+        model, task, Resources(input_shapes=shapes)
+    )
+
+
+def teacher_with_idle_channels():
+    """16 hidden units of which 12 say nothing that matters, and 10 inputs of which 6 do."""
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(16, 10)), rng.normal(size=(4, 16))
+    first[:, 4:] *= 1e-3
+    second[:, 4:] *= 1e-3
+    return mlp(first, second)
+
+
+def test_idle_channels_go_and_those_that_matter_stay():
+    task = task_for((10,), 4, count=2000)
+    found = plan(
+        teacher_with_idle_channels(), task, {"x": (1, 10)},
+        gate_inputs=True, epochs=30.0, after=0.0, gamma=0.01, augment="none",
+    )  # fmt: skip
+    hidden = found.keep["w1"]
+    assert hidden[:4].all()
+    assert hidden.sum() <= 6
+    pixels = next(mask for name, mask in found.keep.items() if name != "w1")
+    assert pixels[:4].all()
+    assert pixels.sum() <= 6
+
+
+def test_the_plan_is_what_was_trained():
+    """Silenced by the masks, with the plan's values, the network is as good as the last point says."""
+    task = task_for((3, 8, 8), 5, count=300)
+    model = conv_net()
+    found = plan(model, task, {"x": (1, 3, 8, 8)}, epochs=12.0, after=4.0, target="macs=0.5")
+    channels = analyse(model, {"x": (1, 3, 8, 8)})
+    assert channels.macs(found.keep) <= 0.5 * channels.macs({})
+    values = {name: e.decode() for name, e in found.values.items()}
+    assert set(values) <= set(model.weights)
+    graph = TorchGraph(silenced(channels, found.keep))
+    graph.set_arrays(values)
+    x = task.samples.inputs(task.validation)["x"]
+    ours, original = graph.run({"x": x})["y"], TorchGraph(model).run({"x": x})["y"]
+    loss = np.square(ours - original).mean()
+    last = found.training.points[-1].compressed_loss
+    reference = TorchGraph(model).run({"x": task.samples.inputs(np.arange(300))["x"]})["y"].var()
+    assert loss / reference == pytest.approx(last, rel=0.05)
+    assert found.training.bottleneck.reached <= 0.5
+    assert len(found.training.bottleneck.path) > 10
+
+
+def test_labels_and_normalisation():
+    task = task_for((6,), 3, labelled=True, count=900, label=lambda x: int(np.argmax(x[:3])))
+    rng = np.random.default_rng(1)
+    model = mlp(rng.normal(size=(24, 6)), rng.normal(size=(3, 24)))
+    found = plan(
+        model, task, {"x": (1, 6)}, epochs=20.0, after=10.0, normalise=True, target="params=0.4", teacher=0.0,
+        lr=0.01,
+    )  # fmt: skip
+    assert 1 <= found.keep["w1"].sum() <= 10
+    assert found.training.points[-1].compressed_metric > 0.9
+    assert {"w1", "b1", "w2"} <= set(found.values)
+
+
+def test_file_and_command(tmp_path):
+    out = tmp_path / "small.onnx"
+    result = onnxcompress.compress(
+        FIXTURES / "digits_cnn.onnx",
+        method="vib",
+        output=out,
+        data=FIXTURES / "digits.npz",
+        round_to=4,
+        target="params=0.4",
+        epochs=24,
+        after=10,
+        batch_size=64,
+    )
+    onnx.checker.check_model(onnx.load(out))
+    assert out.stat().st_size < 0.5 * (FIXTURES / "digits_cnn.onnx").stat().st_size
+    assert result.run.accuracy.after > 0.9
+    assert all(h.kept % 4 == 0 for h in result.run.methods[0].training.bottleneck.histograms)
+    again = type(result.run).from_json(result.run.to_json())
+    assert again.methods[0].training.bottleneck == result.run.methods[0].training.bottleneck
+
+
+def test_the_same_seed_gives_the_same_plan():
+    task = task_for((3, 8, 8), 5, count=100)
+    one, two = (
+        plan(conv_net(), task, {"x": (1, 3, 8, 8)}, epochs=3.0, after=1.0, target="macs=0.6")
+        for _ in range(2)
+    )
+    assert one.keep.keys() == two.keep.keys()
+    for name, encoding in one.values.items():
+        np.testing.assert_array_equal(encoding.decode(), two.values[name].decode())
+
+
+def test_nothing_to_cut_says_so():
+    with pytest.raises(NothingChangedError):
+        onnxcompress.compress(
+            FIXTURES / "digits_cnn.onnx", method="vib", data=FIXTURES / "digits.npz", gamma=1e-9, epochs=0.2,
+            after=0,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"gamma": -1.0}, {"threshold": 0.0}, {"epochs": 0.0}, {"after": -1.0}, {"warm_up": 2.0},
+        {"round_to": 3}, {"target": "macs=2"}, {"scaling": "other"}, {"teacher": 1.5}, {"augment": "flip"},
+    ],
+)  # fmt: skip
+def test_options_out_of_range(options):
+    with pytest.raises(UsageError):
+        Vib(**options)
