@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from onnxcompress import gates
@@ -14,6 +15,7 @@ from onnxcompress.core.run import (
     Comparison,
     Environment,
     Gate,
+    Latency,
     LatencyRatio,
     ModelFacts,
     OutputDifference,
@@ -22,7 +24,7 @@ from onnxcompress.core.run import (
 
 
 def facts(size_bytes):
-    return ModelFacts("m", "", size_bytes, size_bytes, 1, 1, None, None, (), 17, 8, {})
+    return ModelFacts("m", "", size_bytes, size_bytes, 1, 1, None, 2 * size_bytes, (), 17, 8, {})
 
 
 def difference(max_abs, cosine, agreement):
@@ -30,7 +32,7 @@ def difference(max_abs, cosine, agreement):
         name="y",
         shape=(1, 2),
         max_abs=max_abs,
-        relative_l2=0.0,
+        relative_l2=max_abs / 4,
         cosine=cosine,
         top1_agreement=agreement,
         equal=False,
@@ -39,6 +41,10 @@ def difference(max_abs, cosine, agreement):
 
 def comparison(*outputs, reference="original"):
     return Comparison(reference, "", False, 1, outputs, None, None)
+
+
+def latency(name, median_ms, samples_ms=()):
+    return Latency(name, median_ms, median_ms, median_ms, median_ms, None, None, None, tuple(samples_ms))
 
 
 RUN = Run(
@@ -57,7 +63,16 @@ RUN = Run(
         comparison(difference(9.0, 0.0, 0.0), reference="torch"),
     ),
     accuracy=Accuracy("top1", True, 0.98, 0.97, "test", 100),
-    benchmark=Benchmark((), (LatencyRatio("m", 1.25, 1.2, 1.3, "slower"),), 1, "", "", 1, 1, ""),
+    benchmark=Benchmark(
+        (latency("a", 2.0), latency("m", 3.0)),
+        (LatencyRatio("m", 1.25, 1.2495, 1.2505, "slower"),),
+        1,
+        "",
+        "",
+        1,
+        1,
+        "",
+    ),
 )
 BARE = replace(RUN, models=(), comparisons=(), accuracy=None, benchmark=None)
 
@@ -65,7 +80,10 @@ MEASURED = {
     "max_size_ratio": 0.25,
     "max_bytes": 250.0,
     "max_latency_ratio": 1.25,
+    "max_latency_ms": 3.0,
+    "max_macs": 500.0,
     "max_abs_err": 0.5,
+    "max_rel_err": 0.125,
     "min_cosine": 0.9,
     "min_agreement": 0.75,
     "max_drop": 0.01,
@@ -159,3 +177,170 @@ def test_limits_that_this_run_could_not_decide_are_refused_first(limits, says):
 def test_limits_that_can_be_decided_are_accepted():
     gates.check(MEASURED, benchmark=True, outputs=True, data=True)
     gates.check({"max_bytes": 10}, benchmark=False, outputs=False, data=False)
+
+
+# noise -------------------------------------------------------------------------------------------------
+
+
+def noisy(low, high):
+    assert RUN.benchmark is not None
+    ratios = (LatencyRatio("m", 1.0, low, high, ""),)
+    return replace(RUN, benchmark=replace(RUN.benchmark, ratios=ratios))
+
+
+def test_noise_larger_than_the_margin_is_unknown_and_fails_only_strictly():
+    (gate,) = gates.decide(noisy(0.9, 1.1), {"max_latency_ratio": 1.05})
+    assert gate.passed is None
+    assert gate.unknown
+    assert (gate.low, gate.high) == (0.9, 1.1)
+    run = replace(RUN, gates=(gate,))
+    gates.require(run)
+    with pytest.raises(GateError, match="noise larger than the margin"):
+        gates.require(run, strict=True)
+
+
+@pytest.mark.parametrize(("limit", "passed"), [(1.2, True), (1.1, True), (0.9, False), (0.8, False)])
+def test_outside_the_noise_the_verdict_is_clear(limit, passed):
+    (gate,) = gates.decide(noisy(0.9, 1.1), {"max_latency_ratio": limit})
+    assert gate.passed is passed
+    assert not gate.unknown
+
+
+def test_what_was_not_measured_is_not_unknown():
+    (gate,) = gates.decide(BARE, {"max_latency_ratio": 1.0})
+    assert not gate.unknown
+    with pytest.raises(GateError):
+        gates.require(replace(BARE, gates=(gate,)))
+
+
+def test_the_noise_of_a_latency_is_that_between_parts():
+    assert RUN.benchmark is not None
+    rng = np.random.default_rng(0)
+    inside = 0
+    for _ in range(300):
+        sessions = 5 + 0.2 * rng.standard_normal((4, 1))  # each session has a bias of its own
+        samples = (sessions + 0.05 * rng.standard_normal((4, 40))).ravel()
+        timed = latency("m", float(np.median(samples)), samples)
+        run = replace(RUN, benchmark=replace(RUN.benchmark, latencies=(timed, timed)))
+        (gate,) = gates.decide(run, {"max_latency_ms": 5.0})
+        inside += gate.low <= 5.0 <= gate.high
+    assert 0.9 <= inside / 300 <= 0.99
+
+
+# budgets -----------------------------------------------------------------------------------------------
+
+
+def budgets(tmp_path, text):
+    path = tmp_path / "budgets.toml"
+    path.write_text(text)
+    return gates.read_budgets(path)
+
+
+def three_models():
+    assert RUN.benchmark is not None
+    models = tuple(
+        replace(facts(size), name=name) for name, size in (("a", 1000), ("b.onnx", 900), ("c.onnx", 100))
+    )
+    ratios = (LatencyRatio("b.onnx", 2.0, 1.9, 2.1, ""), LatencyRatio("c.onnx", 0.5, 0.4, 0.6, ""))
+    comparisons = tuple(
+        replace(comparison(difference(d, 0.9, 1.0)), candidate=n)
+        for d, n in ((0.9, "b.onnx"), (0.1, "c.onnx"))
+    )
+    benchmark = replace(RUN.benchmark, ratios=ratios, latencies=())
+    return replace(RUN, models=models, comparisons=comparisons, benchmark=benchmark)
+
+
+def test_each_model_is_held_to_its_own_budget(tmp_path):
+    found = budgets(
+        tmp_path,
+        """
+        [default]
+        max_abs_err = 0.5
+        [models."b.onnx"]
+        max_bytes = 950
+        max_latency_ratio = 1.0
+        [models."c*"]
+        max_bytes = 50
+        max_abs_err = 0.2
+        """,
+    ).decide(three_models())
+    assert {(g.model, g.name): g.passed for g in found} == {
+        ("b.onnx", "max_bytes"): True,
+        ("b.onnx", "max_latency_ratio"): False,
+        ("b.onnx", "max_abs_err"): False,
+        ("c.onnx", "max_bytes"): False,
+        ("c.onnx", "max_abs_err"): True,
+    }
+    with pytest.raises(GateError, match=r"max_bytes of c\.onnx is 100, the limit is 50"):
+        gates.require(replace(RUN, gates=found))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[default", "not valid TOML"),
+        ("[other]", "unknown entry 'other'"),
+        ('[models."a"]\nmax_byts = 3', "did you mean 'max_bytes'"),
+        ('[models."a"]\nmax_bytes = "3"', "must be a number"),
+        ("models = 3", "must be a table"),
+        ("[models]\na = 3", "must be a table"),
+    ],
+)
+def test_budgets_that_cannot_be_read_are_told(tmp_path, text, says):
+    with pytest.raises(UsageError, match=says):
+        budgets(tmp_path, text)
+
+
+def test_budgets_that_say_nothing_of_the_model_are_told(tmp_path):
+    other = budgets(tmp_path, '[models."z.onnx"]\nmax_bytes = 3')
+    with pytest.raises(UsageError, match="say nothing of this model"):
+        other.decide(three_models())
+    with pytest.raises(UsageError, match="cannot read the budgets"):
+        gates.read_budgets(tmp_path / "missing.toml")
+
+
+# baseline ----------------------------------------------------------------------------------------------
+
+
+def test_the_same_run_is_no_regression():
+    found = gates.against(RUN, RUN)
+    assert {g.name for g in found} == {
+        "baseline_bytes", "baseline_macs", "baseline_latency_ratio", "baseline_rel_err",
+        "baseline_metric_loss",
+    }  # fmt: skip
+    assert all(g.passed for g in found)
+
+
+@pytest.mark.parametrize(
+    ("name", "worse"),
+    [
+        ("baseline_bytes", replace(RUN, models=(facts(1000), facts(256)))),
+        ("baseline_macs", replace(RUN, models=(facts(1000), replace(facts(250), macs=520)))),
+        ("baseline_rel_err", replace(RUN, comparisons=(comparison(difference(0.6, 0.9, 1.0)),))),
+        ("baseline_metric_loss", replace(RUN, accuracy=Accuracy("top1", True, 0.98, 0.94, "test", 100))),
+    ],
+)
+def test_what_got_worse_is_a_regression(name, worse):
+    verdicts = {g.name: g.passed for g in gates.against(worse, RUN)}
+    assert verdicts.pop(name) is False
+    assert all(g.passed for g in gates.against(RUN, worse)), "the other way round it got better"
+    generous = {g.name: g.passed for g in gates.against(worse, RUN, share=0.5)}
+    assert generous[name] is True
+
+
+def test_latency_is_compared_as_a_ratio_and_with_its_noise():
+    calm, wild = noisy(0.99, 1.01), noisy(0.8, 1.3)
+    verdicts = {g.name: g for g in gates.against(wild, calm)}
+    assert verdicts["baseline_latency_ratio"].unknown
+    assert verdicts["baseline_latency_ratio"].limit == pytest.approx(1.1)
+    assert {g.name: g.passed for g in gates.against(calm, wild)}["baseline_latency_ratio"] is True
+
+
+def test_a_baseline_without_anything_in_common_is_told(tmp_path):
+    with pytest.raises(UsageError, match="nothing in common"):
+        gates.against(BARE, RUN)
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(UsageError, match="not a stored run"):
+        gates.read_run(tmp_path / "run.json")
+    with pytest.raises(UsageError, match="cannot read the baseline"):
+        gates.read_run(tmp_path / "missing.json")

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from onnxcompress.cli import _options as shared
+from onnxcompress.cli._gates import Demands, further
 from onnxcompress.core.errors import UsageError
 from onnxcompress.gates import LIMITS, require
 
@@ -28,6 +29,7 @@ from onnxcompress.gates import LIMITS, require
 @click.option("--no-bench", is_flag=True, help="Do not measure latency and memory.")
 @shared.reporting
 @shared.gates
+@further
 @shared.common
 def compare(
     *,
@@ -47,6 +49,7 @@ def compare(
     if len(sources) < 2:
         raise UsageError("there is nothing to compare with", fix="name two or more models, or use `bench`")
     check_reports(reports)
+    demands = Demands.read(options)
     if options["random_data"]:
         raise UsageError(
             "--random-data is for training", why="outputs are compared on random inputs without it"
@@ -62,7 +65,8 @@ def compare(
         limits={key: options[key] for key in LIMITS if options[key] is not None},
         command=("onnxcompress", *sys.argv[1:]),
     )
+    run = demands.decided(run, each=True)
     write_reports(run, reports)
     if not quiet:
         tell(run, written=None, verbose=verbose)
-    require(run)
+    require(run, strict=demands.strict)

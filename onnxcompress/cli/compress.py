@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from onnxcompress.cli import _options as shared
+from onnxcompress.cli._gates import Demands, further
 from onnxcompress.core.errors import OutputError, UsageError
 from onnxcompress.gates import LIMITS, require
 
@@ -42,6 +43,7 @@ from onnxcompress.gates import LIMITS, require
 @shared.measuring
 @shared.reporting
 @shared.gates
+@further
 @click.option("--no-fold", is_flag=True, help="Keep constants that are subtracted from a layer's input.")
 @click.option("--no-bench", is_flag=True, help="Do not measure latency and memory.")
 @click.option("--dry-run", is_flag=True, help="Do everything except writing the output.")
@@ -81,12 +83,14 @@ def compress(
     common = {
         key: options.pop(key) for key in ("input_shapes", "threads", "seed", "random_data", *shared.DATA_KEYS)
     }
+    demands = Demands.read(options)
     limits = {key: value for key in LIMITS if (value := options.pop(key)) is not None}
     given = shared.translated(options)
     resolved = recipes.build(
         methods, given, data=shared.data_options(common), seed=common["seed"], file=recipe
     )
     result = output or result or pipeline.default_output(source, resolved)
+    limits = demands.limits(limits, [result.name, source.name])
     check_reports(reports, save_recipe, result)
     _check_places(save_recipe, checkpoint, resume)
     state = resume or checkpoint
@@ -115,10 +119,11 @@ def compress(
         )
     if save_recipe:
         resolved.save(save_recipe)
+    run = demands.decided(run, each=False)
     write_reports(run, reports)
     if not quiet:
         tell(run, written=None if dry_run else result, verbose=verbose)
-    require(run)
+    require(run, strict=demands.strict)
 
 
 @contextlib.contextmanager
