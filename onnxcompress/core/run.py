@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from onnxcompress.core.bottleneck import Bottleneck
 from onnxcompress.core.plain import plain, typed
 from onnxcompress.core.profile import OperatorProfile
 from onnxcompress.core.quantization import QuantizationFacts
@@ -112,7 +113,10 @@ class TrainingPoint:
 
 @dataclass(frozen=True)
 class Training:
-    """How a method trained: on what, towards what, and the path it took."""
+    """How a method trained: on what, towards what, and the path it took.
+
+    ``bottleneck`` is what noisy gates in front of the layers came to, null for other methods.
+    """
 
     data: str
     random_data: bool
@@ -126,6 +130,7 @@ class Training:
     stopped: str
     points: tuple[TrainingPoint, ...]
     without_gradient: tuple[Refusal, ...]
+    bottleneck: Bottleneck | None = None
 
 
 @dataclass(frozen=True)
