@@ -32,7 +32,8 @@ def why_not(group: Group, model: Model) -> str | None:
         if site.weight is None or site.weight_axis is None:
             return f"is summed over by {where} without a weight that could take the gate in"
         weight = model.weights.get(site.weight)
-        if weight is None or site.weight in model.encodings:
+        encoding = model.encodings.get(site.weight)
+        if weight is None or (encoding is not None and encoding.kind != "dense"):
             return f"meets '{site.weight}' in {where}, whose values cannot be changed"
         length = weight.shape[site.weight_axis]
         if len(site.channel_of) % length:

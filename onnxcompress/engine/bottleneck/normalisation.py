@@ -49,7 +49,8 @@ def hidden_layers(model: Model) -> tuple[Linear, ...]:
 
     Those whose result reaches an output of the model unchanged, or a normalisation, are left out.
     """
-    names = {w.value: name for name, w in model.weights.items() if name not in model.encodings}
+    encoded = {name for name, encoding in model.encodings.items() if encoding.kind != "dense"}
+    names = {w.value: name for name, w in model.weights.items() if name not in encoded}
     found = (_linear(node, names) for node in model.ir.graph)
     return tuple(layer for layer in found if layer is not None)
 
