@@ -22,7 +22,9 @@ from onnxcompress.core.resources import Resources
 from onnxcompress.core.run import Training, TrainingPoint
 from onnxcompress.core.task import Task
 from onnxcompress.engine.graph.torchgraph import TorchGraph
+from onnxcompress.engine.training.augmentation import Augmentation
 from onnxcompress.engine.training.checkpoint import Checkpoint
+from onnxcompress.engine.training.shifts import fitting_shifts
 from onnxcompress.engine.training.trainer import Evaluation, Trainer
 
 LAST_LR = 0.05
@@ -49,6 +51,7 @@ class Job:
         lr: learning rate of Adam in the first epoch; None: the best of a few in short runs.
         batch_size: None: the trainer's choice.
         statistics: estimate BatchNormalization statistics anew, and let them move.
+        shift: show pictures shifted as far as the original hardly notices.
         fingerprint: what a resumed run must have in common with the interrupted one.
     """
 
@@ -61,6 +64,7 @@ class Job:
     lr: float | None = None
     batch_size: int | None = None
     statistics: bool = True
+    shift: bool = False
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -101,6 +105,8 @@ class _Run:
             bn="train" if moving else "eval",
             teacher=teacher,
         )
+        shifts = fitting_shifts(self.graph if teacher is None else teacher, job.task) if job.shift else {}
+        self.augmentation = Augmentation(shifts)
         self.moving = moving and self.trainer.batch_size > 1
         stuck = {r.where for r in self.graph.without_gradient()}
         self.weights = [n for n in self.graph.trainable if n in set(job.weights) - stuck]
@@ -140,6 +146,7 @@ class _Run:
             optimizer="adam",
             parameters=self.weights,
             penalty=self.zeros,
+            augmentation=self.augmentation,
             progress=lambda f, text: self.job.resources.progress((self.epoch + f) / epochs, text, None),
         )
         self.epoch += 1
@@ -188,7 +195,7 @@ class _Run:
             self.job.resources.progress(0.0, f"trying learning rate {rate:g}", None)
             self.trainer.run(
                 part, lr=rate, optimizer="adam", parameters=self.weights, penalty=self.zeros,
-                progress=lambda fraction, text: None,
+                augmentation=self.augmentation, progress=lambda fraction, text: None,
             )  # fmt: skip
             found = self.trainer.evaluate(limit=_PROBED).loss
             losses[rate] = found if math.isfinite(found) else math.inf
@@ -198,9 +205,12 @@ class _Run:
         return min(losses, key=lambda rate: losses[rate])
 
     def _facts(self, stopped: str) -> Training:
-        task = self.job.task
+        task, shifts = self.job.task, self.augmentation.shifts.values()
+        shown = (
+            f"; pictures shown shifted by up to {max(s.pixels for s in shifts):.1f} pixels" if shifts else ""
+        )
         return Training(
-            data=task.origin,
+            data=task.origin + shown,
             random_data=task.random,
             labelled=task.labelled,
             loss=self.trainer.loss_name,

@@ -1,9 +1,11 @@
 """finetune: the weights trained on, to recover what a cut has cost."""
 
+# ruff: noqa: RUF009  `option` returns a dataclass field
+
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from onnxcompress.core.errors import UsageError
 from onnxcompress.methods._base import METHODS, Method, Needs, option
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from onnxcompress.core.resources import Resources
     from onnxcompress.core.run import Refusal
     from onnxcompress.core.task import Task
+
+Augment = Literal["auto", "shift", "none"]
 
 EPOCHS = 5.0
 
@@ -46,6 +50,12 @@ class Finetune(Method):
         "Share of the loss, 0 to 1, that pulls towards the original's outputs where there are class labels.",
     )
     statistics: bool = option(True, "Estimate the statistics of BatchNormalization anew and train with them.")
+    augment: Augment = option(
+        "auto",
+        "Show pictures shifted as far as the original hardly notices: auto (where there are no labels), "
+        "shift (with class labels, too) or none.",
+        choices=("auto", "shift", "none"),
+    )
     include: tuple[str, ...] = option((), "Train only layers whose weight's, or node's, name matches.")
     exclude: tuple[str, ...] = option((), "Leave layers alone whose weight's, or node's, name matches.")
 
@@ -83,12 +93,22 @@ class Finetune(Method):
             self.lr,
             self.batch_size,
             self.statistics,
+            self._shift(task),
             self._fingerprint(model, task),
         )
         found = finetune(job)
         weights: dict[str, Encoding] = {n: sparse(a, zeros[n]) for n, a in found.arrays.items() if n in zeros}
         values: dict[str, Encoding] = {n: Dense(a) for n, a in found.arrays.items() if n not in zeros}
         return Plan(weights, values, refusals=refusals, warnings=found.warnings, training=found.training)
+
+    def _shift(self, task: Task) -> bool:
+        """Return whether pictures may be shifted: the label of a shifted one must be the same."""
+        if self.augment == "none" or task.random:
+            return False
+        if not task.labelled:
+            return True
+        labels = task.samples.labels(task.train[:1])
+        return self.augment == "shift" and task.loss == "ce" and labels is not None and labels.ndim == 1
 
     def _choose(self, model: Model) -> tuple[tuple[str, ...], tuple[Refusal, ...]]:
         """Return the weights to train, and why other layers are not trained."""

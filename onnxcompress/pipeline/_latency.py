@@ -12,7 +12,7 @@ from onnxcompress.engine import feeds
 from onnxcompress.engine.channels import analyse
 from onnxcompress.pipeline._original import Original
 
-BUDGET_S = 4.0
+BUDGET_S = 2.0
 """Seconds that one measurement takes."""
 
 

@@ -1,0 +1,25 @@
+"""Latency of a cut, as a method may ask for it: of the whole and of a quarter of a wide network."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
+from pruning_models import mlp
+
+from onnxcompress.engine.proto import to_proto
+from onnxcompress.pipeline._latency import latency_of_cuts
+from onnxcompress.pipeline._original import open_original
+
+RNG = np.random.default_rng(0)
+
+
+def test_a_quarter_of_the_work_takes_less_time():
+    wide = mlp(RNG.normal(size=(2048, 256)), RNG.normal(size=(256, 2048)))
+    original = open_original(to_proto(wide.ir), {"x": (1, 256)}, 1)
+    latency = latency_of_cuts(original, seed=0, threads=1, budget_s=0.5)
+    assert 0.5 < latency(original.model, {}) < 2
+    assert latency(original.model, {"w1": np.arange(2048) < 128}) < 0.7
