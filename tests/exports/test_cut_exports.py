@@ -1,0 +1,76 @@
+"""Half of all channels cut out of what torch's two exporters write: proven, and nothing left out silently."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import zoo
+
+from onnxcompress import importer, surgery
+from onnxcompress.engine import feeds, runtime
+from onnxcompress.engine.channels import analyse
+
+pytest.importorskip("onnxscript", reason="torch's exporters need onnxscript")
+
+LEAST = {
+    "excite": 0.55,
+    "super_resolution": 0.5,
+    "cnn": 0.45,
+    "shufflenet_v2_x0_5": 0.5,
+    "squeezenet1_1": 0.6,
+}
+"""Share of the parameters that must go; elsewhere 0.63 (a quarter stays where both sides of a layer are cut)."""
+
+
+def half(channels, seed=0):
+    """Return masks that drop a random half of every group."""
+    random = np.random.default_rng(seed)
+    keep = {}
+    for group in channels.free:
+        keep[group.name] = np.ones(group.size, bool)
+        keep[group.name][random.permutation(group.size)[: group.size // 2]] = False
+    return keep
+
+
+def check(name, exporter, **options):
+    net, inputs = zoo.build(name)
+    proto = zoo.export(net, inputs, exporter, **options)
+    model = importer.load(proto)
+    shapes = feeds.resolve_shapes(model, runtime.open_session(proto.SerializeToString()), {})
+    channels = analyse(model, shapes)
+    assert not channels.unknown
+    keep = half(channels)
+    found = surgery.cut(channels, keep)
+    proof = surgery.prove(channels, keep, found)
+    assert proof.float64_error <= 1e-12
+    assert proof.ort_error <= 1e-4
+    assert not proof.silent_outputs
+    left = channels.parameters(keep) / channels.parameters({})
+    assert 1 - left >= LEAST.get(name, 0.63)
+    assert sum(w.size for w in found.model.weights.values()) <= channels.parameters(keep)
+    return proof
+
+
+SMALL = [(name, "torchscript") for name in zoo.SMALL] + [
+    # The new exporter takes seconds for each network.
+    pytest.param(name, "dynamo", marks=() if name == "gru_tagger" else pytest.mark.slow)
+    for name in zoo.SMALL
+]
+
+
+@pytest.mark.parametrize(("name", "exporter"), SMALL)
+def test_small_networks(name, exporter):
+    check(name, exporter)
+
+
+@pytest.mark.parametrize("name", ["excite", "yolo", "bert", "lstm_tagger", "unet", "super_resolution"])
+def test_any_batch(name):
+    """With a batch that may vary, exporters compute shapes in the graph; the proof runs two sizes."""
+    assert check(name, "torchscript", dynamic_batch=True).sizes == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("exporter", zoo.EXPORTERS)
+@pytest.mark.parametrize("name", zoo.LARGE)
+def test_large_networks(name, exporter):
+    check(name, exporter)
