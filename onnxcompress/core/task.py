@@ -46,6 +46,7 @@ class Task:
         origin: where the data came from, for the report.
         seed: of every random choice made with this task.
         warnings: sentences on the data that the user must see.
+        loss_named: whether the user chose the loss.
     """
 
     samples: Samples
@@ -59,3 +60,4 @@ class Task:
     origin: str
     seed: int
     warnings: tuple[str, ...] = ()
+    loss_named: bool = False

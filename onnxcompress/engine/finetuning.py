@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,14 +24,22 @@ from onnxcompress.core.task import Task
 from onnxcompress.engine.graph.torchgraph import TorchGraph
 from onnxcompress.engine.training.augmentation import Augmentation
 from onnxcompress.engine.training.checkpoint import Checkpoint
+from onnxcompress.engine.training.evaluation import Evaluation, Evaluator
 from onnxcompress.engine.training.shifts import fitting_shifts
-from onnxcompress.engine.training.trainer import Evaluation, Trainer
+from onnxcompress.engine.training.trainer import Trainer
 
 LAST_LR = 0.05
 """The learning rate of the last epoch, as a share of the first one's."""
 
-_RATES = (3e-4, 1e-3, 3e-3)
-_PROBE_STEPS = 40
+BATCH_SIZE = 64
+"""Examples of one step: a few epochs of small batches make more steps than of large ones."""
+
+CLASSES_LOSS = "l2+kl"
+"""Loss without labels where an output looks like scores of classes: l2 alone gives large scores all weight,
+kl alone would let what is no scores of classes drift."""
+
+_RATES = (1e-3, 3e-3, 1e-2)
+_PROBE_STEPS = 100
 _PROBED = 2000
 """Validation examples that a learning rate is judged by."""
 _STATISTICS_BATCHES = 60
@@ -49,7 +57,7 @@ class Job:
         resources: device, time limit, checkpoint folder, progress, the teacher.
         epochs: passes over the training split.
         lr: learning rate of Adam in the first epoch; None: the best of a few in short runs.
-        batch_size: None: the trainer's choice.
+        batch_size: None: 64, fewer where there are few examples.
         statistics: estimate BatchNormalization statistics anew, and let them move.
         shift: show pictures shifted as far as the original hardly notices.
         fingerprint: what a resumed run must have in common with the interrupted one.
@@ -99,9 +107,9 @@ class _Run:
         moving = job.statistics and any(n.op_type == "BatchNormalization" for n in job.model.ir.graph)
         self.trainer = Trainer(
             self.graph,
-            job.task,
+            _with_classes(job.task, self.graph),
             job.resources,
-            batch_size=job.batch_size,
+            batch_size=job.batch_size or BATCH_SIZE,
             bn="train" if moving else "eval",
             teacher=teacher,
         )
@@ -261,6 +269,16 @@ class _Run:
         self.best = _Best(Evaluation(loss, metric, examples), parts["best"], epoch)
         self.points = [TrainingPoint(**point) for point in values["points"]]
         return True
+
+
+def _with_classes(task: Task, graph: TorchGraph) -> Task:
+    """Return the task with the loss for scores of classes, where that is what the graph gives."""
+    if task.labelled or task.loss_named or task.loss != "l2":
+        return task
+    few = replace(task, train=task.train[:4], validation=task.validation[:1])
+    device = next(iter(graph.parameters())).device
+    evaluator = Evaluator(graph, few, device, cache_bytes=0)
+    return replace(task, loss=CLASSES_LOSS) if evaluator.metric().name == "agreement" else task
 
 
 class _Zeros:

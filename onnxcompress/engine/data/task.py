@@ -80,6 +80,7 @@ def make_task(
         origin="; ".join([samples.origin, *([limited] if limited else []), *samples.notes]),
         seed=seed,
         warnings=samples.warnings,
+        loss_named=loss is not None,
     )
 
 
