@@ -183,7 +183,6 @@ class Coupling:
             each of their axes are moved by running the operator on them. Empty: every input (Concat).
         repair: what a cut must change in the node besides its weights; None: nothing.
         domain: operator set; ``""`` is ai.onnx.
-        axes: for movement, the only axes on which channels can be cut, before and after; None: any.
     """
 
     type: str
@@ -191,7 +190,6 @@ class Coupling:
     moved: tuple[int, ...] = (0,)
     repair: Repair | None = None
     domain: str = ""
-    axes: tuple[int, ...] | None = None
 
 
 COUPLINGS: Registry[tuple[str, str], Coupling] = Registry("onnxcompress.couplings", "coupling")
@@ -213,8 +211,7 @@ def movement(
     domain: str = "",
     moved: tuple[int, ...] = (0,),
     repair: Repair | None = None,
-    axes: tuple[int, ...] | None = None,
 ) -> None:
     """Register operators that only move, copy or drop elements: they are executed on the labels."""
     for type_ in types:
-        COUPLINGS.add((domain, type_), Coupling(type_, None, moved, repair, domain, axes))
+        COUPLINGS.add((domain, type_), Coupling(type_, None, moved, repair, domain))

@@ -12,7 +12,7 @@ from onnxcompress.core.model import FLOAT_TYPES, Model, constant_of
 from onnxcompress.core.run import Refusal
 from onnxcompress.couplings._base import COUPLINGS
 from onnxcompress.engine.channels.channels import Channels
-from onnxcompress.engine.channels.crossing import Ground, NodeCrossing, refused, settled
+from onnxcompress.engine.channels.crossing import Ground, NodeCrossing, refused, settled, stop_at_varying
 from onnxcompress.engine.channels.grouping import grouping
 from onnxcompress.engine.channels.movement import move
 from onnxcompress.engine.channels.tracing import trace
@@ -149,6 +149,7 @@ def _cross(ground: Ground, node: ir.Node, opsets: Mapping[str, int], unknown: Co
     if any(v not in ground.trace.shapes for v in given):
         refused(crossing, f"is used by {node.op_type} {node.name!r}, of which not all shapes are known")
         return
+    stop_at_varying(crossing, ground.trace)
     if coupling.rule is not None:
         coupling.rule(crossing)
     else:

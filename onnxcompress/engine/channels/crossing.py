@@ -244,6 +244,8 @@ class NodeCrossing(Crossing):
         """Note a site, and tie both operands."""
         own = self.labels(slot, axis)
         axis %= len(self.shape(slot))
+        if axis in self._ground.trace.dynamic.get(self.value(slot), ()):
+            self.freeze(own, _varying(self.value(slot)))
         if own is None and other is None:
             return
         constant, constant_axis = self._weight(weight) if weight is not None else (None, None)
@@ -296,15 +298,40 @@ def refused(crossing: NodeCrossing, why: str) -> None:
     crossing.out.clear()
 
 
+_THROUGH_VARYING = frozenset([
+    "Add", "Cast", "Div", "Dropout", "Identity", "MatMul", "Mul", "Reshape", "Softmax", "Squeeze", "Sub",
+    "Transpose", "Unsqueeze", "Where",
+])  # fmt: skip
+"""Operators that treat all positions of an axis alike, so that it may vary in length and be cut as well."""
+
+
+def stop_at_varying(crossing: NodeCrossing, trace: Trace) -> None:
+    """Freeze labels along axes of varying length in front of an operator that looks at positions."""
+    if crossing.node.op_type in _THROUGH_VARYING and not crossing.node.domain:
+        return
+    for slot in range(crossing.inputs):
+        for axis in trace.dynamic.get(crossing.value(slot), ()) if crossing.present(slot) else ():
+            crossing.freeze(crossing.labels(slot, axis), _varying(crossing.value(slot)))
+
+
 def settled(ground: Ground, crossing: NodeCrossing) -> Mapping[ir.Value, AxisLabels]:
-    """Return the labels of a node's outputs, those of axes of varying length frozen and left out."""
+    """Return the labels of a node's outputs, those of axes of varying length frozen and left out.
+
+    Heads that a Reshape folds into the batch stay: where that is the only varying length of its output, the
+    Reshape finds it by itself after a cut.
+    """
     found: dict[ir.Value, AxisLabels] = {}
     for output, axes in crossing.out.items():
         value = crossing.source.outputs[output]
         varying = ground.trace.dynamic.get(value, frozenset())
-        for axis in varying & axes.keys():
-            crossing.freeze(
-                axes[axis], f"lies along an axis whose length depends on the input ({value.name!r})"
-            )
-        found[value] = {axis: labels for axis, labels in axes.items() if axis not in varying}
+        folds = crossing.node.op_type == "Reshape" and len(varying) == 1
+        through = crossing.node.op_type in _THROUGH_VARYING - {"Reshape"} and not crossing.node.domain
+        found[value] = dict(axes)
+        for axis in varying & axes.keys() if not (folds or through) else ():
+            crossing.freeze(axes[axis], _varying(value))
+            del found[value][axis]
     return found
+
+
+def _varying(value: ir.Value) -> str:
+    return f"lies along an axis whose length depends on the input ({value.name!r})"

@@ -73,18 +73,20 @@ def _freeze_whole_axes(ground: Ground, roots: Array) -> None:
 
 
 def _signatures(ground: Ground, roots: Array, keys: Mapping[Key, int]) -> tuple[Array, Array]:
-    """Return for each component a number that says which axes it lies on, and on how many it does.
+    """Return for each component a number that says which axes it lies on, and how many constants' axes.
 
-    A component's number is the sum of random numbers drawn for its axes: two sets of axes have the same sum
-    with probability 2⁻⁶⁴.
+    The axes of activations count too: channels that part company on the way are groups of their own, so that
+    no axis loses all its positions while every group keeps some channels. A component's number is the sum of
+    random numbers drawn for its axes: two sets of axes have the same sum with probability 2⁻⁶⁴.
     """
     count = int(roots.max()) + 1 if len(roots) else 0
     signatures, members = np.zeros(count, np.uint64), np.zeros(count, np.int64)
-    draws = np.random.default_rng(0).integers(0, 2**63, size=len(keys), dtype=np.uint64)
-    for (value, axis), number in keys.items():
-        here = np.unique(roots[ground.along[value][axis]])
-        signatures[here] += draws[number]
-        members[here] += 1
+    generator = np.random.default_rng(0)
+    for value, axes in ground.along.items():
+        for axis, labels in axes.items():
+            here = np.unique(roots[labels])
+            signatures[here] += generator.integers(0, 2**63, dtype=np.uint64)
+            members[here] += (value, axis) in keys
     return signatures, members
 
 

@@ -44,13 +44,9 @@ def move(crossing: NodeCrossing, coupling: Coupling) -> None:
         refused(crossing, f"is moved by {crossing.node.op_type} {crossing.node.name!r} as the data says")
         return
     for axis in axes:
-        if coupling.axes is not None and axis not in coupling.axes:
-            for slot in slots:
-                crossing.freeze(crossing.labels(slot, axis), _LAID + f" {crossing.node.name!r}")
-            continue
         for output, moved in enumerate(_executed(crossing, slots, axis)):
             if moved is not None and output < len(crossing.source.outputs):
-                _settle(crossing, output, moved, axis if len(slots) > 1 else None, coupling.axes)
+                _settle(crossing, output, moved, axis if len(slots) > 1 else None)
 
 
 def _executed(crossing: NodeCrossing, slots: list[int], axis: int) -> list[Array | None]:
@@ -87,13 +83,7 @@ def _spread(crossing: NodeCrossing, slot: int, axis: int) -> Array:
     return np.lib.stride_tricks.as_strided(labels, spread.shape, spread.strides)
 
 
-def _settle(
-    crossing: NodeCrossing,
-    output: int,
-    moved: Array,
-    preferred: int | None,
-    allowed: tuple[int, ...] | None,
-) -> None:
+def _settle(crossing: NodeCrossing, output: int, moved: Array, preferred: int | None) -> None:
     """Find the axis along which the labels lie now, tie what must stay rectangular, and put them."""
     if moved.size == 0:
         return
@@ -109,9 +99,6 @@ def _settle(
         )
         return
     rows = views[axis]
-    if allowed is not None and axis not in allowed:
-        crossing.freeze(rows[rows >= 0], _LAID + f" {crossing.node.name!r}")
-        return
     labels = rows.max(axis=1)
     if not explaining:
         first = np.broadcast_to(labels[:, None], rows.shape)
@@ -121,7 +108,6 @@ def _settle(
 
 
 _WHOLE = "becomes the whole of an axis in"
-_LAID = "is laid out in blocks by"
 
 
 def _rows(moved: Array, axis: int) -> Array | None:

@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import numpy_helper, parser
 
-from onnxcompress import importer
+from onnxcompress import importer, surgery
 from onnxcompress.couplings._base import COUPLINGS
 from onnxcompress.engine.channels import analyse
 
@@ -225,3 +225,48 @@ def test_costs_after_a_cut_are_those_of_the_smaller_model():
 def test_the_same_model_is_analysed_once():
     model = model_of("y = Gemm (x, a)", "float[2, 3] x", "float[2, 2] y", {"a": (3, 2)})
     assert analyse(model, {"x": (2, 3)}) is analyse(model, {"x": (2, 3)})
+
+
+def test_heads_folded_into_a_free_batch_can_be_cut():
+    heads, width, length = 3, 4, 5
+    text = " ".join(
+        f"{n}0 = MatMul (x, w{n}) {n}1 = Reshape ({n}0, apart) {n}2 = Transpose <perm = [0, 2, 1, 3]> ({n}1) "
+        f"{n} = Reshape ({n}2, folded)"
+        for n in "qkv"
+    )
+    model = model_of(
+        text + " kt = Transpose <perm = [0, 2, 1]> (k) s = MatMul (q, kt) p = Softmax (s) o = MatMul (p, v) "
+        "o1 = Reshape (o, unfolded) o2 = Transpose <perm = [0, 2, 1, 3]> (o1) o3 = Reshape (o2, flat) "
+        "y = MatMul (o3, wo)",
+        f"float[N, {length}, 7] x", f"float[N, {length}, 7] y",
+        {"wq": (7, 12), "wk": (7, 12), "wv": (7, 12), "wo": (12, 7),
+         "apart": ints(-1, length, heads, width), "folded": ints(-1, length, width),
+         "unfolded": ints(-1, heads, length, width), "flat": ints(-1, length, heads * width)},
+    )  # fmt: skip
+    found = analyse(model, {"x": (2, length, 7)})
+    (group,) = found.free
+    assert group.size == heads
+    keep = {group.name: np.array([True, False, True])}
+    result = surgery.cut(found, keep)
+    assert surgery.prove(found, keep, result).sizes == 2
+
+
+def test_halves_that_read_the_same_constants_are_groups_of_their_own():
+    """A group kept in part must leave something of every axis, also where one half alone is pooled."""
+    model = model_of(
+        "h = Conv (x, a) p, q = Split <axis = 1> (h, sizes) r = MaxPool <kernel_shape = [2, 2]> (p) "
+        "s = MaxPool <kernel_shape = [2, 2]> (q) t = Add (r, s) y = Conv (t, c)",
+        "float[1, 3, 2, 2] x", "float[1, 2, 1, 1] y",
+        {"a": (6, 3, 1, 1), "sizes": ints(3, 3), "c": (2, 3, 1, 1)},
+    )  # fmt: skip
+    tied = analyse(model, {"x": (1, 3, 2, 2)})
+    assert [c for _, c in channels_of(tied, "a", 0)] == [0, 1, 2, 0, 1, 2]
+    model = model_of(
+        "h = Conv (x, a) p, q = Split <axis = 1> (h, sizes) r = MaxPool <kernel_shape = [2, 2]> (p) "
+        "s = AveragePool <kernel_shape = [2, 2]> (q) t = Concat <axis = 1> (r, s) y = Conv (t, c)",
+        "float[1, 3, 2, 2] x", "float[1, 2, 1, 1] y",
+        {"a": (6, 3, 1, 1), "sizes": ints(3, 3), "c": (2, 6, 1, 1)},
+    )  # fmt: skip
+    apart = analyse(model, {"x": (1, 3, 2, 2)})
+    halves = channels_of(apart, "a", 0)
+    assert {name for name, _ in halves[:3]}.isdisjoint({name for name, _ in halves[3:]})
