@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from onnxcompress.core.channels import Group, Site
+from onnxcompress.core.channels import Group, Member, Site
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.model import Model
 
@@ -36,11 +36,8 @@ def why_not(group: Group, model: Model) -> str | None:
         if weight is None or (encoding is not None and encoding.kind != "dense"):
             return f"meets '{site.weight}' in {where}, whose values cannot be changed"
         length = weight.shape[site.weight_axis]
-        if len(site.channel_of) % length:
-            return f"meets '{site.weight}' in {where} in an unknown order"
-        if length != len(site.channel_of) and (
-            site.node.op_type not in _WITH_GROUPS or site.weight_axis != 1
-        ):
+        apart = site.node.op_type in _WITH_GROUPS and site.weight_axis == 1
+        if length != len(site.channel_of) and not apart and _member(group, site) is None:
             return f"meets '{site.weight}' in {where} in an unknown order"
         reading = {
             s.node for s in group.sites if s.weight == site.weight and s.weight_axis == site.weight_axis
@@ -49,6 +46,14 @@ def why_not(group: Group, model: Model) -> str | None:
             return f"meets '{site.weight}', which is used elsewhere too"
         if any(m.tensor == site.weight and not m.consumes for m in group.members):
             return f"is made by and meets the same weight '{site.weight}'"
+    return None
+
+
+def _member(group: Group, site: Site) -> Member | None:
+    """Return what is known of the weight's own axis: it lies behind a Reshape that merges it with others."""
+    for member in group.members:
+        if (member.tensor, member.axis) == (site.weight, site.weight_axis) and member.consumes:
+            return member
     return None
 
 
@@ -84,7 +89,12 @@ def folded(
                 continue
             done.add((site.weight, site.weight_axis))
             array = found.get(site.weight, arrays[site.weight])
-            factors = np.where(site.channel_of >= 0, means[group.name][site.channel_of], 1.0)
+            channel_of, length = site.channel_of, array.shape[site.weight_axis]
+            if len(channel_of) != length and site.node.op_type not in _WITH_GROUPS:
+                member = _member(group, site)
+                assert member is not None
+                channel_of = member.channel_of
+            factors = np.where(channel_of >= 0, means[group.name][channel_of], 1.0)
             found[site.weight] = _scaled(array, site, factors).astype(array.dtype)
     return found
 

@@ -64,12 +64,15 @@ def _linear(node: ir.Node, names: Mapping[ir.Value, str]) -> Linear | None:
         across = node.attributes.get("transB")
         axis = 0 if across is not None and across.as_int() else 1
         return _layer(names, (node.outputs[0], 1), (node.inputs[1], axis), node.inputs[2])
-    if node.op_type == "MatMul":
-        uses = list(node.outputs[0].uses())
-        weight = node.inputs[1]
-        if len(uses) == 1 and uses[0][0].op_type == "Add" and weight in names and _rank(weight) == 2:
-            add, slot = uses[0]
-            return _layer(names, (add.outputs[0], -1), (weight, 1), add.inputs[1 - slot])
+    uses = list(node.outputs[0].uses())
+    if len(uses) != 1 or uses[0][0].op_type != "Add" or node.op_type not in ("MatMul", "Conv"):
+        return None
+    add, slot = uses[0]
+    weight, bias = node.inputs[1], add.inputs[1 - slot]
+    if node.op_type == "Conv" and _rank(bias) == _rank(weight) - 1 > 0:
+        return _layer(names, (add.outputs[0], 1), (weight, 0), bias)
+    if node.op_type == "MatMul" and _rank(weight) == 2:
+        return _layer(names, (add.outputs[0], -1), (weight, 1), bias)
     return None
 
 
@@ -101,8 +104,10 @@ def _layer(
     assert held is not None
     assert added is not None
     width = int(held.shape.numpy()[weight_axis])
-    last = int(added.shape.numpy()[-1]) if len(added.shape) else 1
-    if added.size != width or last != width or not value.name or _ends(value):
+    # The channels lie along the first axis of a bias that is added to maps, C 1 1, and the last of others.
+    lengths = [int(d) for d in added.shape.numpy()] or [1]
+    first = axis == 1 and len(lengths) == len(held.shape) - 1
+    if added.size != width or lengths[0 if first else -1] != width or not value.name or _ends(value):
         return None
     return Linear(value.name, axis, names[weight], weight_axis, names[bias])
 
@@ -192,8 +197,8 @@ class Normalisation(nn.Module):
             weight, bias = arrays[layer.weight], arrays[layer.bias]
             along = [len(scale) if k == layer.weight_axis else 1 for k in range(weight.ndim)]
             found[layer.weight] = (weight.astype(np.float64) * scale.reshape(along)).astype(weight.dtype)
-            shifted = (bias.astype(np.float64) - mean) * scale + _array(norm.bias)
-            found[layer.bias] = shifted.astype(bias.dtype)
+            shifted = (bias.astype(np.float64).ravel() - mean) * scale + _array(norm.bias)
+            found[layer.bias] = shifted.astype(bias.dtype).reshape(bias.shape)
         return found
 
     def _normalised(self, layer: Linear, norm: nn.BatchNorm1d, value: torch.Tensor) -> torch.Tensor:

@@ -104,9 +104,15 @@ def _add(parameter: nn.Parameter, gradient: torch.Tensor) -> None:
 class Along:
     """A penalty that adds nothing and trains further parameters along."""
 
-    def __init__(self, parameters: Sequence[torch.nn.Parameter], lr: float, decay: float) -> None:
+    def __init__(
+        self,
+        parameters: Sequence[torch.nn.Parameter],
+        lr: float,
+        decay: float,
+        each_step: Callable[[int], None] = lambda step: None,
+    ) -> None:
         self._optimizer = torch.optim.Adam(parameters, lr) if parameters else None
-        self._decay = decay
+        self._decay, self._each_step, self._steps = decay, each_step, 0
 
     def value(self) -> torch.Tensor:
         """Return 0."""
@@ -114,10 +120,11 @@ class Along:
 
     def add_gradient(self) -> None:
         """Make the step of the further parameters."""
-        if self._optimizer is None:
-            return
-        held = self._optimizer.param_groups[0]
-        if all(bool(torch.isfinite(p.grad).all()) for p in held["params"] if p.grad is not None):
-            self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        held["lr"] *= self._decay
+        if self._optimizer is not None:
+            held = self._optimizer.param_groups[0]
+            if all(bool(torch.isfinite(p.grad).all()) for p in held["params"] if p.grad is not None):
+                self._optimizer.step()
+            self._optimizer.zero_grad(set_to_none=True)
+            held["lr"] *= self._decay
+        self._steps += 1
+        self._each_step(self._steps)

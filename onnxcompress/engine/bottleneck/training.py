@@ -237,7 +237,15 @@ class _Run:
         """Train on without the channels that were given up; the best state is kept."""
         before = self.epochs
         others = [] if self.norms is None else list(self.norms.parameters())
-        stopped = self._train(self.after_epochs, before, Along(others, self.wishes.lr, self._after_decay()))
+        per_epoch = self.trainer.steps_per_epoch
+
+        def each_step(step: int) -> None:
+            if step % per_epoch == 0:
+                self.epochs = before + step / per_epoch
+                self._note(None, "training on")
+
+        along = Along(others, self.wishes.lr, self._after_decay(), each_step)
+        stopped = self._train(self.after_epochs, before, along)
         self.epochs = before + self.after_epochs
         self._estimate()
         self._note(None, "after training on")

@@ -81,7 +81,27 @@ def matmul_net():
     return model_of(nodes, tensors, (3, 6), 4)
 
 
+def reshaped_net():
+    """Conv, Relu, Reshape to rows, MatMul with a weight that is stored as C H W out."""
+    tensors = {
+        "w1": RNG.normal(size=(6, 3, 3, 3)), "b1": RNG.normal(size=(6, 1, 1)),
+        "w2": RNG.normal(size=(6, 6, 6, 5)),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["a"], "c1"),
+        helper.make_node("Add", ["a", "b1"], ["b"], "a1"),
+        helper.make_node("Relu", ["b"], ["c"], "r"),
+        helper.make_node("Constant", [], ["s1"], "k1", value_ints=[-1, 216]),
+        helper.make_node("Reshape", ["c", "s1"], ["d"], "r1"),
+        helper.make_node("Constant", [], ["s2"], "k2", value_ints=[216, 5]),
+        helper.make_node("Reshape", ["w2", "s2"], ["w"], "r2"),
+        helper.make_node("MatMul", ["d", "w"], ["y"], "fc"),
+    ]
+    return model_of(nodes, tensors, (3, 8, 8), 5)
+
+
 NETS = {
+    "reshaped": (reshaped_net, (3, 8, 8)),
     "conv": (conv_net, (3, 8, 8)),
     "grouped": (grouped_net, (3, 8, 8)),
     "matmul": (matmul_net, (3, 6)),
@@ -236,7 +256,7 @@ def test_groups_whose_gates_cannot_be_folded_are_named():
     assert "without a weight" in str(why_not(alone, channels.model))
 
 
-@pytest.mark.parametrize("name", ["conv", "grouped", "matmul", "mlp"])
+@pytest.mark.parametrize("name", NETS)
 def test_lent_normalisation_starts_as_identity_and_folds(name):
     make, shape = NETS[name]
     model = make()
