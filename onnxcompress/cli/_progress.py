@@ -46,8 +46,8 @@ class Progress:
         elif time.monotonic() - self._logged > LOG_EVERY_S:
             self._logged = time.monotonic()
             elapsed = self._logged - self._began
-            left = elapsed / fraction - elapsed if fraction > 0 else float("nan")
-            sys.stderr.write(f"{fraction:4.0%}  {text}  about {left:.0f} s left\n")
+            left = f"  about {elapsed / fraction - elapsed:.0f} s left" if fraction > 0 else ""
+            sys.stderr.write(f"{fraction:4.0%}  {text}{left}\n")
 
     def __enter__(self) -> Progress:
         if self._bar is not None:

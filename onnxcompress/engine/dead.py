@@ -196,7 +196,7 @@ def _ranges(
             if deadline is not None and time.monotonic() >= deadline:
                 return None
             evaluator.look(indices[start : start + _AT_ONCE])
-            progress(start / len(indices))
+            progress(min(1.0, (start + _AT_ONCE) / len(indices)))
     return {key: (low[key].double().cpu().numpy(), high[key].double().cpu().numpy()) for key in low}
 
 
