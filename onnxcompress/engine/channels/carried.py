@@ -53,16 +53,20 @@ def carried(channels: Channels) -> dict[str, Carried]:
 def groups_along(channels: Channels) -> dict[ir.Value, tuple[str, ...]]:
     """Return for each value of the main graph the groups with a channel along one of its axes, in order.
 
-    Values without any are left out.
+    Values without any are left out; of the others the axes with frozen groups alone, where another has free
+    ones (positions of a sequence beside its features).
     """
-    names = np.array([g.name for g in channels.groups], object)
-    group_of = np.repeat(np.arange(len(names)), [g.size for g in channels.groups])
-    found: dict[ir.Value, dict[str, None]] = {}
+    groups = channels.groups
+    group_of = np.repeat(np.arange(len(groups)), [g.size for g in groups])
+    along: dict[ir.Value, list[list[int]]] = {}
     for (value, _), numbers in channels._channels_along.items():
         here = group_of[numbers[numbers >= 0]]
-        own = here[np.sort(np.unique(here, return_index=True)[1])]
-        found.setdefault(value, {}).update(dict.fromkeys(names[own]))
-    return {value: tuple(own) for value, own in found.items()}
+        along.setdefault(value, []).append(here[np.sort(np.unique(here, return_index=True)[1])].tolist())
+    found = {}
+    for value, axes in along.items():
+        shown = [axis for axis in axes if any(groups[g].free for g in axis)] or axes
+        found[value] = tuple(dict.fromkeys(groups[g].name for axis in shown for g in axis))
+    return found
 
 
 def macs_of_nodes(channels: Channels) -> dict[ir.Node, int]:

@@ -33,7 +33,7 @@ def _box(box: Box, x: float, y: float) -> str:
     told = "\n".join(fmt.printable(line) for line in box.told)
     parts = [f"<title>{escape(told)}</title>"]
     each = BOX_WIDTH / max(1, len(box.bands))
-    for i, band in enumerate(box.bands):
+    for i, band in enumerate(() if box.end else box.bands):
         tone = "none" if band.hue is None else f"g{band.hue}"
         left, kept = x + i * each, each * min(1.0, max(0.0, band.kept))
         if kept < each:

@@ -9,7 +9,7 @@ import pytest
 
 from onnxcompress import importer
 from onnxcompress.engine.channels import analyse
-from onnxcompress.engine.channels.carried import carried
+from onnxcompress.engine.channels.carried import carried, groups_along
 
 FIXTURES = Path(__file__).resolve().parents[3] / "fixtures"
 SHAPES = {"image": (1, 1, 8, 8)}
@@ -33,3 +33,13 @@ def test_a_hidden_layer_carries_both_weights_it_lies_on() -> None:
     carries = carried(channels)[hidden.name]
     assert carries.macs == 256 * 128 + 128 * 10
     assert carries.parameters == 256 * 128 + 128 * 10 + 128
+
+
+def test_groups_along_prefer_axes_that_can_be_cut() -> None:
+    channels = analyse(importer.load(FIXTURES / "digits_cnn.onnx"), SHAPES)
+    along = {value.name: names for value, names in groups_along(channels).items()}
+    free = {g.name for g in channels.free}
+    for name, names in along.items():
+        assert set(names) <= free or not set(names) & free, name
+    weight = channels.value("conv2.weight")
+    assert along[weight.name] == ("conv2.weight", "conv1.weight")
