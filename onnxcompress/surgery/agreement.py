@@ -212,12 +212,23 @@ def distance(expected: Any, found: Any) -> float:
         return float("inf")
     if a.dtype.kind not in "f" or b.dtype.kind not in "f":
         return 0.0 if np.array_equal(a, b) else float("inf")
-    finite = np.isfinite(a)
-    if not np.array_equal(finite, np.isfinite(b)) or not finite.any():
-        return 0.0 if np.array_equal(finite, np.isfinite(b)) else float("inf")
-    a, b = a[finite].astype(np.float64), b[finite].astype(np.float64)
-    difference, scale = float(np.abs(a - b).max()), float(np.abs(a).max())
+    difference = scale = 0.0
+    flat, other = a.reshape(-1), b.reshape(-1)
+    for start in range(0, flat.size, _CHUNK):
+        x = flat[start : start + _CHUNK].astype(np.float64, copy=False)
+        y = other[start : start + _CHUNK].astype(np.float64, copy=False)
+        finite = np.isfinite(x)
+        if not np.array_equal(finite, np.isfinite(y)):
+            return float("inf")
+        if not finite.all():
+            x, y = x[finite], y[finite]
+        difference = max(difference, float(np.abs(x - y).max(initial=0.0)))
+        scale = max(scale, float(np.abs(x).max(initial=0.0)))
     return 0.0 if difference == 0 else difference / scale if scale > 0 else float("inf")
+
+
+_CHUNK = 1 << 18
+"""Elements looked at together."""
 
 
 def _speaks(value: Any) -> bool:
@@ -229,5 +240,9 @@ def _speaks(value: Any) -> bool:
     array = np.asarray(value)
     if array.dtype.kind not in "fiub":
         return array.size > 0
-    finite = array[np.isfinite(array)] if array.dtype.kind == "f" else array
-    return bool(np.any(finite))
+    flat = array.reshape(-1)
+    for start in range(0, flat.size, _CHUNK):
+        part = flat[start : start + _CHUNK]
+        if np.any(part[np.isfinite(part)] if part.dtype.kind == "f" else part):
+            return True
+    return False

@@ -13,7 +13,7 @@ outputs from those of plain silencing is measured and told.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,10 @@ from onnxcompress.core.run import CutProof
 from onnxcompress.core.task import Feeds
 from onnxcompress.engine import runtime
 from onnxcompress.engine.channels import Channels, Keep, site_key
-from onnxcompress.engine.feeds import random_feeds
 from onnxcompress.engine.measures import shapes as measured
 from onnxcompress.surgery.agreement import Comparison64, distance
 from onnxcompress.surgery.cutting import CutModel, cut
+from onnxcompress.surgery.proof_inputs import HEAVY_MACS, random_inputs
 from onnxcompress.surgery.reference import reference
 
 ORT_TOLERANCE = 1e-4
@@ -43,11 +43,6 @@ _NOISE = 1e-6
 
 _PLACES_BYTES = 1 << 29
 """Places that would take more memory than this, in float64, are compared as far as it lasts."""
-
-_RANDOM_EXAMPLES = 2
-
-_HEAVY_MACS = 2_000_000_000
-"""Models that multiply more than this in one inference are compared on one random input a size."""
 
 
 def prove(
@@ -78,19 +73,20 @@ def prove(
     with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder:
         expected = reference(channels, cuts, constants)
         silent = _open(expected, Path(folder) / "silenced")
-        inputs, sizes = _inputs(channels, silent, seed)
-        inputs = [*inputs, *feeds]
+        drawn, sizes = random_inputs(channels, silent, seed)
+        inputs = [*drawn, *feeds]
+        precise = inputs[:1] if channels.macs({}) > HEAVY_MACS else inputs
         doubles = _compare64(
-            channels, cuts, (expected, result.model), inputs, _folded(channels, cuts, constants)
+            channels, cuts, (expected, result.model), precise, _folded(channels, cuts, constants)
         )
         if result.folded:
             # A bias that took in a constant was rounded; all else is proven without constants, to the floor.
             plain = reference(channels, cuts, {}), cut(channels, cuts).model
-            doubles = replace(_compare64(channels, cuts, plain, inputs, {}), outputs=doubles.outputs)
+            doubles = replace(_compare64(channels, cuts, plain, precise, {}), outputs=doubles.outputs)
         session = _open(result.model, Path(folder) / "cut")
         in_ort = _Ort(silent.run, session.run)
         for index, feed in enumerate(inputs):
-            in_ort.add(feed, doubles.outputs[index] if doubles.outputs else None)
+            in_ort.add(feed, doubles.outputs[index] if index < len(doubles.outputs) else None)
         if any(channels.group(name).mixed for name in cuts):
             blind = reference(channels, cuts, constants, survivors=False)
             before = _open(blind, Path(folder) / "blind")
@@ -117,53 +113,6 @@ def _open(model: Model, folder: Path) -> runtime.OrtSession:
         raise VerificationError(
             "onnxruntime refuses the model without the channels that were cut", why=error.why or str(error)
         ) from error
-
-
-def _inputs(channels: Channels, session: runtime.OrtSession, seed: int) -> tuple[list[Feeds], int]:
-    """Return random inputs of the traced size, and of another one where the model takes it."""
-    names = [info.name for info in session.inputs]
-    shapes = {name: tuple(channels.shape(name)) for name in names}
-
-    def drawn(chosen: Mapping[str, tuple[int, ...]], count: int, first: int) -> list[dict[str, Array]]:
-        return random_feeds(session.inputs, seed=first, shapes=chosen, examples=count, model=channels.model)
-
-    count = 1 if channels.macs({}) > _HEAVY_MACS else _RANDOM_EXAMPLES
-    found: list[Feeds] = list(drawn(shapes, count, seed))
-    for other in _other_sizes(channels, shapes):
-        try:
-            (feed,) = drawn(other, 1, seed + 1)
-            session.run(feed)
-        except OnnxCompressError:
-            continue
-        return [*found, feed], 2
-    return found, 1
-
-
-def _other_sizes(
-    channels: Channels, shapes: Mapping[str, tuple[int, ...]]
-) -> Iterator[dict[str, tuple[int, ...]]]:
-    """Yield shapes with all varying lengths one more, twice as long, and each alone."""
-    axes = {
-        (name, axis)
-        for name, shape in shapes.items()
-        for axis in range(len(shape))
-        if channels.is_dynamic(name, axis)
-    }
-    if not axes:
-        return
-    tied: dict[str, set[tuple[str, int]]] = {}
-    for name, axis in axes:
-        declared = channels.value(name).shape
-        symbol = getattr(declared[axis], "value", None) if declared is not None else None
-        tied.setdefault(str(symbol or f"{name}:{axis}"), set()).add((name, axis))
-    for places in (axes, *(tied[symbol] for symbol in sorted(tied))):
-        for factor, more in ((1, 1), (2, 0)):
-            yield {
-                name: tuple(
-                    factor * d + more if (name, axis) in places else d for axis, d in enumerate(shape)
-                )
-                for name, shape in shapes.items()
-            }
 
 
 @dataclass(frozen=True)
