@@ -176,7 +176,7 @@ class _Run:
         return gated, gated / 2 if after is None else after
 
     def run(self) -> Pressed:
-        self._note(None, "the original")
+        self._note("the original")
         with ExitStack() as stack:
             stack.enter_context(self.gates.on(self.graph))
             stack.enter_context(self.recurrent.on(self.graph.hooks))
@@ -188,7 +188,7 @@ class _Run:
             decision = self._decide(alphas)
             self._close(decision)
             self._estimate()
-            self._note(None, "after the decision")
+            self._note("after the decision")
             if self.after_epochs > 0 and stopped == "done" and self.parameters:
                 stopped = self._after()
         arrays = self._arrays()
@@ -231,7 +231,9 @@ class _Run:
         if step % per_epoch == 0 or step == steps:
             self.epochs = step / per_epoch
             left = sum(int(m.sum()) for m in self._open().values())
-            self._note(pressure.gamma, f"{left} of {sum(g.size for g in self.job.groups)} channels left")
+            self._note(
+                f"gamma {pressure.gamma:.3g}, {left} of {sum(g.size for g in self.job.groups)} channels left"
+            )
 
     def _after(self) -> str:
         """Train on without the channels that were given up; the best state is kept."""
@@ -242,13 +244,13 @@ class _Run:
         def each_step(step: int) -> None:
             if step % per_epoch == 0:
                 self.epochs = before + step / per_epoch
-                self._note(None, "training on")
+                self._note("training on")
 
         along = Along(others, self.wishes.lr, self._after_decay(), each_step)
         stopped = self._train(self.after_epochs, before, along)
         self.epochs = before + self.after_epochs
         self._estimate()
-        self._note(None, "after training on")
+        self._note("after training on")
         return stopped
 
     def _after_decay(self) -> float:
@@ -380,10 +382,10 @@ class _Run:
             if name in original.weights and not np.array_equal(array, original.array(name))
         }
 
-    def _note(self, gamma: float | None, words: str) -> None:
+    def _note(self, words: str) -> None:
         found = self.trainer.evaluate()
         elapsed = time.monotonic() - self.began
-        point = TrainingPoint(len(self.points), gamma, None, found.loss, found.metric, None, elapsed)
+        point = TrainingPoint(len(self.points), None, None, found.loss, found.metric, None, elapsed)
         self.points.append(point)
         text = f"{words}: validation loss {found.loss:.4g}"
         if found.metric is not None:

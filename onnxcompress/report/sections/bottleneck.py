@@ -1,0 +1,88 @@
+"""Bottleneck: how the channels thinned out while gates were trained, and the gap the threshold falls in."""
+
+from __future__ import annotations
+
+import math
+
+from onnxcompress.core.bottleneck import AlphaHistogram, Bottleneck
+from onnxcompress.core.run import Run
+from onnxcompress.report import format as fmt
+from onnxcompress.report.sections._base import section
+from onnxcompress.report.tree import Block, Histograms, Lines, Panel, Paragraph, Series
+
+MOST_PANELS = 12
+"""Groups whose path and histogram are drawn, the largest ones."""
+
+
+@section(
+    "bottleneck",
+    title="Information bottleneck",
+    order=92,
+    detail=True,
+    applies=lambda run: any(m.training is not None and m.training.bottleneck for m in run.methods),
+)
+def bottleneck(run: Run) -> tuple[Block, ...]:
+    """Show for each method with gates what they came to."""
+    blocks: list[Block] = []
+    for method in run.methods:
+        found = method.training.bottleneck if method.training is not None else None
+        if found is not None:
+            blocks.append(Paragraph((f"{method.name}: ", _told(found))))
+            blocks += [*_path(found), *_histograms(found)]
+    return tuple(blocks)
+
+
+def _told(b: Bottleneck) -> str:
+    size, kept = sum(h.size for h in b.histograms), sum(h.kept for h in b.histograms)
+    target = ""
+    if b.target is not None and b.reached is not None:
+        target = f" The target was {fmt.percent(b.target).text}, {fmt.percent(b.reached).text} stays."
+    return (
+        f"{kept:,} of {size:,} gated channels stay, those whose α = μ²/σ² is over "
+        f"{fmt.number(b.threshold).text}.{target}"
+    )
+
+
+def _shown(b: Bottleneck) -> list[AlphaHistogram]:
+    largest = {h.group for h in sorted(b.histograms, key=lambda h: -h.size)[:MOST_PANELS]}
+    return [h for h in b.histograms if h.group in largest]
+
+
+def _path(b: Bottleneck) -> tuple[Block, ...]:
+    if len(b.path) < 2:
+        return ()
+    lines = tuple(
+        Series(h.group, tuple((p.epoch, p.kept.get(h.group, h.size) / h.size) for p in b.path))
+        for h in _shown(b)
+    )
+    told = "; ".join(f"{s.name} down to {fmt.percent(s.points[-1][1]).text}" for s in lines)
+    gammas = [p.gamma for p in b.path]
+    steered = max(gammas) > 1.01 * min(gammas)
+    charts = [
+        Lines(
+            "Share of the channels over the threshold, along training",
+            f"Line chart of the share of channels along epochs: {told}.",
+            "epoch",
+            "share",
+            lines,
+        )
+    ]
+    if steered:
+        low, high = fmt.number(min(gammas)).text, fmt.number(max(gammas)).text
+        series = Series("γ", tuple((p.epoch, p.gamma) for p in b.path))
+        alt = f"Line chart of γ along epochs, between {low} and {high}."
+        charts.append(Lines("Strength γ of the bottleneck", alt, "epoch", "γ", (series,), y_log=True))
+    return tuple(charts)
+
+
+def _histograms(b: Bottleneck) -> tuple[Block, ...]:
+    mark = (math.log(b.threshold),) if b.threshold > 0 else ()
+    panels = tuple(
+        Panel(f"alpha-{k}", f"{h.group}: {h.kept} of {h.size}", b.log_alpha_edges, h.counts, mark)
+        for k, h in enumerate(_shown(b))
+    )
+    if not panels:
+        return ()
+    named = fmt.plural(len(panels), "group")
+    alt = f"Histograms of log α of the channels of {named}; the mark is the threshold."
+    return (Histograms(f"log α of the channels of {named}; the mark is the threshold", alt, panels),)

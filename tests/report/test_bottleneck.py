@@ -1,0 +1,58 @@
+"""What the report says of a bottleneck, in every format."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from example import compress
+
+from onnxcompress.core.bottleneck import AlphaHistogram, Bottleneck, PathPoint
+from onnxcompress.core.run import Run
+from onnxcompress.report import html, markdown
+from onnxcompress.report.sections._base import SECTIONS
+from onnxcompress.report.tree import Histograms, Lines, Paragraph
+
+
+def gated(target: float | None = 0.5) -> Run:
+    found = Bottleneck(
+        threshold=1.2,
+        log_alpha_edges=(-10.0, 0.0, 10.0),
+        histograms=(AlphaHistogram("conv1.weight", 16, 4, (12, 4)), AlphaHistogram("fc", 100, 30, (70, 30))),
+        path=tuple(
+            PathPoint(float(k), 1e-3 * (1 + k), {"conv1.weight": 16 - 4 * k, "fc": 100 - 10 * k})
+            for k in range(4)
+        ),
+        target=target,
+        reached=None if target is None else 0.48,
+    )
+    run = compress()
+    method = run.methods[0]
+    assert method.training is not None
+    return replace(
+        run, methods=(replace(method, training=replace(method.training, bottleneck=found)), *run.methods[1:])
+    )
+
+
+def test_it_tells_what_stays_and_draws_path_and_histograms():
+    blocks = SECTIONS["bottleneck"].build(gated())
+    words = "".join(p for b in blocks if isinstance(b, Paragraph) for p in b.parts if isinstance(p, str))
+    assert "34 of 116 gated channels stay" in words
+    assert "The target was 50" in words
+    shares = next(b for b in blocks if isinstance(b, Lines))
+    assert shares.series[0].points[-1] == (3.0, 0.25)
+    assert len([b for b in blocks if isinstance(b, Lines)]) == 2
+    panels = next(b for b in blocks if isinstance(b, Histograms)).panels
+    assert panels[0].counts == (12, 4)
+
+
+def test_other_methods_have_no_such_section():
+    assert not SECTIONS["bottleneck"].applies(compress())
+
+
+@pytest.mark.parametrize("target", [0.5, None])
+def test_it_renders_and_survives_json(target):
+    run = gated(target)
+    assert "Information bottleneck" in html.render(run)
+    assert "Information bottleneck" in markdown.render(run)
+    assert Run.from_json(run.to_json()) == run
