@@ -233,11 +233,13 @@ class GroupCut:
 class CutProof:
     """Evidence that cutting did what silencing the same channels does, measured before anything is written.
 
+    Where a normalisation looks at channels together, it is shown those that stay in the silenced model too.
+
     Errors are relative to the largest value of what is compared. ``float64_error`` is the largest over all
     outputs and all places where cut channels were summed over, computed in torch; ``float64_floor`` what
     rounding alone may do there. ``single_precision`` names operators that had to run in float32.
     ``ort_error`` is the relative ℓ2 difference of the outputs in onnxruntime. ``mixed_difference`` is how far
-    the outputs move when a normalisation no longer sees what was cut (relative ℓ2): a real change, not an
+    the outputs move because a normalisation no longer sees what was cut (relative ℓ2): a real change, not an
     error. ``silent_outputs`` are outputs that were zero or no numbers on every input and prove nothing.
     """
 
