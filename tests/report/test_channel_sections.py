@@ -84,6 +84,12 @@ def test_reasons_that_differ_in_names_alone_are_one_line() -> None:
     )
 
 
+def test_a_reason_is_said_once_however_many_nodes_it_names() -> None:
+    both = ("meets no channels in Add 'a'", "meets no channels in Add 'b'", "reaches the output 'y'")
+    groups = tuple(GroupFacts(n, 4, (), 0, 0, frozen=both[i:]) for i, n in enumerate("ab"))
+    assert list(_channels.by_reason(groups)) == ["meets no channels in Add …; it also reaches the output …"]
+
+
 def test_every_reason_is_told_on_request() -> None:
     rows = table(section(inspect(), "frozen"), "4 groups kept whole").rows
     assert [r[3] for r in rows[:3:2]] == [

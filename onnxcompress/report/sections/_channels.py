@@ -53,6 +53,7 @@ QUIET = frozenset(
 """Operators that a box's title leaves out where there is another to name."""
 
 _QUOTED = re.compile(r"'[^']*'")
+_ALSO = "; it also "
 
 
 @dataclass(frozen=True)
@@ -90,14 +91,15 @@ def by_reason(groups: Sequence[GroupFacts]) -> dict[str, list[GroupFacts]]:
     """Return groups by why they are kept; reasons that differ in names only are one, without the names."""
     merged: dict[str, list[GroupFacts]] = {}
     for group in groups:
-        merged.setdefault(_QUOTED.sub("…", why(group)), []).append(group)
+        told = dict.fromkeys(_QUOTED.sub("…", reason) for reason in group.frozen)
+        merged.setdefault(_ALSO.join(told), []).append(group)
     # A reason that all its groups share to the letter keeps its names.
     return {why(g[0]) if len({why(one) for one in g}) == 1 else key: g for key, g in merged.items()}
 
 
 def why(group: GroupFacts) -> str:
     """Return all reasons for which a group is kept, in words that follow "because it"."""
-    return "; it also ".join(group.frozen)
+    return _ALSO.join(group.frozen)
 
 
 def kept_whole(channels: ChannelFacts, *, merged: bool) -> Table | None:
