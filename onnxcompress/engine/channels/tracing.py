@@ -216,13 +216,13 @@ def _other_looks(
     if not symbolic:
         return
     together = [place for places in symbolic for place in places]
-    for grow in (_one_more, _twice):
+    for grow in _OTHER_SIZES:
         look = _try(model, _changed(input_shapes, together, grow), free)
         if look is not None:
             yield look
             return
     for places in symbolic:
-        for grow in (_one_more, _twice):
+        for grow in _OTHER_SIZES:
             look = _try(model, _changed(input_shapes, places, grow), free)
             if look is not None:
                 yield look
@@ -235,6 +235,18 @@ def _one_more(length: int) -> int:
 
 def _twice(length: int) -> int:
     return 2 * max(1, length)
+
+
+def _one_less(length: int) -> int:
+    return length - 1 if length > 1 else 2
+
+
+def _half(length: int) -> int:
+    return length // 2 if length > 1 else 2
+
+
+# Models with a table of positions take no longer input than the longest there is; some want even numbers.
+_OTHER_SIZES = (_one_more, _twice, _one_less, _half)
 
 
 def _changed(

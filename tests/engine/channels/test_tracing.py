@@ -43,6 +43,27 @@ def test_what_differs_between_two_sizes_is_dynamic():
     assert values["b"] not in seen.dynamic
 
 
+POSITIONS = """
+<ir_version: 8, opset_import: ["": 17]>
+g (float[N, T, 2] x) => (float[N, T, 2] y)
+<float[4, 2] table = {1, 2, 3, 4, 5, 6, 7, 8}, int64[1] zero = {0}, int64[1] one = {1}>
+{
+    shape = Shape (x)
+    steps = Gather (shape, one)
+    known = Slice (table, zero, steps, zero)
+    y = Add (x, known)
+}
+"""
+
+
+def test_sizes_that_cannot_grow_shrink():
+    """The longest input a table of positions allows: one step more does not run."""
+    seen = trace(model_of(POSITIONS), {"x": (1, 4, 2)})
+    values = {v.name: v for v in seen.shapes}
+    assert seen.dynamic[values["y"]] == {0, 1}
+    assert seen.dynamic[values["known"]] == {0}
+
+
 def test_a_value_computed_from_a_static_length_is_constant():
     model = model_of(DYNAMIC)
     seen = trace(model, {"x": (2, 6, 5)})
