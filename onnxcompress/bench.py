@@ -18,6 +18,7 @@ from onnxcompress.core.errors import UsageError
 from onnxcompress.core.run import Benchmark, Latency
 from onnxcompress.core.task import Feeds
 from onnxcompress.engine import runtime
+from onnxcompress.engine.denormals import flushed_ms
 from onnxcompress.engine.measures import stats
 
 Call = Callable[[], None]
@@ -93,6 +94,7 @@ def compare_latency(
     seed: int = 0,
     provider: str = "CPUExecutionProvider",
     memory: bool = True,
+    denormals: bool = False,
     inputs: str = "",
 ) -> Benchmark:
     """Time models against the first of them; one model alone is timed without a comparison.
@@ -109,6 +111,7 @@ def compare_latency(
         seed: of the order of models and of the bootstrap.
         provider: onnxruntime's execution provider.
         memory: measure load time and memory, each model in a process of its own.
+        denormals: measure with denormal numbers flushed to zero too, each model in a process of its own.
         inputs: where the inputs come from, for the report.
 
     Raises:
@@ -149,6 +152,7 @@ def compare_latency(
                 resident_bytes=probe.resident_bytes if probe else None,
                 peak_bytes=probe.peak_bytes if probe else None,
                 samples_ms=tuple(float(t) for t in samples.ravel()),
+                flushed_ms=_flushed(models[name], taken[name], threads) if denormals else None,
             )
         )
     ratios = tuple(
@@ -310,6 +314,15 @@ def _opener(
         return session.bind(taken[name])
 
     return open_
+
+
+def _flushed(model: Path | bytes, feeds: Feeds, threads: int) -> float:
+    if isinstance(model, Path):
+        return flushed_ms(model, feeds, threads=threads)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(model)
+        return flushed_ms(path, feeds, threads=threads)
 
 
 def _probe(model: Path | bytes, feeds: Feeds) -> runtime.Probe:

@@ -52,6 +52,14 @@ measuring = apply(
     ),
 )
 
+provider = click.option(
+    "--provider",
+    default="CPUExecutionProvider",
+    show_default=True,
+    metavar="NAME",
+    help="onnxruntime's execution provider to time on.",
+)
+
 reporting = click.option(
     "--report",
     "reports",
@@ -206,6 +214,17 @@ def _plain_type(kind: Any) -> type:
     if origin is typing.Literal:
         return str
     return typing.cast(type, origin or kind)
+
+
+def known_provider(name: str) -> str:
+    """Return the provider of that name, short or long; raises UsageError where this machine has none."""
+    from onnxcompress.engine import runtime  # noqa: PLC0415
+
+    there = runtime.providers()
+    for known in there:
+        if name.lower() in (known.lower(), known.lower().removesuffix("executionprovider")):
+            return known
+    raise UsageError(f"there is no provider {name!r} here", fix=f"choose one of {', '.join(there)}")
 
 
 def parse_shapes(specs: tuple[str, ...]) -> dict[str, tuple[int, ...]]:

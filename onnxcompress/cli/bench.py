@@ -13,6 +13,7 @@ from onnxcompress.cli import _options as shared
 @click.command()
 @click.argument("sources", metavar="A.onnx [B.onnx ...]", nargs=-1, required=True, type=shared.MODEL)
 @shared.measuring
+@shared.provider
 @click.option(
     "--budget",
     "budget_s",
@@ -28,6 +29,7 @@ def bench(
     sources: tuple[Path, ...],
     input_shapes: tuple[str, ...],
     threads: int,
+    provider: str,
     seed: int | None,
     budget_s: float,
     reports: tuple[Path, ...],
@@ -47,6 +49,7 @@ def bench(
         threads=threads,
         outputs=False,
         budget_s=budget_s,
+        provider=shared.known_provider(provider),
         command=("onnxcompress", *sys.argv[1:]),
     )
     write_reports(run, reports)

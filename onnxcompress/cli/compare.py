@@ -18,6 +18,7 @@ from onnxcompress.gates import LIMITS, require
 @click.argument("sources", metavar="A.onnx B.onnx ...", nargs=-1, required=True, type=shared.MODEL)
 @shared.data
 @shared.measuring
+@shared.provider
 @click.option(
     "--budget",
     "budget_s",
@@ -62,6 +63,7 @@ def compare(
         threads=options["threads"],
         benchmark=not no_bench,
         budget_s=budget_s,
+        provider=shared.known_provider(options["provider"]),
         limits={key: options[key] for key in LIMITS if options[key] is not None},
         command=("onnxcompress", *sys.argv[1:]),
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -19,6 +20,7 @@ from onnxcompress.core.run import Benchmark, Comparison
 from onnxcompress.core.task import Feeds, Task
 from onnxcompress.engine import feeds, runtime
 from onnxcompress.engine.data import Examples, make_task, open_data
+from onnxcompress.engine.denormals import NOTABLE
 from onnxcompress.recipe import TASK_OPTIONS
 
 COMPARED_EXAMPLES = 256
@@ -48,12 +50,13 @@ class Original:
 
 @dataclass(frozen=True)
 class Compared:
-    """Inputs on which outputs are compared, and where they come from."""
+    """Inputs on which outputs are compared, and where they come from; one of them alone, of the data."""
 
     feeds: tuple[Feeds, ...]
     examples: int
     origin: str
     random: bool
+    single: Feeds | None = None
 
 
 def open_original(source: Source, input_shapes: Mapping[str, tuple[int, ...]], threads: int) -> Original:
@@ -99,7 +102,8 @@ def compared_inputs(original: Original, task: Task | None, seed: int) -> Compare
         some = indices[:COMPARED_EXAMPLES]
         stack = task.samples.inputs(some)
         calls = tuple(feed for _, feed in task.samples.feeding.calls(stack, COMPARED_AT_ONCE))
-        return Compared(calls, len(some), f"{len(some)} {split} examples", False)
+        single = single_example(original, task)
+        return Compared(calls, len(some), f"{len(some)} {split} examples", False, single)
     drawn = feeds.random_feeds(
         original.session.inputs,
         seed=seed,
@@ -108,6 +112,16 @@ def compared_inputs(original: Original, task: Task | None, seed: int) -> Compare
         model=original.model,
     )
     return Compared(tuple(drawn), len(drawn), f"{len(drawn)} seeded random inputs", True)
+
+
+def single_example(original: Original, task: Task | None) -> Feeds | None:
+    """Return one validation example at the shapes that costs are counted at, None where there is none."""
+    if task is None or task.random or not isinstance(task.samples, Examples):
+        return None
+    stack = task.samples.inputs(task.validation[:1])
+    feed = next(iter(task.samples.feeding.calls(stack, 1)))[1]
+    fits = all(np.shape(feed[name]) == tuple(shape) for name, shape in original.shapes.items())
+    return feed if fits else None
 
 
 def compare_outputs(
@@ -137,14 +151,52 @@ def latency(
     seed: int,
     threads: int,
     budget_s: float = LATENCY_BUDGET_S,
+    *,
+    single: Feeds | None = None,
+    provider: str = "CPUExecutionProvider",
 ) -> Benchmark:
-    """Compare latencies on one seeded random input; the first model is the reference."""
-    single = feeds.random_feeds(
+    """Compare latencies on one input, a seeded random one where none is given; the first is the reference."""
+    random = single is None
+    return bench.compare_latency(
+        models,
+        single if single is not None else random_single(original, seed),
+        threads=threads,
+        seed=seed,
+        budget_s=budget_s,
+        provider=provider,
+        denormals=random and provider == "CPUExecutionProvider",
+        inputs="one seeded random input" if random else "one validation example",
+    )
+
+
+def random_single(original: Original, seed: int) -> Feeds:
+    """Return one seeded random input."""
+    return feeds.random_feeds(
         original.session.inputs, seed=seed, shapes=original.shapes, model=original.model
     )[0]
-    return bench.compare_latency(
-        models, single, threads=threads, seed=seed, budget_s=budget_s, inputs="one seeded random input"
-    )
+
+
+def latency_warnings(benchmark: Benchmark | None) -> tuple[str, ...]:
+    """Say where a latency rests on denormal numbers, which random inputs may bring, real ones rarely."""
+    if benchmark is None:
+        return ()
+    said = []
+    first = benchmark.latencies[0] if benchmark.latencies else None
+    for index, latency in enumerate(benchmark.latencies):
+        flushed = latency.flushed_ms
+        if flushed is None or latency.median_ms < NOTABLE * flushed:
+            continue
+        told = (
+            f"the latency of {latency.name} rests on random inputs and denormal numbers: "
+            f"{latency.median_ms:.3g} ms, {flushed:.3g} ms with them flushed to zero"
+        )
+        if index and first is not None and first.flushed_ms:
+            told += (
+                f"; its ratio would be {flushed / first.flushed_ms:.2f} "
+                f"and not {latency.median_ms / first.median_ms:.2f}"
+            )
+        said.append(told + "; give --data to time it on real inputs")
+    return tuple(said)
 
 
 @contextlib.contextmanager

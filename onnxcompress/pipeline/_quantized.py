@@ -10,8 +10,9 @@ from onnxcompress.core.errors import UsageError
 from onnxcompress.core.plan import Plan
 from onnxcompress.core.resources import Stopwatch
 from onnxcompress.core.run import LatencyRatio
-from onnxcompress.engine import feeds
+from onnxcompress.core.task import Task
 from onnxcompress.methods._base import Method
+from onnxcompress.pipeline import _original as originals
 from onnxcompress.pipeline._original import Compared, Original
 
 BUDGET_S = 8.0
@@ -28,13 +29,15 @@ def check_last(methods: Sequence[Method]) -> None:
             raise UsageError(f"method {method.name!r} must be the last one", why="it rewrites the graph")
 
 
-def stopwatch(original: Original, seed: int, threads: int, budget_s: float = BUDGET_S) -> Stopwatch:
-    """Return what times serialised models interleaved on one seeded random input."""
+def stopwatch(
+    original: Original, task: Task | None, seed: int, threads: int, budget_s: float = BUDGET_S
+) -> Stopwatch:
+    """Return what times serialised models interleaved, on one example of the data where there is any."""
 
     def time(models: Mapping[str, bytes]) -> tuple[LatencyRatio, ...]:
-        single = feeds.random_feeds(
-            original.session.inputs, seed=seed, shapes=original.shapes, model=original.model
-        )[0]
+        single = originals.single_example(original, task)
+        if single is None:
+            single = originals.random_single(original, seed)
         found = bench.compare_latency(
             models, single, threads=threads, seed=seed, budget_s=budget_s, memory=False
         )

@@ -14,6 +14,7 @@ from onnxcompress.core.errors import UsageError
 from onnxcompress.core.run import SCHEMA, Run
 from onnxcompress.core.version import VERSION
 from onnxcompress.engine.measures import facts
+from onnxcompress.engine.measures.operator_times import operator_times
 from onnxcompress.pipeline import _original as originals
 from onnxcompress.pipeline._original import LATENCY_BUDGET_S
 
@@ -28,6 +29,7 @@ def compare(
     outputs: bool = True,
     benchmark: bool = True,
     budget_s: float = LATENCY_BUDGET_S,
+    provider: str = "CPUExecutionProvider",
     limits: Mapping[str, float] | None = None,
     command: tuple[str, ...] | None = None,
 ) -> Run:
@@ -43,6 +45,7 @@ def compare(
         outputs: compare outputs.
         benchmark: measure latency.
         budget_s: time for measuring latency.
+        provider: onnxruntime's execution provider that latency is measured on.
         limits: gates.
         command: the command line, for the report.
     """
@@ -55,14 +58,26 @@ def compare(
     first = opened[0]
     names = _distinct_names(sources)
     compared = None
+    single = None
     if outputs:
         task = originals.data_task(first, data or {}, seed) if data else None
         compared = originals.compared_inputs(first, task, seed)
+        single = compared.single
     comparisons = []
     for name, other in zip(names[1:], opened[1:], strict=True):
         if compared is not None:
             found = originals.compare_outputs(first.file, other.file, compared, threads, same_types=False)
             comparisons.append(replace(found, candidate=name))
+    timed = dict(zip(names, sources, strict=True))
+    timings = (
+        originals.latency(first, timed, seed, threads, budget_s, single=single, provider=provider)
+        if benchmark
+        else None
+    )
+    profile = None
+    if benchmark and outputs:
+        feed = single if single is not None else originals.random_single(first, seed)
+        profile = operator_times(timed, feed, threads=threads, provider=provider)
     run = Run(
         schema=SCHEMA,
         version=VERSION,
@@ -78,12 +93,26 @@ def compare(
             for name, o in zip(names, opened, strict=True)
         ),
         comparisons=tuple(comparisons),
-        benchmark=originals.latency(first, dict(zip(names, sources, strict=True)), seed, threads, budget_s)
-        if benchmark
-        else None,
+        warnings=(*originals.latency_warnings(timings), *_overridable(names, opened)),
+        benchmark=timings,
+        operators=profile,
     )
     run = replace(run, duration_s=time.perf_counter() - began)
     return replace(run, gates=gates.decide(run, limits or {}))
+
+
+def _overridable(names: Sequence[str], opened: Sequence[originals.Original]) -> tuple[str, ...]:
+    """Say which models list weights as inputs: onnxruntime then neither folds nor rearranges them."""
+    said = []
+    for name, other in zip(names, opened, strict=True):
+        graph = other.model.ir.graph
+        count = sum(v.is_graph_input() for v in graph.initializers.values())
+        if count and int(other.model.ir.ir_version or 0) >= 4:
+            said.append(
+                f"{name} lists {count} weights as inputs, so that callers may replace them: onnxruntime "
+                "cannot prepare them while it loads, which may cost more than any compression saves"
+            )
+    return tuple(said)
 
 
 def _distinct_names(sources: Sequence[Path]) -> list[str]:

@@ -111,11 +111,10 @@ def compress(request: Request) -> Run:
         refusals += staged.refusals
         warnings += staged.warnings
         quantised = any(plan.quantization is not None for plan in plans)
-        comparisons = _verify(
-            original, model, staged.path, compared, request.threads, quantised=quantised
-        )
+        comparisons = _verify(original, model, staged.path, compared, request.threads, quantised=quantised)
         accuracy = _accuracy(original, staged.path, task, request.threads)
-        benchmark = _benchmark(request, original, staged.path, (before, name))
+        benchmark = _benchmark(request, original, staged.path, (before, name), compared)
+        warnings += originals.latency_warnings(benchmark)
         run = Run(
             schema=SCHEMA,
             version=VERSION,
@@ -190,7 +189,9 @@ def _decide(request: Request, original: Original, task: Task | None) -> _Decided
     )
     resources = replace(resources, limits=request.limits)
     if request.benchmark:
-        resources = replace(resources, stopwatch=stopwatch(original, request.recipe.seed, request.threads))
+        resources = replace(
+            resources, stopwatch=stopwatch(original, task, request.recipe.seed, request.threads)
+        )
     decided = _Decided(original.model)
     for method in request.recipe.methods:
         _check_needs(method, task)
@@ -229,7 +230,9 @@ def _changed(before: Model, after: Model, plans: tuple[Plan, ...]) -> dict[str, 
     return {
         name: quantised[name]
         if name in quantised
-        else after.encodings[name] if name in after.encodings else Dense(after.array(name))
+        else after.encodings[name]
+        if name in after.encodings
+        else Dense(after.array(name))
         for name, weight in before.weights.items()
         if name in quantised
         or (name in after.weights and (name in encoded or after.weights[name].shape != weight.shape))
@@ -325,13 +328,15 @@ def _accuracy(original: Original, written: Path, task: Task | None, threads: int
 
 
 def _benchmark(
-    request: Request, original: Original, written: Path, names: tuple[str, str]
+    request: Request, original: Original, written: Path, names: tuple[str, str], compared: Compared
 ) -> Benchmark | None:
     if not request.benchmark:
         return None
     with originals.as_file(original.file) as before:
         models = dict(zip(names, (before, written), strict=True))
-        return originals.latency(original, models, request.recipe.seed, request.threads)
+        return originals.latency(
+            original, models, request.recipe.seed, request.threads, single=compared.single
+        )
 
 
 def _names(request: Request) -> tuple[str, str]:

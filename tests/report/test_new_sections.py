@@ -7,7 +7,7 @@ import pytest
 from onnxcompress import report
 from onnxcompress.core.profile import OperatorProfile, OperatorTime
 from onnxcompress.core.quantization import QuantizationFacts, QuantizedLayer, QuantizedWay
-from onnxcompress.core.run import SCHEMA, Environment, Run
+from onnxcompress.core.run import SCHEMA, Benchmark, Environment, Latency, LatencyRatio, ModelFacts, Run
 from onnxcompress.core.sensitivity import LayerDamage, Sensitivity
 
 WAYS = (
@@ -77,6 +77,25 @@ def test_missing_parts(fmt):
     text = report.render(run(quantizations=(bare,), sensitivity=calm, operators=empty), fmt)
     assert "No layer stands out" in text
     assert "No limit was set" in text
+
+
+def test_the_share_of_saved_work_that_became_saved_time():
+    models = tuple(
+        ModelFacts(name, "", 10, 10, 1, 1, None, macs, (), 17, 8, {})
+        for name, macs in (("a", 1000), ("b", 500), ("c", 999), ("d", 500))
+    )
+    latencies = tuple(Latency(n, 1.0, 1.0, 1.0, 1.0, None, None, None, ()) for n in "abcd")
+    ratios = tuple(LatencyRatio(n, r, r, r, "") for n, r in (("b", 0.8), ("c", 0.5), ("d", 1.2)))
+    timed = dataclasses.replace(
+        run(benchmark=Benchmark(latencies, ratios, 1, "", "", 1, 1, "")), models=models, kind="compare"
+    )
+    text = " ".join(report.render(timed, "terminal").split())
+    assert (
+        "b: 50 % of the MACs and 20 % of the time are saved; 40 % of the saved work became saved time."
+        in text
+    )
+    assert "c: " not in text.split("Latency")[-1]
+    assert "−20 % of the time are saved; nothing of the saved work" in text.replace("-20", "−20")
 
 
 def test_they_survive_json():

@@ -18,6 +18,9 @@ from onnxcompress.report.tree import (
     Table,
 )
 
+LEAST_SAVED = 0.01
+"""Share of the MACs that must be saved for a word on what it brought."""
+
 UNITS = (("s", 1e-3), ("ms", 1.0), ("µs", 1e3))
 """Units of time, and how many of them a millisecond is."""
 
@@ -28,7 +31,27 @@ def latency(run: Run) -> tuple[Block, ...]:
     benchmark = run.benchmark
     assert benchmark is not None
     names = _names(run, benchmark)
-    return (_table(benchmark, names), *_plot(benchmark, names), Paragraph((_how(benchmark),)))
+    how = Paragraph((_how(benchmark),))
+    return (_table(benchmark, names), *_achieved(run, benchmark, names), *_plot(benchmark, names), how)
+
+
+def _achieved(run: Run, benchmark: Benchmark, names: tuple[str, ...]) -> tuple[Block, ...]:
+    """Tell how much of the saved work became saved time, where work was saved."""
+    macs = [model.macs for model in run.models]
+    ratios = {r.name: r.ratio for r in benchmark.ratios}
+    told = []
+    if len(macs) == len(names) and macs[0]:
+        for name, entry, count in zip(names[1:], benchmark.latencies[1:], macs[1:], strict=True):
+            ratio = ratios.get(entry.name)
+            if count is None or ratio is None or count > (1 - LEAST_SAVED) * macs[0]:
+                continue
+            work, time = 1 - count / macs[0], 1 - ratio
+            share = fmt.percent(time / work, 2).text if time > 0 else "nothing"
+            told.append(
+                f"{name}: {fmt.percent(work, 2).text} of the MACs and {fmt.percent(time, 2).text} of the "
+                f"time are saved; {share} of the saved work became saved time."
+            )
+    return (Paragraph((" ".join(told),)),) if told else ()
 
 
 def _names(run: Run, benchmark: Benchmark) -> tuple[str, ...]:

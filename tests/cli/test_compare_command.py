@@ -1,0 +1,69 @@
+"""``onnxcompress compare``: what the report that goes to a pull request holds."""
+
+import json
+
+QUICK = "--budget 0.5 --report r.json --report r.html --report r.md"
+
+
+def small(call):
+    assert call("digits_mlp.onnx -o small.onnx --method lc-quant --bits 4 --no-bench -q").code == 0
+
+
+def test_real_data_is_what_latency_is_measured_on(folder, call):
+    small(call)
+    done = call(f"compare digits_mlp.onnx small.onnx --data digits.npz {QUICK}")
+    assert done.code == 0, done.err
+    run = json.loads((folder / "r.json").read_text())
+    assert run["benchmark"]["inputs"] == "one validation example"
+    assert all(entry["flushed_ms"] is None for entry in run["benchmark"]["latencies"])
+    assert not run["comparisons"][0]["random_inputs"]
+
+
+def test_random_inputs_bring_a_look_at_denormals(folder, call):
+    small(call)
+    assert call(f"compare digits_mlp.onnx small.onnx {QUICK}").code == 0
+    run = json.loads((folder / "r.json").read_text())
+    assert run["benchmark"]["inputs"] == "one seeded random input"
+    assert all(entry["flushed_ms"] > 0 for entry in run["benchmark"]["latencies"])
+
+
+def test_all_that_was_promised_is_there(folder, call):
+    small(call)
+    done = call(f"compare digits_mlp.onnx small.onnx digits_mlp.onnx {QUICK}")
+    assert done.code == 0, done.err
+    run = json.loads((folder / "r.json").read_text())
+    for entry in run["benchmark"]["latencies"]:
+        for field in ("median_ms", "p90_ms", "p99_ms", "load_ms", "resident_bytes", "peak_bytes"):
+            assert entry[field] is not None
+    assert len(run["benchmark"]["ratios"]) == 2
+    for model in run["models"]:
+        assert model["size_bytes"] > model["gzip_bytes"] > 0
+        assert model["macs"] > 0
+    places = {p["place"]: p for p in run["operators"]["places"]}
+    assert all(len(p["times_us"]) == 3 for p in places.values())
+    gemms = [p for p in places.values() if all(o in ("Gemm", "FusedGemm") for o in p["operators"])]
+    assert len(gemms) == 3, "each layer is one place in all models"
+    for name in ("r.md", "r.html"):
+        assert "Time of one inference by kind of operator" in (folder / name).read_text()
+    assert (folder / "r.html").stat().st_size < 1_000_000
+
+
+def test_a_provider_that_is_not_there_is_told(folder, call):
+    done = call("compare digits_mlp.onnx digits_mlp.onnx --provider Imagined")
+    assert done.code == 2
+    assert "there is no provider 'Imagined' here; choose one of" in done.err
+    assert call("bench digits_mlp.onnx --provider cpu --budget 0.2 -q").code == 0
+
+
+def test_weights_that_callers_may_replace_are_told(folder, call):
+    import onnx
+
+    proto = onnx.load(folder / "digits_mlp.onnx")
+    for tensor in proto.graph.initializer:
+        value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        proto.graph.input.append(value)
+    onnx.save(proto, folder / "open.onnx")
+    done = call("compare digits_mlp.onnx open.onnx --no-bench -q --report r.json")
+    assert done.code == 0, done.err
+    (warning,) = [w for w in json.loads((folder / "r.json").read_text())["warnings"] if "as inputs" in w]
+    assert warning.startswith("open.onnx lists 6 weights as inputs")
