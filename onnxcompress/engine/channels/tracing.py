@@ -1,7 +1,8 @@
 """One look at the running model: shapes of all values, and the values that no data reaches.
 
-The model runs on two sets of input sizes where its inputs have symbolic dimensions: what differs between
-the runs is dynamic, and a value computed from shapes is a constant only if it does not differ.
+The model runs on two sets of input sizes where its inputs have symbolic dimensions, and on other data where
+data decide a length. What differs between the runs is dynamic, and a value computed from shapes is a constant
+only if it does not differ.
 """
 
 from __future__ import annotations
@@ -65,6 +66,9 @@ def trace(model: Model, input_shapes: Mapping[str, Shape]) -> Trace:
     first = _look(model, input_shapes, free)
     symbolic = _symbolic(model, input_shapes)
     others = [look for look in _other_looks(model, input_shapes, free, symbolic) if look is not None]
+    sized = list(others)
+    if _sizes_from_data(model.ir.graph, free):
+        others.append(_look(model, input_shapes, free, seed=1))
     dynamic: dict[ir.Value, frozenset[int]] = {}
     for value, shape in first.shapes.items():
         axes = {
@@ -80,11 +84,28 @@ def trace(model: Model, input_shapes: Mapping[str, Shape]) -> Trace:
         for value, array in first.arrays.items()
         if all(value in look.arrays and _same(array, look.arrays[value]) for look in others)
     )
-    if symbolic and not others:
+    if symbolic and not sized:
         # Nothing is known of how sizes spread: only what does not come from a shape is constant.
         constant &= frozenset(_data_free(model.ir.graph, shapes=False))
         dynamic |= {v: frozenset(range(len(s))) & _named(v) for v, s in first.shapes.items() if _named(v)}
     return Trace(first.shapes, dynamic, first.arrays, constant, free, first.dtypes)
+
+
+_SIZED_BY_DATA = frozenset(["Compress", "If", "Loop", "NonMaxSuppression", "NonZero", "Unique"])
+_SIZE_SLOTS = {
+    "ConstantOfShape": (0,), "Expand": (1,), "Pad": (1,), "Range": (0, 1, 2), "Reshape": (1,),
+    "Resize": (2, 3), "Slice": (1, 2), "Split": (1,), "Tile": (1,), "TopK": (1,), "OneHot": (1,),
+}  # fmt: skip
+"""Inputs that set the length of an output's axis."""
+
+
+def _sizes_from_data(graph: ir.Graph, free: frozenset[ir.Value]) -> bool:
+    """Tell whether the data, not only the sizes, of inputs decide how long some axis is."""
+    for node in graph:
+        sizes = (node.inputs[s] for s in _SIZE_SLOTS.get(node.op_type, ()) if s < len(node.inputs))
+        if node.op_type in _SIZED_BY_DATA or any(v is not None and v not in free for v in sizes):
+            return True
+    return False
 
 
 def _named(value: ir.Value) -> frozenset[int]:
@@ -126,12 +147,12 @@ class _Look:
     dtypes: dict[ir.Value, ir.DataType]
 
 
-def _look(model: Model, input_shapes: Mapping[str, Shape], free: frozenset[ir.Value]) -> _Look:
+def _look(model: Model, input_shapes: Mapping[str, Shape], free: frozenset[ir.Value], seed: int = 0) -> _Look:
     clone = model.ir.clone()
     measured.forget(clone)
 
     def make_feeds(infos: tuple[TensorInfo, ...]) -> dict[str, Array]:
-        return random_feeds(infos, seed=0, shapes=input_shapes, model=model)[0]
+        return random_feeds(infos, seed=seed, shapes=input_shapes, model=model)[0]
 
     for value in clone.graph.inputs:
         if not value.is_initializer() and (value.name or "") in input_shapes:

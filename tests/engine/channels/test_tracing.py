@@ -108,3 +108,24 @@ def test_small_constants_are_unshared_and_large_ones_stay_tied():
 def test_what_unsharing_makes_is_valid():
     clone = unshared(model_of(SHARED))
     onnx.checker.check_model(ir.serde.serialize_model(clone.ir), full_check=True)
+
+
+BY_DATA = """
+<ir_version: 8, opset_import: ["": 17]>
+g (float[8] x) => (float[K] y)
+<float half = {0.5}, int64[1] one = {1}>
+{
+    c = Greater (x, half)
+    i = NonZero (c)
+    j = Squeeze (i)
+    y = Gather (x, j)
+}
+"""
+
+
+def test_a_length_that_data_decide_is_dynamic():
+    model = model_of(BY_DATA)
+    seen = trace(model, {"x": (8,)})
+    values = {v.name: v for v in seen.shapes}
+    assert seen.dynamic[values["y"]] == {0}
+    assert values["c"] not in seen.dynamic
