@@ -68,7 +68,7 @@ def trace(model: Model, input_shapes: Mapping[str, Shape]) -> Trace:
     others = [look for look in _other_looks(model, input_shapes, free, symbolic) if look is not None]
     sized = list(others)
     if _sizes_from_data(model.ir.graph, free):
-        others.append(_look(model, input_shapes, free, seed=1))
+        others += [_look(model, input_shapes, free, seed=seed) for seed in (1, 2)]
     dynamic: dict[ir.Value, frozenset[int]] = {}
     for value, shape in first.shapes.items():
         axes = {

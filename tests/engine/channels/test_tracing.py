@@ -113,9 +113,9 @@ def test_what_unsharing_makes_is_valid():
 BY_DATA = """
 <ir_version: 8, opset_import: ["": 17]>
 g (float[8] x) => (float[K] y)
-<float half = {0.5}, int64[1] one = {1}>
+<float limit = {-0.2}>
 {
-    c = Greater (x, half)
+    c = Greater (x, limit)
     i = NonZero (c)
     j = Squeeze (i)
     y = Gather (x, j)
