@@ -31,6 +31,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("models", nargs="*", help="names without .onnx; default: all")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the table and the numbers")
+    parser.add_argument("--no-latency", action="store_true", help="measure no latency (a third of the time)")
     options = parser.parse_args()
     target = options.out / "pruning_models.json"
     rows = {r["model"]: r for r in json.loads(target.read_text())} if target.exists() else {}
@@ -38,7 +39,7 @@ def main() -> int:
     for name in options.models or known:
         with tempfile.TemporaryDirectory() as folder:
             source = exported(name, Path(folder)) if name in RESNETS else MODELS / f"{name}.onnx"
-            rows[name] = measure(name, source, Path(folder))
+            rows[name] = measure(name, source, Path(folder), latency=not options.no_latency)
         print(line(rows[name]), flush=True)
         options.out.mkdir(parents=True, exist_ok=True)
         order = [rows[n] for n in known if n in rows]
@@ -59,11 +60,12 @@ def exported(name: str, folder: Path) -> Path:
     return folder / f"{name}.onnx"
 
 
-def measure(name: str, source: Path, folder: Path) -> dict[str, Any]:
+def measure(name: str, source: Path, folder: Path, *, latency: bool) -> dict[str, Any]:
     """Return what became of one model, or why nothing did."""
     report, out = folder / "run.json", folder / "cut.onnx"
     command = [sys.executable, "-m", "onnxcompress", str(source), "-o", str(out), "--method", "magnitude"]
     command += ["--keep", "0.5", "--report", str(report), "--quiet"]
+    command += [] if latency else ["--no-bench"]
     began = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     row: dict[str, Any] = {"model": name, "exit": done.returncode, "seconds": time.perf_counter() - began}
@@ -74,21 +76,35 @@ def measure(name: str, source: Path, folder: Path) -> dict[str, Any]:
     run = json.loads(report.read_text())
     cut, proof = run["cuts"][0], run["cuts"][0]["proof"]
     before, after = run["models"]
-    ratio = run["benchmark"]["ratios"][-1]
-    return row | {
-        "channels_cut": sum(g["of"] - g["kept"] for g in cut["groups"]),
-        "parameters": [before["parameters"], after["parameters"]],
-        "macs": [before["macs"], after["macs"]],
-        "bytes": [before["size_bytes"], after["size_bytes"]],
-        "latency_ms": [entry["median_ms"] for entry in run["benchmark"]["latencies"]],
+    return (
+        row
+        | timing(run["benchmark"])
+        | {
+            "channels_cut": sum(g["of"] - g["kept"] for g in cut["groups"]),
+            "parameters": [before["parameters"], after["parameters"]],
+            "macs": [before["macs"], after["macs"]],
+            "bytes": [before["size_bytes"], after["size_bytes"]],
+            "proof": {
+                k: proof[k] for k in ("places", "inputs", "float64_error", "float64_floor", "ort_error")
+            },
+            "mixed_difference": proof["mixed_difference"],
+            "single_precision": proof["single_precision"],
+            "silent_outputs": proof["silent_outputs"],
+            "refusals": [[r["where"], r["why"]] for r in run["refusals"]],
+            "warnings": run["warnings"],
+        }
+    )
+
+
+def timing(benchmark: dict[str, Any] | None) -> dict[str, Any]:
+    """Return medians and the ratio with its interval; None where no latency was measured."""
+    if benchmark is None:
+        return {"latency_ms": None, "latency_ratio": None, "verdict": None}
+    ratio = benchmark["ratios"][-1]
+    return {
+        "latency_ms": [entry["median_ms"] for entry in benchmark["latencies"]],
         "latency_ratio": [ratio["low"], ratio["ratio"], ratio["high"]],
         "verdict": ratio["verdict"],
-        "proof": {k: proof[k] for k in ("places", "inputs", "float64_error", "float64_floor", "ort_error")},
-        "mixed_difference": proof["mixed_difference"],
-        "single_precision": proof["single_precision"],
-        "silent_outputs": proof["silent_outputs"],
-        "refusals": [[r["where"], r["why"]] for r in run["refusals"]],
-        "warnings": run["warnings"],
     }
 
 
@@ -120,7 +136,7 @@ def line(row: dict[str, Any]) -> str:
         return f"{row['model']:24s} exit {row['exit']}  {row['error']}"
     return (
         f"{row['model']:24s} {row['channels_cut']}/{row['channels']} channels, "
-        f"macs x{row['macs'][1] / max(row['macs'][0], 1):.3f}, latency x{row['latency_ratio'][1]:.3f}, "
+        f"macs x{row['macs'][1] / max(row['macs'][0], 1):.3f}, latency x{(row['latency_ratio'] or '--')[1]}, "
         f"float64 {row['proof']['float64_error']:.0e}, onnxruntime {row['proof']['ort_error']:.0e}, "
         f"{row['seconds']:.0f} s"
     )
@@ -144,11 +160,14 @@ def tables(rows: list[dict[str, Any]]) -> str:
 def cells(row: dict[str, Any]) -> list[str]:
     if "error" in row:
         return [row["model"], str(row["channels"]), f"exit {row['exit']}: {row['error']}", *[""] * 7]
-    low, ratio, high = row["latency_ratio"]
 
     def pair(values: list[float], unit: float, form: str) -> str:
         return " → ".join(format(v / unit, form) for v in values)
 
+    timed = ["–", "–"]
+    if row["latency_ratio"] is not None:
+        low, ratio, high = row["latency_ratio"]
+        timed = [pair(row["latency_ms"], 1, ".3f"), f"{ratio:.3f} [{low:.3f}, {high:.3f}]"]
     return [
         row["model"],
         str(row["channels"]),
@@ -157,15 +176,14 @@ def cells(row: dict[str, Any]) -> list[str]:
         pair(row["parameters"], 1, ",.0f"),
         pair(row["macs"], 1e6, ".2f"),
         pair(row["bytes"], 1e3, ".0f"),
-        pair(row["latency_ms"], 1, ".3f"),
-        f"{ratio:.3f} [{low:.3f}, {high:.3f}]",
+        *timed,
         f"{row['proof']['float64_error']:.0e} / {row['proof']['ort_error']:.0e}",
     ]
 
 
 def speed(rows: list[dict[str, Any]]) -> str:
     """Return the speed-up of the ResNets beside that of their multiply-accumulates."""
-    found = [r for r in rows if r["model"] in RESNETS and "error" not in r]
+    found = [r for r in rows if r["model"] in RESNETS and r.get("latency_ratio") is not None]
     text = "\nSpeed-up beside fewer multiply-accumulates (wanted: at least 0.9 of it)\n\n"
     text += "| model | fewer multiply-accumulates | speed-up [95 %] | share |\n|---|---|---|---|\n"
     for row in found:
