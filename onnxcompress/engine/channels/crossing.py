@@ -257,7 +257,9 @@ class NodeCrossing(Crossing):
                 own, f"is summed over against values that are no channels of a layer in {self._where}"
             )
         elif own is None and other is not None:
-            why = f"reads {self.value(slot).name!r}, which is not made by a layer"
+            value = self.value(slot)
+            given = value.is_graph_input()
+            why = f"reads {value.name!r}, " + ("an input of the model" if given else "which no layer makes")
             self._ground.ledger.freeze(other, why, Kind.INPUT)
         labels = own if own is not None else other
         assert labels is not None
