@@ -22,7 +22,7 @@ import onnx_ir as ir
 
 from onnxcompress.core.errors import OutputError, UnsupportedError, VerificationError
 from onnxcompress.core.model import Model
-from onnxcompress.core.run import Refusal
+from onnxcompress.core.refusal import Refusal
 from onnxcompress.engine import feeds, runtime
 from onnxcompress.engine.proto import tensors, to_proto
 from onnxcompress.engine.storage import stored

@@ -33,7 +33,7 @@ class Member:
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """A place where a group's channels are summed over. A channel that is zero on all its sites has no effect.
+    """A place where a group's channels are summed over: a channel that is zero on all has no effect.
 
     Attributes:
         node: the consumer, in the analysed graph.

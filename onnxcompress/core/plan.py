@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from onnxcompress.core.encoding import Array, Encoding
 from onnxcompress.core.quantization import Quantization, QuantizationFacts
-from onnxcompress.core.run import Refusal, Training
+from onnxcompress.core.refusal import Refusal
+from onnxcompress.core.run import Training
 
 
 @dataclass(frozen=True)

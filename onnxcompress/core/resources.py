@@ -47,5 +47,3 @@ class Resources:
     latency: Callable[[Model, Mapping[str, Array]], float] | None = None
     limits: Mapping[str, float] = field(default_factory=dict)
     stopwatch: Stopwatch | None = None
-    limits: Mapping[str, float] = field(default_factory=dict)
-    stopwatch: Stopwatch | None = None

@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from onnxcompress.core.errors import UsageError
 from onnxcompress.core.model import Model, Weight, constant_of, subgraphs
-from onnxcompress.core.run import Refusal
+from onnxcompress.core.refusal import Refusal
 from onnxcompress.engine.operands import Axes, domain_of, hands_on, moved, out_axis, role_of
 
 

@@ -46,7 +46,7 @@ class DeadChannels(Method):
     def plan(self, model: Model, task: Task | None, resources: Resources) -> Plan:
         """Find dead channels; raises UsageError where the device is not there."""
         from onnxcompress.core.plan import Plan  # noqa: PLC0415
-        from onnxcompress.core.run import Refusal  # noqa: PLC0415
+        from onnxcompress.core.refusal import Refusal  # noqa: PLC0415
         from onnxcompress.engine.channels import analyse  # noqa: PLC0415
         from onnxcompress.engine.dead import proven  # noqa: PLC0415
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from onnxcompress.core.encoding import Encoding
     from onnxcompress.core.model import Model
     from onnxcompress.core.plan import Plan
+    from onnxcompress.core.refusal import Refusal
     from onnxcompress.core.resources import Resources
-    from onnxcompress.core.run import Refusal
     from onnxcompress.core.task import Task
 
 Augment = Literal["auto", "shift", "none"]
@@ -112,7 +112,7 @@ class Finetune(Method):
 
     def _choose(self, model: Model) -> tuple[tuple[str, ...], tuple[Refusal, ...]]:
         """Return the weights to train, and why other layers are not trained."""
-        from onnxcompress.core.run import Refusal  # noqa: PLC0415
+        from onnxcompress.core.refusal import Refusal  # noqa: PLC0415
         from onnxcompress.engine.layers import companions, layers, left_alone, select  # noqa: PLC0415
 
         found = layers(model)

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from onnxcompress.core.model import Model
     from onnxcompress.core.plan import Plan
+    from onnxcompress.core.refusal import Refusal
     from onnxcompress.core.resources import Resources
-    from onnxcompress.core.run import Refusal
     from onnxcompress.core.task import Task
     from onnxcompress.engine.int8.choice import Candidate
     from onnxcompress.engine.int8.limits import Limits
@@ -82,7 +82,7 @@ class Int8(Method):
             UsageError: a glob matches nothing.
         """
         from onnxcompress.core.plan import Plan  # noqa: PLC0415
-        from onnxcompress.core.run import Refusal  # noqa: PLC0415
+        from onnxcompress.core.refusal import Refusal  # noqa: PLC0415
         from onnxcompress.engine.int8.prepare import prepare  # noqa: PLC0415
         from onnxcompress.engine.int8.search import Search  # noqa: PLC0415
         from onnxcompress.engine.int8.telling import (  # noqa: PLC0415
@@ -152,7 +152,7 @@ class Int8(Method):
 
     def _choose(self, model: Model, prepared: Prepared) -> tuple[list[Candidate], list[Refusal]]:
         """Return the layers that may be quantised, and why the others are not."""
-        from onnxcompress.core.run import Refusal  # noqa: PLC0415
+        from onnxcompress.core.refusal import Refusal  # noqa: PLC0415
         from onnxcompress.engine.int8.choice import candidates  # noqa: PLC0415
         from onnxcompress.engine.layers import layers, left_alone, select  # noqa: PLC0415
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from onnxcompress.core.encoding import Array, Encoding
     from onnxcompress.core.model import Model
     from onnxcompress.core.plan import Plan
+    from onnxcompress.core.refusal import Refusal
     from onnxcompress.core.resources import Resources
-    from onnxcompress.core.run import Refusal
     from onnxcompress.core.task import Task
     from onnxcompress.encodings._base import Projection
     from onnxcompress.engine.layers import Layer
@@ -257,7 +257,7 @@ class LcQuant(Method):
 
     def _choose(self, model: Model, found: tuple[Layer, ...]) -> tuple[list[Layer], list[Refusal]]:
         """Return the layers to compress, and why the others are not."""
-        from onnxcompress.core.run import Refusal  # noqa: PLC0415
+        from onnxcompress.core.refusal import Refusal  # noqa: PLC0415
         from onnxcompress.engine.layers import select  # noqa: PLC0415
 
         selected = set(select(found, self.include, self.exclude, others=model.weights))
@@ -354,7 +354,7 @@ def _worthwhile(
     parts: list[Part], direct: dict[str, Encoding], arrays: dict[str, Array]
 ) -> tuple[list[Part], list[Refusal]]:
     """Leave weights alone whose codes, codebook and decoding nodes take more bytes than they do now."""
-    from onnxcompress.core.run import Refusal  # noqa: PLC0415
+    from onnxcompress.core.refusal import Refusal  # noqa: PLC0415
     from onnxcompress.engine.lc.loop import Part  # noqa: PLC0415
 
     kept, refusals = [], []

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from onnxcompress.core.encoding import Array
     from onnxcompress.core.model import Model
     from onnxcompress.core.plan import Plan
+    from onnxcompress.core.refusal import Refusal
     from onnxcompress.core.resources import Resources
-    from onnxcompress.core.run import Refusal
     from onnxcompress.core.task import Task
     from onnxcompress.encodings._base import Projection
     from onnxcompress.engine.allocation import Allocation, Costs, Target
@@ -125,7 +125,7 @@ class Magnitude(Method):
 
     def _plan_channels(self, model: Model, task: Task | None, resources: Resources) -> Plan:
         from onnxcompress.core.plan import Plan  # noqa: PLC0415
-        from onnxcompress.core.run import Refusal  # noqa: PLC0415
+        from onnxcompress.core.refusal import Refusal  # noqa: PLC0415
         from onnxcompress.engine.allocation import allocate  # noqa: PLC0415
         from onnxcompress.engine.channels import analyse  # noqa: PLC0415
         from onnxcompress.engine.importance._base import IMPORTANCES, Evidence  # noqa: PLC0415
@@ -152,7 +152,7 @@ class Magnitude(Method):
 
     def _choose(self, channels: Channels) -> tuple[list[Group], list[Refusal]]:
         """Return the groups to cut, and why the others are not."""
-        from onnxcompress.core.run import Refusal  # noqa: PLC0415
+        from onnxcompress.core.refusal import Refusal  # noqa: PLC0415
         from onnxcompress.engine.layers import layers, select  # noqa: PLC0415
 
         found = layers(channels.model)
@@ -193,7 +193,7 @@ class Magnitude(Method):
 
     def _plan_weights(self, model: Model) -> Plan:
         from onnxcompress.core.plan import Plan  # noqa: PLC0415
-        from onnxcompress.core.run import Refusal  # noqa: PLC0415
+        from onnxcompress.core.refusal import Refusal  # noqa: PLC0415
         from onnxcompress.encodings.sparse import Pruning  # noqa: PLC0415
         from onnxcompress.engine.layers import layers, left_alone, select  # noqa: PLC0415
 
@@ -227,7 +227,7 @@ class Magnitude(Method):
         self, arrays: dict[str, Array], projection: Projection
     ) -> tuple[list[str], list[Refusal]]:
         """Return the weights that get smaller when pruned on their own, and why the others do not."""
-        from onnxcompress.core.run import Refusal  # noqa: PLC0415
+        from onnxcompress.core.refusal import Refusal  # noqa: PLC0415
 
         names, refusals = [], []
         for name, array in arrays.items():

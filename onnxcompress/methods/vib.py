@@ -130,7 +130,7 @@ class Vib(Method):
             UsageError: a glob matches nothing; there is no data; the device is not there.
         """
         from onnxcompress.core.plan import Plan  # noqa: PLC0415
-        from onnxcompress.core.run import Refusal  # noqa: PLC0415
+        from onnxcompress.core.refusal import Refusal  # noqa: PLC0415
         from onnxcompress.encodings.dense import Dense  # noqa: PLC0415
         from onnxcompress.engine.bottleneck.choice import gated_groups  # noqa: PLC0415
         from onnxcompress.engine.bottleneck.training import press  # noqa: PLC0415

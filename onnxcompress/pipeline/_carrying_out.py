@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxcompress import surgery
+from onnxcompress.core.channel_facts import CutFacts, GroupCut
 from onnxcompress.core.encoding import Encoding
 from onnxcompress.core.model import Model
 from onnxcompress.core.plan import Plan
-from onnxcompress.core.run import CutFacts, GroupCut
 from onnxcompress.core.task import Feeds, Task
 from onnxcompress.engine.channels import Channels, Keep, analyse
 from onnxcompress.engine.channels.unsharing import UNSHARED

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import onnx_ir as ir
 
+from onnxcompress.core.channel_facts import ChannelFacts, GroupFacts, MemberFacts, NodeFacts
 from onnxcompress.core.channels import Group
 from onnxcompress.core.errors import OnnxCompressError
 from onnxcompress.core.model import Model
-from onnxcompress.core.run import ChannelFacts, GroupFacts, MemberFacts, NodeFacts
 from onnxcompress.engine.channels import Channels, analyse
 from onnxcompress.engine.channels.carried import Carried, carried, groups_along, macs_of_nodes
 from onnxcompress.engine.layers import layers

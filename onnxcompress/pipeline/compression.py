@@ -14,12 +14,14 @@ from functools import partial
 from pathlib import Path
 
 from onnxcompress import exporter, gates, surgery, verify
+from onnxcompress.core.channel_facts import CutFacts
 from onnxcompress.core.encoding import Encoding
 from onnxcompress.core.errors import NothingChangedError, UsageError
 from onnxcompress.core.model import Model
 from onnxcompress.core.plan import Plan
+from onnxcompress.core.refusal import Refusal
 from onnxcompress.core.resources import Resources
-from onnxcompress.core.run import SCHEMA, Accuracy, Benchmark, Comparison, CutFacts, MethodFacts, Refusal, Run
+from onnxcompress.core.run import SCHEMA, Accuracy, Benchmark, Comparison, MethodFacts, Run
 from onnxcompress.core.task import Task
 from onnxcompress.core.version import VERSION
 from onnxcompress.encodings.dense import Dense

@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from onnxcompress import importer
+from onnxcompress.core.channel_facts import ChannelFacts
 from onnxcompress.core.errors import UnsupportedError
 from onnxcompress.core.model import Model
-from onnxcompress.core.run import SCHEMA, ChannelFacts, Run, WeightFacts
+from onnxcompress.core.run import SCHEMA, Run, WeightFacts
 from onnxcompress.core.version import VERSION
 from onnxcompress.engine import feeds, runtime
 from onnxcompress.engine.layers import Layer, layers, left_alone

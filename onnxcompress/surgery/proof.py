@@ -22,10 +22,10 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
+from onnxcompress.core.channel_facts import CutProof
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.errors import OnnxCompressError, UnsupportedError, VerificationError
 from onnxcompress.core.model import Model
-from onnxcompress.core.run import CutProof
 from onnxcompress.core.task import Feeds
 from onnxcompress.engine import runtime
 from onnxcompress.engine.channels import Channels, Keep, site_key

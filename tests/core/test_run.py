@@ -35,7 +35,7 @@ def test_another_schema_is_refused():
 
 
 def test_numbers_json_has_no_word_for_become_null():
-    from onnxcompress.core.run import _plain
+    from onnxcompress.core.plain import plain as _plain
 
     point = TrainingPoint(0, math.nan, math.inf, 1.0, None, None, 0.0)
     plain = json.loads(json.dumps(_plain(vars(point)), allow_nan=False))

@@ -72,6 +72,10 @@ def test_a_trained_network_keeps_its_accuracy_and_shrinks(digits):
     assert believed.passed
     assert believed.tolerance == pytest.approx(0.5 * cost.outputs[0].relative_l2, rel=0.1)
     onnx.checker.check_model(digits.model, full_check=True)
+    before, after = run.models
+    # Scales, and the bias that a product got, are all that is added.
+    assert before.parameters <= after.parameters <= 1.05 * before.parameters
+    assert 8 <= after.bits_per_weight < 12
 
 
 def test_the_run_tells_every_layer_and_how_ranges_were_found(digits):

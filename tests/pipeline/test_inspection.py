@@ -11,8 +11,9 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from onnxcompress.core.channel_facts import ChannelFacts, GroupFacts, MemberFacts
 from onnxcompress.core.errors import UnsupportedError
-from onnxcompress.core.run import ChannelFacts, GroupFacts, MemberFacts, Run
+from onnxcompress.core.run import Run
 from onnxcompress.pipeline import _channels, inspect
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"

@@ -6,27 +6,29 @@ from dataclasses import replace
 
 import numpy as np
 
+from onnxcompress.core.channel_facts import (
+    ChannelFacts,
+    CutFacts,
+    CutProof,
+    GroupCut,
+    GroupFacts,
+    MemberFacts,
+    NodeFacts,
+)
+from onnxcompress.core.refusal import Refusal
 from onnxcompress.core.run import (
     SCHEMA,
     Accuracy,
     Benchmark,
-    ChannelFacts,
     Comparison,
-    CutFacts,
-    CutProof,
     Environment,
     Gate,
-    GroupCut,
-    GroupFacts,
     Histogram,
     Latency,
     LatencyRatio,
-    MemberFacts,
     MethodFacts,
     ModelFacts,
-    NodeFacts,
     OutputDifference,
-    Refusal,
     Run,
     Training,
     TrainingPoint,

@@ -8,7 +8,7 @@ import pytest
 from example import channels, compress, inspect, pruned, untraced
 from test_sections import said, section, warned
 
-from onnxcompress.core.run import GroupFacts
+from onnxcompress.core.channel_facts import GroupFacts
 from onnxcompress.report import render
 from onnxcompress.report.document import document
 from onnxcompress.report.sections import _channels

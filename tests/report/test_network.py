@@ -12,7 +12,7 @@ from example import channels, inspect, pruned
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxcompress.core.run import ChannelFacts, GroupFacts, NodeFacts
+from onnxcompress.core.channel_facts import ChannelFacts, GroupFacts, NodeFacts
 from onnxcompress.report.network.collapse import Bundle, collapsed
 from onnxcompress.report.network.drawing import network
 from onnxcompress.report.network.layout import BOX_HEIGHT, BOX_WIDTH, pieces, placed

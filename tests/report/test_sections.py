@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 from example import KINDS, bare, compare_three, compress, failing, inspect, large, sparse
 
-from onnxcompress.core.run import LatencyRatio, Refusal, Run
+from onnxcompress.core.refusal import Refusal
+from onnxcompress.core.run import LatencyRatio, Run
 from onnxcompress.report.document import document
 from onnxcompress.report.sections._base import SECTIONS
 from onnxcompress.report.tree import (

@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxcompress.core.channels import Group
 from onnxcompress.core.model import Model
-from onnxcompress.core.run import Refusal
+from onnxcompress.core.refusal import Refusal
 from onnxcompress.engine.bottleneck.folding import why_not
 from onnxcompress.engine.channels import Channels
 from onnxcompress.engine.channels.carried import carried

@@ -45,7 +45,7 @@ EPOCHS, LEAST_STEPS = 10.0, 1000
 """Passes over the data with gates, and least number of steps, where nothing else is asked for."""
 
 MOST_GATE_LR = 0.3
-LAST_LR = 0.05
+LAST_LR = 0.01
 """Learning rate at the end of a phase, as share of that at its start."""
 
 STATISTICS_BATCHES = 60

@@ -9,7 +9,7 @@ from types import MappingProxyType
 import onnx_ir as ir
 
 from onnxcompress.core.model import FLOAT_TYPES, Model, constant_of
-from onnxcompress.core.run import Refusal
+from onnxcompress.core.refusal import Refusal
 from onnxcompress.couplings._base import COUPLINGS
 from onnxcompress.engine.channels.channels import Channels
 from onnxcompress.engine.channels.crossing import Ground, NodeCrossing, refused, settled, stop_at_varying

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnxcompress.core.channels import Group
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.model import Model, constant_of
-from onnxcompress.core.run import Refusal
+from onnxcompress.core.refusal import Refusal
 from onnxcompress.engine.channels.crossing import Ground
 from onnxcompress.engine.channels.grouping import Grouping
 from onnxcompress.engine.measures.costs import as_node

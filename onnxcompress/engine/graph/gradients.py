@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import onnx_ir as ir
 
 from onnxcompress.core.model import FLOAT_TYPES
-from onnxcompress.core.run import Refusal
+from onnxcompress.core.refusal import Refusal
 from onnxcompress.engine.graph import roles
 from onnxcompress.engine.graph.program import ABSENT, Block, Program, Step
 from onnxcompress.engine.graph.values import element_type

@@ -14,7 +14,7 @@ from torch import nn
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.errors import DataError, UnsupportedError
 from onnxcompress.core.model import Model
-from onnxcompress.core.run import Refusal
+from onnxcompress.core.refusal import Refusal
 from onnxcompress.engine.graph import batch as graph_batch
 from onnxcompress.engine.graph import gradients as graph_gradients
 from onnxcompress.engine.graph import roles

@@ -16,7 +16,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxcompress.core.encoding import Array, Encoding
-from onnxcompress.core.model import Model, Weight, subgraphs
+from onnxcompress.core.model import Model, Weight, constant_of, subgraphs
 from onnxcompress.core.run import Environment, Histogram, ModelFacts, WeightFacts
 from onnxcompress.core.task import Feeds
 from onnxcompress.engine.measures.costs import count_macs
@@ -28,6 +28,15 @@ CLIP = 0.001
 
 CODEBOOK_LIMIT = 256
 """Codebooks with more entries than this are not repeated in the report."""
+
+INTEGER_WEIGHTS: Mapping[str, tuple[int, ...]] = {
+    "ConvInteger": (1,),
+    "DequantizeLinear": (0,),
+    "MatMulInteger": (1,),
+    "QLinearConv": (3, 8),
+    "QLinearMatMul": (3,),
+}
+"""Inputs of quantised operators that hold weights, or biases, as integers."""
 
 PACKAGES = ("onnxcompress", "onnx", "onnx-ir", "onnxruntime", "numpy", "torch", "onnx2torch", "ml_dtypes")
 
@@ -52,7 +61,7 @@ def model_facts(
         feeds: inputs for the run that finds shapes, where inference does not; None: random ones.
     """
     tensors = TensorFile(file)
-    parameters = sum(w.size for w in model.weights.values())
+    parameters = sum(w.size for w in model.weights.values()) + sum(_integers(model).values())
     macs = None if shapes is None else count_macs(model, shapes, feeds=feeds)
     return ModelFacts(
         name=name or (file.name if isinstance(file, Path) else "model in memory"),
@@ -68,6 +77,18 @@ def model_facts(
         ir_version=int(tensors.proto.ir_version),
         input_shapes={k: tuple(v) for k, v in (shapes or {}).items()},
     )
+
+
+def _integers(model: Model) -> dict[str, int]:
+    """Return name -> size of the tensors that hold weights as integers: those quantised operators read."""
+    found: dict[str, int] = {}
+    for node in model.ir.graph:
+        for slot in INTEGER_WEIGHTS.get(node.op_type, ()):
+            value = node.inputs[slot] if slot < len(node.inputs) else None
+            tensor = constant_of(value) if value is not None else None
+            if value is not None and value.name and tensor is not None and len(tensor.shape) > 0:
+                found[value.name] = int(tensor.size)
+    return found
 
 
 def environment() -> Environment:
@@ -168,7 +189,8 @@ def _weight_bytes(tensors: TensorFile, model: Model) -> int:
     A tensor of the file is either one of the model that is no weight (a shape, an index), or it is a weight
     or part of an encoded one.
     """
-    others = {name for name, _ in _constants(model.ir.graph, "") if name not in model.weights}
+    weights = {*model.weights, *_integers(model)}
+    others = {name for name, _ in _constants(model.ir.graph, "") if name not in weights}
     return sum(t.size_bytes for t in tensors.tensors if t.name not in others)
 
 

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from onnxcompress.core.encoding import Encoding
 from onnxcompress.core.model import Home, Model, Source, Weight
-from onnxcompress.core.run import Refusal
+from onnxcompress.core.refusal import Refusal
 from onnxcompress.engine.storage.decoders import Decoded
 from onnxcompress.engine.storage.lift import graphs as walk
 from onnxcompress.engine.storage.lift import recognise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onnxcompress.core.run import NodeFacts
+from onnxcompress.core.channel_facts import NodeFacts
 
 ENDS = frozenset(["input", "output"])
 

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from onnxcompress.core.run import ChannelFacts, CutFacts, GroupFacts, NodeFacts, Run
+from onnxcompress.core.channel_facts import ChannelFacts, CutFacts, GroupFacts, NodeFacts
+from onnxcompress.core.run import Run
 from onnxcompress.report import format as fmt
 from onnxcompress.report.network.collapse import ENDS, Bundle, collapsed
 from onnxcompress.report.network.layout import pieces

@@ -6,16 +6,8 @@ import math
 from collections.abc import Iterable
 from pathlib import PurePath
 
-from onnxcompress.core.run import (
-    Accuracy,
-    Comparison,
-    Latency,
-    LatencyRatio,
-    ModelFacts,
-    Refusal,
-    Run,
-    WeightFacts,
-)
+from onnxcompress.core.refusal import Refusal
+from onnxcompress.core.run import Accuracy, Comparison, Latency, LatencyRatio, ModelFacts, Run, WeightFacts
 from onnxcompress.report import format as fmt
 from onnxcompress.report.tree import Column, Name, Names, Quantity, Table
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from onnxcompress.core.run import CutFacts, CutProof, Run
+from onnxcompress.core.channel_facts import CutFacts, CutProof
+from onnxcompress.core.run import Run
 from onnxcompress.report import format as fmt
 from onnxcompress.report.sections import _channels as channels
 from onnxcompress.report.sections._base import section

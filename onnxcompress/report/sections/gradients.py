@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from onnxcompress.core.run import Refusal, Run
+from onnxcompress.core.refusal import Refusal
+from onnxcompress.core.run import Run
 from onnxcompress.report.sections import _reading as reading
 from onnxcompress.report.sections._base import section
 from onnxcompress.report.tree import Block, Paragraph

@@ -21,7 +21,7 @@ def quantization(run: Run) -> tuple[Block, ...]:
     """Show what each way costs and gains, and what was done with each layer."""
     blocks: list[Block] = []
     for facts in run.quantizations:
-        blocks += [_ways(facts), Paragraph((_how(facts),)), _layers(facts)]
+        blocks += [_ways(facts), Paragraph((_how(facts) + _shares(run, facts),)), _layers(facts)]
     return tuple(blocks)
 
 
@@ -73,6 +73,20 @@ def _how(facts: QuantizationFacts) -> str:
         told += f"Ranges of activations: {found}, on {facts.examples} {kind}. "
     told += f"Limit: {facts.limit}." if facts.limit else "No limit was set on the outputs."
     return told
+
+
+def _shares(run: Run, facts: QuantizationFacts) -> str:
+    """Tell what the steps before brought and what 8 bits did, where both were measured."""
+    chosen = next((way for way in facts.ways if way.chosen and way.ratio), None)
+    ratios = run.benchmark.ratios if run.benchmark is not None else ()
+    before = [method.name for method in run.methods if method.name not in ("int8", "fold")]
+    if chosen is None or chosen.ratio is None or not ratios or not before:
+        return ""
+    whole = ratios[0].ratio
+    return (
+        f" Latency by step: {', '.join(before)} {fmt.times(whole / chosen.ratio).text}, then 8 bits "
+        f"{fmt.times(chosen.ratio).text}; together {fmt.times(whole).text} that of the original."
+    )
 
 
 def _layers(facts: QuantizationFacts) -> Table:
