@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 GAMMA = 1e-3
 LR = 1e-3
+NORMALISED = 2000
+"""Examples from which on normalisation is lent unasked."""
 
 _SCALINGS = ("auto", "constant", "map", "cost")
 
@@ -68,7 +70,7 @@ class Vib(Method):
     epochs: float | None = option(
         None, "Passes over the training data with gates. [default: 10, more over few examples]"
     )
-    after: float | None = option(None, "Passes without, after the decision. [default: half as many]")
+    after: float | None = option(None, "Passes without, after the decision. [default: as many]")
     lr: float = option(LR, "Learning rate of the weights (Adam).")
     gate_lr: float | None = option(None, "Learning rate of the gates. [default: by the number of steps]")
     weight_decay: float = option(0.0, "Factor of the l2 penalty on weights.")
@@ -87,8 +89,10 @@ class Vib(Method):
     farthest: float | None = option(
         None, "Largest shift in pixels. [default: as far as the original hardly notices]"
     )
-    normalise: bool = option(
-        False, "Lend BatchNormalization to hidden layers without, for the time of training."
+    normalise: bool | None = option(
+        None,
+        "Lend BatchNormalization to hidden layers without, for the time of training. "
+        "[default: with class labels of 2,000 examples or more]",
     )
     include: tuple[str, ...] = option((), "Gate only layers whose weight's, or node's, name matches.")
     exclude: tuple[str, ...] = option((), "Leave layers alone whose weight's, or node's, name matches.")
@@ -189,6 +193,12 @@ class Vib(Method):
             return "constant"
         return "params" if target is not None and target.quantity == "params" else "macs"
 
+    def _normalises(self, task: Task) -> bool:
+        if self.normalise is not None:
+            return self.normalise
+        # Statistics of a batch are noise to a network that has to hit values.
+        return task.labelled and task.loss == "ce" and len(task.train) >= NORMALISED and not task.random
+
     def _wishes(self, task: Task) -> Wishes:
         from onnxcompress.engine.bottleneck.training import Wishes  # noqa: PLC0415
 
@@ -205,7 +215,7 @@ class Vib(Method):
             batch_size=self.batch_size,
             warm_up=self.warm_up,
             threshold=self.threshold,
-            normalise=self.normalise,
+            normalise=self._normalises(task),
             shift=shift,
             farthest=self.farthest,
             round_to=self.round_to,

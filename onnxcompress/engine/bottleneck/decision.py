@@ -16,6 +16,9 @@ Keep = Mapping[str, Array]
 
 _LATENCY_LEVELS = 8
 
+_FILLINGS = 4
+"""Times that every group may be widened by a block."""
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -81,6 +84,44 @@ def decide(
         low, high = (low, middle) if share(at(levels[middle])) <= most + 1e-9 else (middle, high)
     keep = at(levels[high])
     return Decision(keep, float(levels[high]), share(keep))
+
+
+def filled(
+    decision: Decision,
+    groups: Sequence[Group],
+    alphas: Mapping[str, Array],
+    *,
+    round_to: int,
+    share: Callable[[Keep], float],
+    most: float,
+) -> Decision:
+    """Widen groups again, those with the largest α among what was given up first, while the target holds.
+
+    Widths come in blocks: the threshold that just meets the target may leave much of it unused.
+    """
+    allowed = {g.name: widths(g.size, positions(g), round_to) for g in groups}
+    keep, reached = dict(decision.keep), decision.share
+    for _ in range(_FILLINGS):
+        waiting = []
+        for group in groups:
+            width = int(keep[group.name].sum()) if group.name in keep else group.size
+            wider = allowed[group.name][allowed[group.name] > width]
+            if len(wider):
+                ranked = np.sort(alphas[group.name])[::-1]
+                value = float(np.log(ranked[width : wider[0]] + 1e-30).mean())
+                waiting.append((value, group, int(wider[0])))
+        changed = False
+        for _, group, width in sorted(waiting, key=lambda w: -w[0]):
+            mask = np.zeros(group.size, bool)
+            mask[np.argsort(-alphas[group.name], kind="stable")[:width]] = True
+            tried = {**keep, group.name: mask}
+            found = share(tried)
+            if found <= most + 1e-9:
+                keep, reached, changed = tried, found, True
+        if not changed:
+            break
+    keep = {name: mask for name, mask in keep.items() if not mask.all()}
+    return Decision(keep, decision.threshold, reached)
 
 
 def _masks(

@@ -24,7 +24,7 @@ from onnxcompress.core.model import Model
 from onnxcompress.core.resources import Resources
 from onnxcompress.core.run import Training, TrainingPoint
 from onnxcompress.core.task import Task
-from onnxcompress.engine.bottleneck.decision import Decision, Keep, decide
+from onnxcompress.engine.bottleneck.decision import Decision, Keep, decide, filled
 from onnxcompress.engine.bottleneck.folding import folded
 from onnxcompress.engine.bottleneck.gates import Gates
 from onnxcompress.engine.bottleneck.normalisation import Linear, Normalisation, hidden_layers
@@ -60,7 +60,7 @@ class Wishes:
     Attributes:
         gamma: γ; with a target, where steering starts.
         epochs: passes over the training split with gates; None: by the number of examples.
-        after: passes without, after the decision; None: half as many.
+        after: passes without, after the decision; None: as many.
         lr: learning rate of the weights.
         gate_lr: of the gates; None: by the number of steps.
         weight_decay: factor of the ℓ2 penalty on weights.
@@ -173,7 +173,7 @@ class _Run:
         gated, after = self.wishes.epochs, self.wishes.after
         if gated is None:
             gated = max(EPOCHS, math.ceil(LEAST_STEPS / self.trainer.steps_per_epoch))
-        return gated, gated / 2 if after is None else after
+        return gated, gated if after is None else after
 
     def run(self) -> Pressed:
         self._note("the original")
@@ -278,16 +278,19 @@ class _Run:
         return outcome.stopped
 
     def _decide(self, alphas: Mapping[str, Array]) -> Decision:
-        job = self.job
-        return decide(
+        job, round_to = self.job, self.wishes.round_to
+        found = decide(
             job.groups,
             alphas,
             self.wishes.threshold,
-            round_to=self.wishes.round_to,
+            round_to=round_to,
             share=job.share if job.target is not None else None,
             most=job.target or 1.0,
             few=job.quick_share is not None,
         )
+        if job.target is None or job.share is None or job.quick_share is not None:
+            return found
+        return filled(found, job.groups, alphas, round_to=round_to, share=job.share, most=job.target)
 
     def _level(self) -> float:
         """Return log α of the channel at which the target is just met."""

@@ -16,7 +16,7 @@ from pruning_models import conv_net, mlp, model_of
 
 from onnxcompress.core.errors import UnsupportedError
 from onnxcompress.engine.bottleneck.choice import gated_groups, weights_of_gamma
-from onnxcompress.engine.bottleneck.decision import decide
+from onnxcompress.engine.bottleneck.decision import decide, filled
 from onnxcompress.engine.bottleneck.folding import folded, why_not
 from onnxcompress.engine.bottleneck.gates import Gates
 from onnxcompress.engine.bottleneck.normalisation import Normalisation, hidden_layers
@@ -297,6 +297,16 @@ def test_the_decision_takes_the_threshold_or_just_meets_the_target():
     one_more = sorted(a for g in groups for a in alphas[g.name] if a <= found.threshold)[-1]
     wider = {g.name: alphas[g.name] >= one_more for g in groups}
     assert channels.macs(wider) / total > 0.4
+    coarse = decide(groups, alphas, 1.0, share=lambda keep: channels.macs(keep) / total, most=0.4, round_to=8)
+    more = filled(
+        coarse, groups, alphas, round_to=8, share=lambda keep: channels.macs(keep) / total, most=0.4
+    )
+    assert coarse.share <= more.share <= 0.4
+    for group in groups:
+        kept = more.keep.get(group.name, np.ones(group.size, bool))
+        assert kept.sum() >= coarse.keep.get(group.name, np.ones(group.size, bool)).sum()
+        wider = {**more.keep, group.name: np.arange(group.size) < kept.sum() + 8}
+        assert kept.all() or channels.macs(wider) / total > 0.4
     rounded = decide(groups, alphas, 1.0, round_to=4)
     assert all(mask.sum() % 4 == 0 for mask in rounded.keep.values())
     nothing = decide(groups, {n: a * 0 for n, a in alphas.items()}, 1.0)
