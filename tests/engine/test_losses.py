@@ -105,3 +105,20 @@ def test_mse_takes_labels_of_the_same_size():
     y, labels = torch.from_numpy(RNG.standard_normal((5, 1))), torch.from_numpy(RNG.standard_normal(5))
     expected = ((y.numpy()[:, 0] - labels.numpy()) ** 2).mean()
     assert float(make_loss("mse", facts(), True)({"y": y}, labels, None)) == pytest.approx(expected)
+
+
+def test_large_scores_are_compared_at_a_temperature():
+    """Scores a thousand times larger must ask for the same proportions, not for smaller scores."""
+    torch.manual_seed(0)
+    teacher = torch.randn(64, 10)
+    student = teacher + 0.3 * torch.randn(64, 10)
+
+    def loss(scale):
+        facts = OutputFacts({"y": float((teacher * scale).var())}, frozenset(), None)
+        return make_loss("kl", facts, labelled=False)({"y": student * scale}, None, {"y": teacher * scale})
+
+    torch.testing.assert_close(loss(1e3), loss(1e6), rtol=1e-4, atol=0.0)
+    plain = torch.nn.functional.kl_div(
+        student.log_softmax(1), teacher.log_softmax(1), reduction="batchmean", log_target=True
+    )
+    torch.testing.assert_close(loss(1.0), plain)

@@ -3,7 +3,8 @@
 ==========  ===================================================================================
 ``ce``      cross-entropy −log p(label); of an output that already holds probabilities, −log of it
 ``mse``     mean square of output − label
-``kl``      Σ_c t_c (log t_c − log s_c), t the teacher's class probabilities, s the student's
+``kl``      Σ_c t_c (log t_c − log s_c), t the teacher's class probabilities, s the student's; scores that
+            are large in the original are divided by a temperature first (see ``_temperature``)
 ``l2``      mean square of output − teacher's output, divided by the variance of the teacher's
             output, mean over outputs: the share of the variance that is lost, whatever the scale
 ==========  ===================================================================================
@@ -13,6 +14,7 @@ All are means over examples. Terms can be added, with factors: ``"0.5*ce+kl"``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -139,6 +141,19 @@ def _log_probabilities(scores: torch.Tensor, probabilities: bool) -> torch.Tenso
     return scores.clamp_min(_SMALLEST).log() if probabilities else F.log_softmax(scores, dim=-1)
 
 
+_USUAL_DEVIATION = 5.0
+"""Scores of trained classifiers rarely deviate more than this from their mean."""
+
+
+def _temperature(facts: OutputFacts, name: str) -> float:
+    """Return what scores are divided by before the softmax (Hinton et al. 2015, eq. 1).
+
+    Scores in the thousands (inputs of 0 to 255, nothing normalised) say with certainty what is right: a
+    student that gets it wrong then learns to be small rather than to be right, and loses the outputs' scale.
+    """
+    return max(1.0, math.sqrt(facts.variance[name]) / _USUAL_DEVIATION)
+
+
 def _kl(facts: OutputFacts) -> LossFunction:
     def loss(outputs: Outputs, labels: torch.Tensor | None, teacher: Outputs | None) -> torch.Tensor:
         assert teacher is not None
@@ -148,9 +163,11 @@ def _kl(facts: OutputFacts) -> LossFunction:
             width = outputs[name].shape[-1] if outputs[name].ndim > 1 and outputs[name].shape[-1] > 1 else -1
             rows = outputs[name].reshape(len(outputs[name]), -1) if width < 0 else outputs[name]
             wanted = teacher[name].reshape(rows.shape)
+            certain = name in facts.probabilities
             flat = rows.reshape(-1, rows.shape[-1])
-            student = _log_probabilities(flat, name in facts.probabilities)
-            target = _log_probabilities(wanted.reshape(flat.shape), name in facts.probabilities)
+            heat = 1.0 if certain else _temperature(facts, name)
+            student = _log_probabilities(flat / heat, certain)
+            target = _log_probabilities(wanted.reshape(flat.shape) / heat, certain)
             total = total + F.kl_div(student, target, reduction="batchmean", log_target=True)
         return total / len(names)
 
