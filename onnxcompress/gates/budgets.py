@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -71,12 +72,12 @@ class Budgets:
         for index, model in enumerate(run.models):
             if index == 0 and len(run.models) > 1:
                 continue
-            limits = self.of([model.name, Path(model.name).name])
+            limits = self.of(_names(model.name))
             if limits is not None:
                 known = True
                 gates += decide(_only(run, index), limits, model=model.name)
         if not known:
-            self.limits([model.name for model in run.models[1:] or run.models])
+            self.limits([name for model in run.models[1:] or run.models for name in _names(model.name)])
         return tuple(gates)
 
 
@@ -120,6 +121,12 @@ def _limits(entry: str, found: Any, where: str) -> dict[str, float]:
         if isinstance(limit, bool) or not isinstance(limit, (int, float)) or math.isnan(limit):
             raise UsageError(f"{name} must be a number", where=f"{where}, [{entry}]", why=f"found {limit!r}")
     return {name: float(limit) for name, limit in found.items()}
+
+
+def _names(name: str) -> list[str]:
+    """Return what a model of a run may be called in the file; A against A is told by number."""
+    plain = re.sub(r" \(\d+\)$", "", name)
+    return list(dict.fromkeys((name, plain, Path(plain).name)))
 
 
 def _only(run: Run, index: int) -> Run:

@@ -1,6 +1,8 @@
 """Budgets, baselines and noise on the command line: exit codes, the table, and a CI job's summary."""
 
 import json
+import re
+from pathlib import Path
 
 QUICK = "digits_mlp.onnx --method lc-quant --bits 4 --no-bench --overwrite"
 
@@ -66,3 +68,19 @@ def test_noise_is_unknown_and_fails_only_strictly(folder, call):
     strict = call(same + " --strict")
     gate = json.loads((folder / "r.json").read_text())["gates"][0]
     assert strict.code == (0 if gate["passed"] else 3)
+
+
+def test_a_model_against_itself_is_held_to_its_budget(folder, call):
+    (folder / "budgets.toml").write_text('[models."digits_mlp.onnx"]\nmax_bytes = 10\n')
+    words = "digits_mlp.onnx digits_mlp.onnx --no-bench -q --budgets budgets.toml"
+    assert call(f"compare {words}").code == 3
+    (folder / "budgets.toml").write_text('[models."digits_mlp.onnx"]\nmax_bytes = 10_000_000\n')
+    assert call(f"compare {words}").code == 0
+
+
+def test_every_flag_of_the_guide_exists(call):
+    guide = (Path(__file__).resolve().parents[2] / "docs" / "ci.md").read_text()
+    guide = guide.replace("--build-arg", "").replace("--rm", "").replace("--read-only", "")
+    flags = set(re.findall(r"--[a-z][a-z-]+", guide)) - {"--tmpfs", "--user"}
+    known = "".join(call(f"{name} --help").out for name in ("compress", "compare", "sensitivity"))
+    assert flags <= set(re.findall(r"--[a-z][a-z-]+", known))
