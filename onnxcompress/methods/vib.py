@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from onnxcompress.core.task import Task
     from onnxcompress.engine.allocation import Target
     from onnxcompress.engine.bottleneck.decision import Keep
-    from onnxcompress.engine.bottleneck.training import Job, Wishes
+    from onnxcompress.engine.bottleneck.job import Job, Wishes
     from onnxcompress.engine.channels import Channels
 
 GAMMA = 1e-3
@@ -168,7 +168,7 @@ class Vib(Method):
         resources: Resources,
     ) -> Job:
         from onnxcompress.engine.bottleneck.choice import trained_weights, weights_of_gamma  # noqa: PLC0415
-        from onnxcompress.engine.bottleneck.training import Job  # noqa: PLC0415
+        from onnxcompress.engine.bottleneck.job import Job  # noqa: PLC0415
         from onnxcompress.engine.training.distillation import with_teacher  # noqa: PLC0415
 
         target = self._target()
@@ -200,7 +200,7 @@ class Vib(Method):
         return task.labelled and task.loss == "ce" and len(task.train) >= NORMALISED and not task.random
 
     def _wishes(self, task: Task) -> Wishes:
-        from onnxcompress.engine.bottleneck.training import Wishes  # noqa: PLC0415
+        from onnxcompress.engine.bottleneck.job import Wishes  # noqa: PLC0415
 
         shift = self.augment == "shift" or (self.augment == "auto" and not task.labelled)
         if task.random or (task.labelled and task.loss != "ce"):

@@ -8,7 +8,7 @@ statistics.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -140,7 +140,7 @@ class Normalisation(nn.Module):
         super().__init__()
         self.layers = tuple(layers)
         self._list = nn.ModuleList(nn.BatchNorm1d(widths[la.output], EPSILON) for la in self.layers)
-        self._estimating = False
+        self._estimating, self._listening = False, False
 
     @property
     def _norms(self) -> list[nn.BatchNorm1d]:
@@ -157,14 +157,15 @@ class Normalisation(nn.Module):
             for layer in self.layers:
                 del hooks[layer.output]
 
-    @contextmanager
-    def listening(self, hooks: dict[str, Any]) -> Iterator[None]:
-        """See what passes for a while, and change nothing."""
-        with self.on(hooks):
-            for layer in self.layers:
-                heard = hooks[layer.output]
-                hooks[layer.output] = lambda value, heard=heard: (heard(value), value)[1]
-            yield
+    def pause(self, look: Callable[[], None]) -> None:
+        """See what passes through the network as it is while ``look`` runs it, and become the identity."""
+        self._listening = True
+        try:
+            with self.estimating():
+                look()
+        finally:
+            self._listening = False
+        self._start_as_identity()
 
     @contextmanager
     def estimating(self) -> Iterator[None]:
@@ -181,7 +182,7 @@ class Normalisation(nn.Module):
                 norm.momentum = _MOMENTUM
 
     @torch.no_grad()
-    def start_as_identity(self) -> None:
+    def _start_as_identity(self) -> None:
         """Set γ and β so that nothing changes by the statistics known."""
         for norm in self._norms:
             mean, variance = _statistics(norm)
@@ -208,9 +209,9 @@ class Normalisation(nn.Module):
         norm.train((torch.is_grad_enabled() or self._estimating) and len(rows) > 1)
         if axis == 1 and value.dim() > 2:
             found: torch.Tensor = norm(value.flatten(2))
-            return found.reshape(value.shape)
+            return value if self._listening else found.reshape(value.shape)
         found = norm(rows)
-        return found.reshape(moved.shape).movedim(-1, axis)
+        return value if self._listening else found.reshape(moved.shape).movedim(-1, axis)
 
 
 def _statistics(norm: nn.BatchNorm1d) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,30 +8,30 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from onnxcompress.core.bottleneck import AlphaHistogram, Bottleneck, PathPoint
-from onnxcompress.core.channels import Group
+from onnxcompress.core.bottleneck import Bottleneck, PathPoint
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.model import Model
-from onnxcompress.core.resources import Resources
 from onnxcompress.core.run import Training, TrainingPoint
-from onnxcompress.core.task import Task
-from onnxcompress.engine.bottleneck.decision import Decision, Keep, decide, filled
+from onnxcompress.engine.bottleneck.account import account, told
+from onnxcompress.engine.bottleneck.decision import Decision, decide, filled
 from onnxcompress.engine.bottleneck.folding import folded
 from onnxcompress.engine.bottleneck.gates import Gates
+from onnxcompress.engine.bottleneck.job import Job, Pressed
 from onnxcompress.engine.bottleneck.normalisation import Linear, Normalisation, hidden_layers
 from onnxcompress.engine.bottleneck.pressure import Along, Pressure
 from onnxcompress.engine.bottleneck.recurrence import Recurrence
 from onnxcompress.engine.bottleneck.steering import Steering
-from onnxcompress.engine.channels import Channels, site_key, tapped
+from onnxcompress.engine.channels import site_key, tapped
 from onnxcompress.engine.graph.torchgraph import TorchGraph
 from onnxcompress.engine.training.augmentation import Augmentation
 from onnxcompress.engine.training.noise import fitting_noise
@@ -48,85 +48,10 @@ MOST_GATE_LR = 0.3
 LAST_LR = 0.01
 """Learning rate at the end of a phase, as share of that at its start."""
 
+PROBE_STEPS = 150
+"""Steps after which two ways to go on are compared."""
+
 STATISTICS_BATCHES = 60
-_HISTOGRAM_EDGES = tuple(float(v) for v in np.linspace(-10, 16, 53))
-"""Of log α, natural."""
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What was asked for.
-
-    Attributes:
-        gamma: γ; with a target, where steering starts.
-        epochs: passes over the training split with gates; None: by the number of examples.
-        after: passes without, after the decision; None: as many.
-        lr: learning rate of the weights.
-        gate_lr: of the gates; None: by the number of steps.
-        weight_decay: factor of the ℓ2 penalty on weights.
-        batch_size: None: the trainer's choice.
-        warm_up: part of the gated training in which γ grows from 0.
-        threshold: of α.
-        normalise: lend BatchNormalization to layers without.
-        shift: show pictures shifted.
-        farthest: most pixels of a shift; None: as far as the original hardly notices.
-        noise: noise on inputs, see :mod:`onnxcompress.engine.training.noise`.
-        round_to: block of widths.
-    """
-
-    gamma: float
-    epochs: float | None
-    after: float | None
-    lr: float
-    gate_lr: float | None = None
-    weight_decay: float = 0.0
-    batch_size: int | None = None
-    warm_up: float = 0.1
-    threshold: float = 1.0
-    normalise: bool = False
-    shift: bool = False
-    farthest: float | None = None
-    noise: float = 0.0
-    round_to: int = 1
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is to be gated, and with what.
-
-    Attributes:
-        channels: the analysed model.
-        groups: those to gate.
-        weights: group name -> w_i of γ_i = γ · w_i.
-        trained: weights that change.
-        task: the data.
-        resources: device, time limit, progress, the teacher.
-        wishes: options.
-        target: share of a quantity that stays at most; None: γ alone decides.
-        share: measures it for the decision.
-        quick_share: measures it, or what stands for it, while training; None: ``share``.
-    """
-
-    channels: Channels
-    groups: tuple[Group, ...]
-    weights: Mapping[str, float]
-    trained: Sequence[str]
-    task: Task
-    resources: Resources
-    wishes: Wishes
-    target: float | None = None
-    share: Callable[[Keep], float] | None = None
-    quick_share: Callable[[Keep], float] | None = None
-
-
-@dataclass(frozen=True)
-class Pressed:
-    """What came of it: masks, weights with μ folded in, the path, sentences the user must see."""
-
-    keep: Mapping[str, Array]
-    arrays: Mapping[str, Array]
-    training: Training
-    warnings: tuple[str, ...] = field(default=())
 
 
 def press(job: Job) -> Pressed:
@@ -164,6 +89,7 @@ class _Run:
         self.augmentation = self._augmentation()
         self.points: list[TrainingPoint] = []
         self.path: list[PathPoint] = []
+        self.original = self.graph.arrays()
         self.warnings: list[str] = []
         self.epochs = 0.0
         self.gated_epochs, self.after_epochs = self._lengths()
@@ -190,12 +116,13 @@ class _Run:
             self._estimate()
             self._note("after the decision")
             if self.after_epochs > 0 and stopped == "done" and self.parameters:
+                self._choose_start()
                 stopped = self._after()
         arrays = self._arrays()
-        told = f"{stopped}; {_told(self.job.groups, decision.keep)}"
-        bottleneck = self._bottleneck(alphas, decision)
+        words = f"{stopped}; {told(self.job.groups, decision.keep)}"
+        bottleneck = account(self.job.groups, alphas, decision, self.path, self.job.target)
         keep = {name: mask for name, mask in decision.keep.items() if not mask.all()}
-        return Pressed(keep, arrays, self._facts(told, bottleneck), self._warnings(decision))
+        return Pressed(keep, arrays, self._facts(words, bottleneck), self._warnings(decision))
 
     # phases ------------------------------------------------------------------------------------------------
 
@@ -235,6 +162,54 @@ class _Run:
                 f"gamma {pressure.gamma:.3g}, {left} of {sum(g.size for g in self.job.groups)} channels left"
             )
 
+    def _choose_start(self) -> None:
+        """Go on from the weights trained with gates, or from the original ones: what a short run says.
+
+        Noise has made the former used to the loss of channels; the latter still know what few examples
+        cannot teach again.
+        """
+        starts = [self._state()]
+        self.graph.set_arrays(self.original)
+        if self.norms is not None:
+            self.norms.pause(self._look_at_batches)
+        self._estimate()
+        starts.append(self._state())
+        losses = []
+        for start in starts:
+            self._restore(start)
+            self._probe()
+            losses.append(self.trainer.evaluate().loss)
+        rewound = losses[1] < losses[0]
+        self._restore(starts[rewound])
+        self._note("from the original weights" if rewound else "from the weights trained with gates")
+
+    def _probe(self) -> None:
+        part = min(1.0, PROBE_STEPS / self.trainer.steps_per_epoch, self.after_epochs)
+        others = [] if self.norms is None else list(self.norms.parameters())
+        self.trainer.run(
+            part,
+            lr=self.wishes.lr,
+            optimizer="adam",
+            parameters=self.parameters,
+            penalty=Along(others, self.wishes.lr, 1.0),
+            augmentation=self.augmentation,
+            progress=lambda f, text: self._progress(self.gated_epochs / self._total, text),
+        )
+        self._estimate()
+
+    def _state(self) -> tuple[dict[str, Array], dict[str, Any]]:
+        norms = {} if self.norms is None else copy.deepcopy(self.norms.state_dict())
+        return self.graph.arrays(), norms
+
+    def _restore(self, state: tuple[dict[str, Array], dict[str, Any]]) -> None:
+        self.graph.set_arrays(state[0])
+        if self.norms is not None:
+            self.norms.load_state_dict(state[1])
+
+    @property
+    def _total(self) -> float:
+        return self.gated_epochs + self.after_epochs
+
     def _after(self) -> str:
         """Train on without the channels that were given up; the best state is kept."""
         before = self.epochs
@@ -258,7 +233,7 @@ class _Run:
         return float(LAST_LR ** (1 / steps))
 
     def _train(self, epochs: float, before: float, penalty: Any) -> str:
-        total = self.gated_epochs + self.after_epochs
+        total = self._total
         gated = isinstance(penalty, Pressure)
         if not self.parameters:
             self.warnings.append("no gradient reaches a weight that may change; only gates were trained")
@@ -338,11 +313,8 @@ class _Run:
         """Put the lent normalisation in, as identity."""
         norms = self.norms
         assert norms is not None
-        # Before it normalises, it has to know what passes through the network as it is.
-        with norms.listening(self.graph.hooks):
-            self._estimate()
-        norms.start_as_identity()
         stack.enter_context(norms.on(self.graph.hooks))
+        norms.pause(self._look_at_batches)
 
     def _estimate(self) -> None:
         """Estimate all statistics anew."""
@@ -393,28 +365,11 @@ class _Run:
         text = f"{words}: validation loss {found.loss:.4g}"
         if found.metric is not None:
             text += f", {self.trainer.metric_name} {found.metric:.4g}"
-        total = self.gated_epochs + self.after_epochs
+        total = self._total
         self.job.resources.progress(min(self.epochs / total, 1.0), text, point)
 
     def _progress(self, fraction: float, text: str) -> None:
         self.job.resources.progress(min(fraction, 1.0), text, None)
-
-    def _bottleneck(self, alphas: Mapping[str, Array], decision: Decision) -> Bottleneck:
-        histograms = []
-        for group in self.job.groups:
-            logs = np.clip(np.log(alphas[group.name]), _HISTOGRAM_EDGES[0], _HISTOGRAM_EDGES[-1])
-            counts, _ = np.histogram(logs, _HISTOGRAM_EDGES)
-            mask = decision.keep.get(group.name)
-            kept = group.size if mask is None else int(mask.sum())
-            histograms.append(AlphaHistogram(group.name, group.size, kept, tuple(int(c) for c in counts)))
-        return Bottleneck(
-            threshold=decision.threshold,
-            log_alpha_edges=_HISTOGRAM_EDGES,
-            histograms=tuple(histograms),
-            path=tuple(self.path),
-            target=self.job.target,
-            reached=decision.share,
-        )
 
     def _facts(self, stopped: str, bottleneck: Bottleneck) -> Training:
         task = self.job.task
@@ -442,9 +397,3 @@ class _Run:
                 "more epochs, or another --gamma to start with, would separate the channels better"
             )
         return tuple(dict.fromkeys(told))
-
-
-def _told(groups: Sequence[Group], keep: Mapping[str, Array]) -> str:
-    total = sum(g.size for g in groups)
-    kept = sum(int(keep[g.name].sum()) if g.name in keep else g.size for g in groups)
-    return f"{kept} of {total} gated channels stay" if math.isfinite(total) else ""
