@@ -172,6 +172,10 @@ class NodeCrossing(Crossing):
         tensor = constant_of(value)
         return None if tensor is None else np.asarray(tensor.numpy())
 
+    def shape_of(self, value: ir.Value) -> Shape | None:
+        """Return the shape of any value of the graph, None where it is not known."""
+        return self._ground.trace.shapes.get(value)
+
     def is_constant(self, value: ir.Value) -> bool:
         """Tell whether no data reaches a value."""
         return value in self._ground.trace.data_free

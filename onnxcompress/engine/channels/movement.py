@@ -146,17 +146,18 @@ def _kept_axis(crossing: NodeCrossing, output: int, shape: tuple[int, ...], axes
     Otherwise the longer axis: groups × channels keep their groups.
     """
     # A single head has no axis of its own: what lies further in front are query, key and value.
-    if (
-        len(axes) > 1
-        and axes[-1] - axes[-2] == 1
-        and _feeds_attention(crossing.source.outputs[output], crossing)
-    ):
-        return axes[-2]
+    if len(axes) > 1 and axes[-1] - axes[-2] == 1:
+        made = crossing.source.outputs[output]
+        if _feeds_attention(made, shape[axes[-1]], crossing):
+            return axes[-2]
     return max(axes, key=lambda k: (shape[k], k))
 
 
-def _feeds_attention(value: ir.Value, crossing: NodeCrossing) -> bool:
-    """Tell whether a value reaches a product of two activations with little in between."""
+def _feeds_attention(value: ir.Value, length: int, crossing: NodeCrossing) -> bool:
+    """Tell whether a value reaches a product of two activations with little in between.
+
+    An axis of that ``length`` must get there whole: one that is split once more is not that of a head.
+    """
     queue, seen = deque([value]), {value}
     for _ in range(_SEARCH):
         if not queue:
@@ -170,7 +171,8 @@ def _feeds_attention(value: ir.Value, crossing: NodeCrossing) -> bool:
             known = COUPLINGS.get((domain, node.op_type))
             passes = node.op_type in _BEFORE_ATTENTION or (known is not None and known.rule is None)
             for out in node.outputs if passes else ():
-                if out not in seen:
+                whole = node.op_type != "Reshape" or length in (crossing.shape_of(out) or (length,))
+                if out not in seen and whole:
                     seen.add(out)
                     queue.append(out)
     return False
