@@ -102,17 +102,15 @@ def _add(parameter: nn.Parameter, gradient: torch.Tensor) -> None:
 
 
 class Along:
-    """A penalty that adds nothing and trains further parameters along."""
+    """A penalty that adds nothing and trains further parameters along (Adam)."""
 
-    def __init__(
-        self,
-        parameters: Sequence[torch.nn.Parameter],
-        lr: float,
-        decay: float,
-        each_step: Callable[[int], None] = lambda step: None,
-    ) -> None:
+    def __init__(self, parameters: Sequence[torch.nn.Parameter], lr: float) -> None:
         self._optimizer = torch.optim.Adam(parameters, lr) if parameters else None
-        self._decay, self._each_step, self._steps = decay, each_step, 0
+
+    def set_rate(self, lr: float) -> None:
+        """Set the learning rate."""
+        if self._optimizer is not None:
+            self._optimizer.param_groups[0]["lr"] = lr
 
     def value(self) -> torch.Tensor:
         """Return 0."""
@@ -120,11 +118,9 @@ class Along:
 
     def add_gradient(self) -> None:
         """Make the step of the further parameters."""
-        if self._optimizer is not None:
-            held = self._optimizer.param_groups[0]
-            if all(bool(torch.isfinite(p.grad).all()) for p in held["params"] if p.grad is not None):
-                self._optimizer.step()
-            self._optimizer.zero_grad(set_to_none=True)
-            held["lr"] *= self._decay
-        self._steps += 1
-        self._each_step(self._steps)
+        if self._optimizer is None:
+            return
+        held = self._optimizer.param_groups[0]["params"]
+        if all(bool(torch.isfinite(p.grad).all()) for p in held if p.grad is not None):
+            self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)

@@ -8,13 +8,11 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -28,7 +26,8 @@ from onnxcompress.engine.bottleneck.folding import folded
 from onnxcompress.engine.bottleneck.gates import Gates
 from onnxcompress.engine.bottleneck.job import Job, Pressed
 from onnxcompress.engine.bottleneck.normalisation import Linear, Normalisation, hidden_layers
-from onnxcompress.engine.bottleneck.pressure import Along, Pressure
+from onnxcompress.engine.bottleneck.pressure import Pressure
+from onnxcompress.engine.bottleneck.recovery import Recovery
 from onnxcompress.engine.bottleneck.recurrence import Recurrence
 from onnxcompress.engine.bottleneck.steering import Steering
 from onnxcompress.engine.channels import site_key, tapped
@@ -36,7 +35,7 @@ from onnxcompress.engine.graph.torchgraph import TorchGraph
 from onnxcompress.engine.training.augmentation import Augmentation
 from onnxcompress.engine.training.noise import fitting_noise
 from onnxcompress.engine.training.shifts import fitting_shifts
-from onnxcompress.engine.training.trainer import Trainer
+from onnxcompress.engine.training.trainer import Evaluation, Trainer
 
 GATE_TRAVEL = 40.0
 """Learning rate of the gates times steps: log σ² has to come from −9 to 0 in a part of them."""
@@ -45,12 +44,6 @@ EPOCHS, LEAST_STEPS = 10.0, 1000
 """Passes over the data with gates, and least number of steps, where nothing else is asked for."""
 
 MOST_GATE_LR = 0.3
-LAST_LR = 0.01
-"""Learning rate at the end of a phase, as share of that at its start."""
-
-PROBE_STEPS = 150
-"""Steps after which two ways to go on are compared."""
-
 STATISTICS_BATCHES = 60
 
 
@@ -116,8 +109,7 @@ class _Run:
             self._estimate()
             self._note("after the decision")
             if self.after_epochs > 0 and stopped == "done" and self.parameters:
-                self._choose_start()
-                stopped = self._after()
+                stopped = self._recover()
         arrays = self._arrays()
         words = f"{stopped}; {told(self.job.groups, decision.keep)}"
         bottleneck = account(self.job.groups, alphas, decision, self.path, self.job.target)
@@ -145,7 +137,19 @@ class _Run:
             warm_up=round(wishes.warm_up * steps),
             each_step=lambda step: self._looked(step, steps, pressure, steering),
         )
-        return self._train(self.gated_epochs, 0.0, pressure)
+        if not self.parameters:
+            self.warnings.append("no gradient reaches a weight that may change; only gates were trained")
+        outcome = trainer.run(
+            self.gated_epochs,
+            lr=wishes.lr,
+            optimizer="adam",
+            weight_decay=wishes.weight_decay,
+            penalty=pressure,
+            parameters=self.parameters,
+            augmentation=self.augmentation,
+            progress=lambda f, text: self._progress(f * self.gated_epochs / self._total, text),
+        )
+        return outcome.stopped
 
     def _looked(self, step: int, steps: int, pressure: Pressure, steering: Steering | None) -> None:
         """Steer, and note the path now and then."""
@@ -162,95 +166,46 @@ class _Run:
                 f"gamma {pressure.gamma:.3g}, {left} of {sum(g.size for g in self.job.groups)} channels left"
             )
 
-    def _choose_start(self) -> None:
-        """Go on from the weights trained with gates, or from the original ones: what a short run says.
-
-        Noise has made the former used to the loss of channels; the latter still know what few examples
-        cannot teach again.
-        """
-        starts = [self._state()]
-        self.graph.set_arrays(self.original)
-        if self.norms is not None:
-            self.norms.pause(self._look_at_batches)
-        self._estimate()
-        starts.append(self._state())
-        losses = []
-        for start in starts:
-            self._restore(start)
-            self._probe()
-            losses.append(self.trainer.evaluate().loss)
-        rewound = losses[1] < losses[0]
-        self._restore(starts[rewound])
-        self._note("from the original weights" if rewound else "from the weights trained with gates")
-
-    def _probe(self) -> None:
-        part = min(1.0, PROBE_STEPS / self.trainer.steps_per_epoch, self.after_epochs)
-        others = [] if self.norms is None else list(self.norms.parameters())
-        self.trainer.run(
-            part,
-            lr=self.wishes.lr,
-            optimizer="adam",
-            parameters=self.parameters,
-            penalty=Along(others, self.wishes.lr, 1.0),
-            augmentation=self.augmentation,
-            progress=lambda f, text: self._progress(self.gated_epochs / self._total, text),
-        )
-        self._estimate()
-
-    def _state(self) -> tuple[dict[str, Array], dict[str, Any]]:
-        norms = {} if self.norms is None else copy.deepcopy(self.norms.state_dict())
-        return self.graph.arrays(), norms
-
-    def _restore(self, state: tuple[dict[str, Array], dict[str, Any]]) -> None:
-        self.graph.set_arrays(state[0])
-        if self.norms is not None:
-            self.norms.load_state_dict(state[1])
-
     @property
     def _total(self) -> float:
         return self.gated_epochs + self.after_epochs
 
-    def _after(self) -> str:
+    def _recover(self) -> str:
         """Train on without the channels that were given up; the best state is kept."""
-        before = self.epochs
-        others = [] if self.norms is None else list(self.norms.parameters())
-        per_epoch = self.trainer.steps_per_epoch
+        before, wishes = self.epochs, self.wishes
 
-        def each_step(step: int) -> None:
-            if step % per_epoch == 0:
-                self.epochs = before + step / per_epoch
-                self._note("training on")
+        def note(epoch: float, words: str) -> Evaluation:
+            self.epochs = before + epoch
+            return self._note(words)
 
-        along = Along(others, self.wishes.lr, self._after_decay(), each_step)
-        stopped = self._train(self.after_epochs, before, along)
-        self.epochs = before + self.after_epochs
+        recovery = Recovery(
+            self.trainer,
+            self.norms,
+            self.parameters,
+            wishes.lr,
+            wishes.weight_decay,
+            self.augmentation,
+            self._estimate,
+            self._adapt,
+            note,
+            lambda epoch, text: self._progress((before + epoch) / self._total, text),
+        )
+        lr = recovery.start(self.original, self.after_epochs)
+        stopped = recovery.run(self.after_epochs, lr, self._better)
         self._estimate()
         self._note("after training on")
         return stopped
 
-    def _after_decay(self) -> float:
-        steps = max(1, round(self.after_epochs * self.trainer.steps_per_epoch))
-        return float(LAST_LR ** (1 / steps))
+    def _better(self, new: Evaluation, old: Evaluation) -> bool:
+        """Compare by the metric where there are labels; the loss says more than equal decisions do."""
+        if self.job.task.labelled and new.metric is not None and new.metric != old.metric:
+            assert old.metric is not None
+            return (new.metric > old.metric) == self.trainer.higher_is_better
+        return new.loss < old.loss
 
-    def _train(self, epochs: float, before: float, penalty: Any) -> str:
-        total = self._total
-        gated = isinstance(penalty, Pressure)
-        if not self.parameters:
-            self.warnings.append("no gradient reaches a weight that may change; only gates were trained")
-        outcome = self.trainer.run(
-            epochs,
-            lr=self.wishes.lr,
-            optimizer="adam",
-            # The gated network needs its learning rate to the end, the one after it comes to rest.
-            decay=1.0 if gated else float(LAST_LR ** (1 / max(1.0, epochs))),
-            weight_decay=self.wishes.weight_decay,
-            penalty=penalty,
-            parameters=self.parameters,
-            best=not gated and self.norms is None and not self.batch_norm,
-            augmentation=self.augmentation,
-            progress=lambda f, text: self._progress((before + f * epochs) / total, text),
-        )
-        return outcome.stopped
+    def _adapt(self) -> None:
+        if self.norms is not None:
+            self.norms.pause(self._look_at_batches)
 
     def _decide(self, alphas: Mapping[str, Array]) -> Decision:
         job, round_to = self.job, self.wishes.round_to
@@ -357,7 +312,7 @@ class _Run:
             if name in original.weights and not np.array_equal(array, original.array(name))
         }
 
-    def _note(self, words: str) -> None:
+    def _note(self, words: str) -> Evaluation:
         found = self.trainer.evaluate()
         elapsed = time.monotonic() - self.began
         point = TrainingPoint(len(self.points), None, None, found.loss, found.metric, None, elapsed)
@@ -367,6 +322,7 @@ class _Run:
             text += f", {self.trainer.metric_name} {found.metric:.4g}"
         total = self._total
         self.job.resources.progress(min(self.epochs / total, 1.0), text, point)
+        return found
 
     def _progress(self, fraction: float, text: str) -> None:
         self.job.resources.progress(min(fraction, 1.0), text, None)
