@@ -111,7 +111,9 @@ def _annotate(extent: Extent, twins: Mapping[ir.Node, ir.Node]) -> None:
                 continue
             shape = list(changed.shape)
             for axis, mask in axes.items():
-                shape[axis] = int(mask.sum())
+                # An axis of heads times examples is as long as the input says; a wrong number misleads.
+                varies = extent.channels.is_dynamic(value.name, axis)
+                shape[axis] = ir.SymbolicDim(None) if varies else int(mask.sum())
             changed.shape = ir.Shape(shape)
 
 
