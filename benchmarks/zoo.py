@@ -109,6 +109,20 @@ class Gpt(nn.Module):
         return x @ self.token.weight.T
 
 
+class Encoder(nn.Module):
+    """Attention by torch's own module, which keeps heads and examples on one axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.norm, self.head = nn.Linear(10, 24), nn.LayerNorm(24), nn.Linear(24, 3)
+        self.attention = nn.MultiheadAttention(24, 4, batch_first=True)
+
+    def forward(self, x):
+        x = self.enter(x)
+        y = self.norm(x)
+        return self.head(x + self.attention(y, y, y, need_weights=False)[0])
+
+
 class Cnn(nn.Module):
     """Convolutions with normalisation, a squeeze-and-excitation gate and a dynamic flatten."""
 
@@ -276,6 +290,7 @@ SMALL: dict[str, Callable[[], Built]] = {
     "gru": lambda: (Recurrent(nn.GRU), (torch.randn(2, 7, 12),)),
     "bert": lambda: (Bert(), (ids(2, 9), ids(2, 9) % 2)),
     "gpt": lambda: (Gpt(), (ids(2, 9),)),
+    "encoder": lambda: (Encoder(), (torch.randn(2, 5, 10),)),
     "lstm_tagger": lambda: (Tagger(nn.LSTM), (ids(2, 9),)),
     "gru_tagger": lambda: (Tagger(nn.GRU), (ids(2, 9),)),
     "unet": lambda: (wake(Unet()), image(32)),

@@ -57,10 +57,16 @@ def test_small_networks(name, exporter):
     check(name, exporter)
 
 
-@pytest.mark.parametrize("name", ["excite", "yolo", "bert", "lstm_tagger", "unet", "super_resolution"])
+@pytest.mark.parametrize(
+    "name", ["excite", "yolo", "bert", "lstm_tagger", "unet", "super_resolution", "encoder"]
+)
 def test_any_batch(name):
     """With a batch that may vary, exporters compute shapes in the graph; the proof runs two sizes."""
     assert check(name, "torchscript", dynamic_batch=True).sizes == 2
+
+
+def test_heads_and_examples_on_one_axis():
+    assert check("encoder", "dynamo", dynamic_batch=True).sizes == 2
 
 
 @pytest.mark.slow
