@@ -98,7 +98,7 @@ def _layer(
     weight, weight_axis = made_by
     if weight is None or bias is None or weight not in names or bias not in names:
         return None
-    if any(len(list(v.uses())) != 1 or v.is_graph_input() or v.is_graph_output() for v in (weight, bias)):
+    if any(len(list(v.uses())) != 1 or v.is_graph_output() for v in (weight, bias)):
         return None
     held, added = constant_of(weight), constant_of(bias)
     assert held is not None
