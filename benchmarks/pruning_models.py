@@ -71,8 +71,10 @@ def measure(name: str, source: Path, folder: Path, *, latency: bool) -> dict[str
     row: dict[str, Any] = {"model": name, "exit": done.returncode, "seconds": time.perf_counter() - began}
     row |= groups(source)
     if done.returncode:
-        said = done.stderr.strip().splitlines()
-        return row | {"error": next((text for text in said if text.startswith("Error")), said[-1:] or "")}
+        said = [text.strip() for text in done.stderr.splitlines() if text.strip()]
+        # The sentence names the file, which a table need not repeat.
+        told = next((text for text in said if text.lower().startswith("error")), said[-1] if said else "")
+        return row | {"error": told.replace(f" ({source})", "")}
     run = json.loads(report.read_text())
     cut, proof = run["cuts"][0], run["cuts"][0]["proof"]
     before, after = run["models"]
@@ -120,7 +122,11 @@ def groups(source: Path) -> dict[str, Any]:
         began = time.perf_counter()
         found = analyse(model, feeds.resolve_shapes(model, runtime.open_session(source), {}))
     except OnnxCompressError as error:
-        return {"channels": None, "frozen": [], "problem": str(error).splitlines()[0]}
+        return {
+            "channels": None,
+            "frozen": [],
+            "problem": str(error).splitlines()[0].replace(f" ({source})", ""),
+        }
     return {
         "analysis_seconds": time.perf_counter() - began,
         "channels": sum(g.size for g in found.free),
