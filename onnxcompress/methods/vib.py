@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 GAMMA = 1e-3
 LR = 1e-3
-NORMALISED = 2000
+NORMALISED = 20_000
 """Examples from which on normalisation is lent unasked."""
 
 _SCALINGS = ("auto", "constant", "map", "cost")
@@ -92,7 +92,7 @@ class Vib(Method):
     normalise: bool | None = option(
         None,
         "Lend BatchNormalization to hidden layers without, for the time of training. "
-        "[default: with class labels of 2,000 examples or more]",
+        "[default: with class labels of 20,000 examples or more]",
     )
     include: tuple[str, ...] = option((), "Gate only layers whose weight's, or node's, name matches.")
     exclude: tuple[str, ...] = option((), "Leave layers alone whose weight's, or node's, name matches.")

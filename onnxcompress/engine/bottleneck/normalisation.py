@@ -22,7 +22,8 @@ from onnxcompress.core.encoding import Array
 from onnxcompress.core.model import Model, constant_of
 
 EPSILON = 1e-5
-_MOMENTUM = 0.1
+_MOMENTUM = 0.02
+"""Of the running statistics: those of some 50 batches, fewer are noisy for single numbers."""
 
 
 @dataclass(frozen=True)
