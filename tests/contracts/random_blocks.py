@@ -360,5 +360,8 @@ def grown(choices, steps: int, *, must: tuple[str, str] | None = None) -> Net:
             blocks[k + 1 :] = [choices.pick(SEQUENCE, "block") for _ in range(2)]
             continue
         x = (IMAGE if images else SEQUENCE)[block](net, x)
+        if must is None and choices.pick([True, False], "a layer behind it"):
+            # Without layers in between, what one block ties to an output freezes all others.
+            x = (conv if images else dense)(net, x)
     assert net.shapes[x][0] == BATCH
     return net
