@@ -24,7 +24,7 @@ from onnxcompress.core.errors import OutputError, UnsupportedError, Verification
 from onnxcompress.core.model import Model
 from onnxcompress.core.refusal import Refusal
 from onnxcompress.engine import feeds, runtime
-from onnxcompress.engine.proto import tensors, to_proto
+from onnxcompress.engine.proto import in_memory, tensors, to_proto
 from onnxcompress.engine.storage import stored
 from onnxcompress.engine.storage.decoders import decoders
 
@@ -77,7 +77,7 @@ def dense_bytes(model: Model) -> bytes:
         UnsupportedError: it is larger than 2 GiB.
     """
     try:
-        return bytes(to_proto(_embedded(model.ir)).SerializeToString())
+        return bytes(to_proto(in_memory(model.ir)).SerializeToString())
     except ValueError as error:
         raise UnsupportedError("the model is larger than 2 GiB", why="protobuf's limit") from error
 
@@ -158,13 +158,6 @@ def _external(path: Path) -> Path:
     return path.with_name(path.name + ".data")
 
 
-def _embedded(graph: ir.Model) -> ir.Model:
-    """Return a clone whose tensors all live in memory."""
-    if not any(isinstance(t, ir.ExternalTensor) for t in tensors(graph)):
-        return graph
-    return ir.external_data.load_to_model(graph.clone())
-
-
 def _write(graph: ir.Model, path: Path) -> Path:
     """Serialise a graph, with external data if it is too large for one file.
 
@@ -179,7 +172,7 @@ def _write(graph: ir.Model, path: Path) -> Path:
             )
             path.write_bytes(to_proto(moved).SerializeToString())
         else:
-            path.write_bytes(to_proto(_embedded(graph)).SerializeToString())
+            path.write_bytes(to_proto(in_memory(graph)).SerializeToString())
     except OSError as error:
         raise OutputError("cannot write the output", where=str(path), why=error.strerror) from error
     return path

@@ -123,6 +123,32 @@ def _tensors(graph: ir.Graph | ir.Function) -> Iterator[ir.TensorProtocol]:
                 yield from _tensors(nested)
 
 
+def in_memory(model: ir.Model) -> ir.Model:
+    """Return a clone whose tensors all live in memory; the model itself where they do already.
+
+    Tensors are copied: the file behind an external one is mapped, and must not be closed while somebody
+    looks at it.
+    """
+    if not any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors(model)):
+        return model
+    clone = model.clone()
+    for graph in (*clone.graphs(), *clone.functions.values()):
+        for value in graph.initializers.values() if isinstance(graph, ir.Graph) else ():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                value.const_value = _copied(value.const_value)
+        for node in graph:
+            for name, attribute in list(node.attributes.items()):
+                if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
+                    tensor = attribute.as_tensor()
+                    if isinstance(tensor, ir.ExternalTensor):
+                        node.attributes[name] = ir.AttrTensor(name, _copied(tensor))
+    return clone
+
+
+def _copied(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
+    return ir.Tensor(np.array(tensor.numpy()), dtype=tensor.dtype, name=tensor.name)
+
+
 def dense(sparse: onnx.SparseTensorProto) -> Array:
     """Return a sparse tensor (COO, linear or per-axis indices) as an array.
 

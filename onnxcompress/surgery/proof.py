@@ -188,7 +188,8 @@ def _compare64(
 def _places(channels: Channels) -> list[str]:
     """Return the values that come from summing over channels, as many as fit into memory."""
     nodes = {site.node for group in channels.groups for site in group.sites}
-    order = [n.outputs[0].name or "" for n in channels.model.ir.graph if n in nodes]
+    results = (value for node in channels.model.ir.graph if node in nodes for value in node.outputs)
+    order = [value.name for value in results if value.name and value in channels.ground.trace.shapes]
     budget, chosen = _PLACES_BYTES, []
     for name in sorted(order, key=lambda name: int(np.prod(channels.shape(name)))):
         budget -= 8 * int(np.prod(channels.shape(name)))

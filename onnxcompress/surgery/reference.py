@@ -49,7 +49,7 @@ class _Builder:
 
     def __init__(self, channels: Channels, model: Model) -> None:
         self._channels, self._graph = channels, model.ir.graph
-        self._twins = {node.outputs[0].name: node for node in self._graph}
+        self._twins = {tuple(v.name for v in node.outputs): node for node in self._graph}
         self._count = 0
 
     def add(self, node: ir.Node, slot: int, axis: int, values: Array) -> None:
@@ -63,7 +63,7 @@ class _Builder:
 
     def show_survivors(self, node: ir.Node, mixed: Keep) -> None:
         """Let a node see the positions alone that stay, and spread its outputs again."""
-        twin = self._twins[node.outputs[0].name]
+        twin = self._twins[tuple(v.name for v in node.outputs)]
         for slot, value in enumerate(node.inputs):
             for axis, stays in self._cut_axes(value, mixed).items():
                 self._in_front(node, slot, "Gather", np.flatnonzero(stays), {"axis": axis})
@@ -87,7 +87,7 @@ class _Builder:
         array: Array,
         attributes: Mapping[str, Any] | None = None,
     ) -> None:
-        twin = self._twins[node.outputs[0].name]
+        twin = self._twins[tuple(v.name for v in node.outputs)]
         source = twin.inputs[slot]
         assert source is not None
         made = self._node(op_type, source, array, attributes)

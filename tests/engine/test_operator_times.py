@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from onnx import helper
+from small_models import model_of
+from test_quantizer import conv_net
 
 import onnxcompress
 from onnxcompress.engine import runtime
 from onnxcompress.engine.int8.prepare import serialised
 from onnxcompress.engine.measures.operator_times import operator_times
-from tests.engine.small_models import model_of
-from tests.engine.test_quantizer import conv_net
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 

@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
+from small_models import model_of, perceptron
 
 from onnxcompress import importer
 from onnxcompress.core.errors import UnsupportedError
@@ -13,7 +14,6 @@ from onnxcompress.engine.int8.calibration import Recorder, clipped
 from onnxcompress.engine.int8.choice import candidates, carriers
 from onnxcompress.engine.int8.prepare import prepare, rebuilt, serialised
 from onnxcompress.engine.quantizer import quantized
-from tests.engine.small_models import model_of, perceptron
 
 RNG = np.random.default_rng(5)
 

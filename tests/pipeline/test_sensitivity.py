@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+from fragile_layer import fragile
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxcompress
@@ -13,7 +14,6 @@ from onnxcompress.core.errors import NothingChangedError, UsageError
 from onnxcompress.engine.damage import Damage
 from onnxcompress.pipeline import sensitivity as stage
 from onnxcompress.recipe import build, excluded_in
-from tests.methods.test_int8 import fragile
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 

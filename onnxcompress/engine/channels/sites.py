@@ -14,8 +14,12 @@ from onnxcompress.engine.channels.channels import Channels, Keep
 
 
 def site_key(site: Site) -> str:
-    """Return a name for a site that is unique in its model: node (or its first output), input, axis."""
-    return f"{site.node.name or site.node.outputs[0].name}:{site.slot}:{site.axis}"
+    """Return a name for a site that is unique in its model: what its node gives, input, axis.
+
+    Names of nodes need not be unique, and a node may leave out its first output.
+    """
+    given = next((value.name for value in site.node.outputs if value.name), site.node.name)
+    return f"{given}:{site.slot}:{site.axis}"
 
 
 def tapped(channels: Channels, sites: Iterable[Site]) -> tuple[Model, dict[str, str]]:

@@ -15,13 +15,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 
 from onnxcompress.core.errors import OnnxCompressError, UnsupportedError
 from onnxcompress.core.model import Model, constant_of
 from onnxcompress.engine import feeds, runtime
 from onnxcompress.engine.layers import layers
-from onnxcompress.engine.proto import from_proto, tensors, to_proto
+from onnxcompress.engine.proto import from_proto, in_memory, to_proto
 
 LEAST_OPSET = 13
 """The first operator set whose quantising operators take one scale a channel."""
@@ -118,11 +117,8 @@ def rebuilt(model: Model, proto: onnx.ModelProto, step: str) -> Model:
 
 def serialised(model: Model) -> bytes:
     """Return the model with its weights decoded, as bytes; raises UnsupportedError above 2 GiB."""
-    graph = model.ir
-    if any(isinstance(t, ir.ExternalTensor) for t in tensors(graph)):
-        graph = ir.external_data.load_to_model(graph.clone())
     try:
-        return bytes(to_proto(graph).SerializeToString())
+        return bytes(to_proto(in_memory(model.ir)).SerializeToString())
     except ValueError as error:
         raise UnsupportedError("the model is larger than 2 GiB", why="protobuf's limit") from error
 

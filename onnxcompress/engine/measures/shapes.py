@@ -16,6 +16,7 @@ from onnx_ir.passes import common as passes
 from onnxcompress.core.errors import OnnxCompressError
 from onnxcompress.core.task import Feeds
 from onnxcompress.engine import runtime
+from onnxcompress.engine.proto import in_memory
 
 Shape = tuple[int, ...]
 
@@ -158,21 +159,13 @@ def _note(values: Sequence[ir.Value | None], seen: Sequence[Mapping[str, Sequenc
 
 
 def openable(model: ir.Model, folder: Path) -> bytes | Path:
-    """Return the model as bytes, or as a file with external data in ``folder`` where it is large."""
+    """Return the model as bytes, or as a file with external data in ``folder`` where it is large.
+
+    Bytes hold all tensors: onnxruntime would look for their files in the current folder.
+    """
     size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
     if size < _INLINE_LIMIT_BYTES:
-        return bytes(ir.serde.serialize_model(_inline(model)).SerializeToString())
+        return bytes(ir.serde.serialize_model(in_memory(model)).SerializeToString())
     path = folder / "model.onnx"
     ir.save(model, path, external_data="model.onnx.data")
     return path
-
-
-def _inline(model: ir.Model) -> ir.Model:
-    """Return a clone without external tensors: onnxruntime seeks the files of bytes in the current folder."""
-    clone = model.clone()
-    for graph in clone.graphs():
-        for value in graph.initializers.values():
-            tensor = value.const_value
-            if isinstance(tensor, ir.ExternalTensor):
-                value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
-    return clone
