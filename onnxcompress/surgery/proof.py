@@ -189,7 +189,9 @@ def _places(channels: Channels) -> list[str]:
     """Return the values that come from summing over channels, as many as fit into memory."""
     nodes = {site.node for group in channels.groups for site in group.sites}
     results = (value for node in channels.model.ir.graph if node in nodes for value in node.outputs)
-    order = [value.name for value in results if value.name and value in channels.ground.trace.shapes]
+    known = channels.ground.trace.shapes
+    # What nothing reads is not computed, and may be gone after the cut.
+    order = [v.name for v in results if v.name and v in known and (v.uses() or v.is_graph_output())]
     budget, chosen = _PLACES_BYTES, []
     for name in sorted(order, key=lambda name: int(np.prod(channels.shape(name)))):
         budget -= 8 * int(np.prod(channels.shape(name)))
