@@ -77,6 +77,7 @@ class Finetune(Method):
         from onnxcompress.encodings.sparse import Sparse, sparse  # noqa: PLC0415
         from onnxcompress.engine.finetuning import Job, finetune  # noqa: PLC0415
         from onnxcompress.engine.training.distillation import with_teacher  # noqa: PLC0415
+        from onnxcompress.engine.training.shifts import may_shift  # noqa: PLC0415
 
         if task is None:
             raise UsageError("method 'finetune' needs data", fix="give inputs with --data")
@@ -93,22 +94,13 @@ class Finetune(Method):
             self.lr,
             self.batch_size,
             self.statistics,
-            self._shift(task),
+            may_shift(self.augment, task),
             self._fingerprint(model, task),
         )
         found = finetune(job)
         weights: dict[str, Encoding] = {n: sparse(a, zeros[n]) for n, a in found.arrays.items() if n in zeros}
         values: dict[str, Encoding] = {n: Dense(a) for n, a in found.arrays.items() if n not in zeros}
         return Plan(weights, values, refusals=refusals, warnings=found.warnings, training=found.training)
-
-    def _shift(self, task: Task) -> bool:
-        """Return whether pictures may be shifted: the label of a shifted one must be the same."""
-        if self.augment == "none" or task.random:
-            return False
-        if not task.labelled:
-            return True
-        labels = task.samples.labels(task.train[:1])
-        return self.augment == "shift" and task.loss == "ce" and labels is not None and labels.ndim == 1
 
     def _choose(self, model: Model) -> tuple[tuple[str, ...], tuple[Refusal, ...]]:
         """Return the weights to train, and why other layers are not trained."""

@@ -195,6 +195,7 @@ class LcQuant(Method):
         # torch is imported only where something is trained
         from onnxcompress.engine.lc.training import Job, train  # noqa: PLC0415
         from onnxcompress.engine.training.distillation import with_teacher  # noqa: PLC0415
+        from onnxcompress.engine.training.shifts import may_shift  # noqa: PLC0415
 
         along = [*companions(model, found), *(la.weight for la in found if la.weight not in names)]
         others = [n for n in along if not _encoded(model, n)] if self.others else []
@@ -210,7 +211,7 @@ class LcQuant(Method):
             batch_size=self.batch_size,
             mix=self.mix,
             noise=noise,
-            shift=self._shift(task),
+            shift=may_shift(self.augment, task),
         )
         trained = train(replace(job, fingerprint=self._fingerprint(model, task)))
         return Plan(
@@ -220,15 +221,6 @@ class LcQuant(Method):
             warnings=(*warnings, *trained.warnings),
             training=trained.training,
         )
-
-    def _shift(self, task: Task) -> bool:
-        """Return whether pictures may be shifted: the label of a shifted one must be the same."""
-        if self.augment == "none" or task.random:
-            return False
-        if not task.labelled:
-            return True
-        labels = task.samples.labels(task.train[:1])
-        return self.augment == "shift" and task.loss == "ce" and labels is not None and labels.ndim == 1
 
     def _wishes(self) -> Wishes:
         from onnxcompress.engine.lc.schedule import Wishes  # noqa: PLC0415

@@ -201,10 +201,8 @@ class Vib(Method):
 
     def _wishes(self, task: Task) -> Wishes:
         from onnxcompress.engine.bottleneck.job import Wishes  # noqa: PLC0415
+        from onnxcompress.engine.training.shifts import may_shift  # noqa: PLC0415
 
-        shift = self.augment == "shift" or (self.augment == "auto" and not task.labelled)
-        if task.random or (task.labelled and task.loss != "ce"):
-            shift = False
         return Wishes(
             gamma=GAMMA if self.gamma is None else self.gamma,
             epochs=self.epochs,
@@ -216,7 +214,7 @@ class Vib(Method):
             warm_up=self.warm_up,
             threshold=self.threshold,
             normalise=self._normalises(task),
-            shift=shift,
+            shift=may_shift(self.augment, task),
             farthest=self.farthest,
             round_to=self.round_to,
         )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -76,6 +77,19 @@ def channels_last(shape: tuple[int, ...]) -> bool | None:
         if channels <= _MOST_CHANNELS and min(sides) >= _LEAST_SIDE:
             return last
     return None
+
+
+def may_shift(augment: Literal["auto", "shift", "none"], task: Task) -> bool:
+    """Return whether examples may be shown shifted: what is wanted of a shifted one must be the same.
+
+    It is where the original teaches alone (``"auto"``), and where each example has one class (``"shift"``).
+    """
+    if augment == "none" or task.random:
+        return False
+    if not task.labelled:
+        return True
+    labels = task.samples.labels(task.train[:1])
+    return augment == "shift" and task.loss == "ce" and labels is not None and labels.ndim == 1
 
 
 def fitting_shifts(graph: TorchGraph, task: Task, share: float = SHARE) -> dict[str, Shift]:
