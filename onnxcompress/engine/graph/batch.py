@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,9 +18,7 @@ import torch
 from onnxcompress.core.errors import OnnxCompressError
 from onnxcompress.engine.graph.program import Step
 from onnxcompress.engine.graph.values import Value
-
-if TYPE_CHECKING:
-    from onnxcompress.engine.graph.torchgraph import TorchGraph
+from onnxcompress.engine.graph.ways import Executor
 
 _ROUNDING = 1e-4
 _MISFITS = (
@@ -29,6 +27,30 @@ _MISFITS = (
 """How a graph that cannot take a batch fails, in whichever operator first minds the shape."""
 
 _STATES = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}
+
+
+class Runnable(Protocol):
+    """What is asked of a graph here; see :class:`~onnxcompress.engine.graph.torchgraph.TorchGraph`."""
+
+    executors: dict[Step, Executor]
+
+    @property
+    def inputs(self) -> Sequence[str]:
+        """Names of the inputs to feed."""
+        ...
+
+    @property
+    def outputs(self) -> Sequence[str]:
+        """Names of the outputs."""
+        ...
+
+    def declared(self, name: str) -> tuple[tuple[int | None, ...] | None, np.dtype[Any] | None]:
+        """Return the declared shape and element type of an input."""
+        ...
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """Return output name -> value."""
+        ...
 
 
 def widen(step: Step, inputs: list[Value], batch: int, factor: int) -> list[Value]:
@@ -90,7 +112,7 @@ def _repeated(value: Value, others: list[Value], batch: int, factor: int) -> Val
     return value
 
 
-def measured(graph: TorchGraph, feeds: Sequence[Mapping[str, Any]] | None) -> bool:
+def measured(graph: Runnable, feeds: Sequence[Mapping[str, Any]] | None) -> bool:
     """Return whether examples run together give what they give one by one.
 
     Args:
@@ -126,7 +148,7 @@ def _equal(together: Any, alone: list[Any]) -> bool:
     return all(np.linalg.norm(a - b) <= _ROUNDING * np.linalg.norm(b) for a, b in rows)
 
 
-def _random_examples(graph: TorchGraph, count: int = 3) -> list[dict[str, Any]]:
+def _random_examples(graph: Runnable, count: int = 3) -> list[dict[str, Any]]:
     generator = np.random.default_rng(0)
     examples = []
     for _ in range(count):
