@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from fractions import Fraction
+from collections.abc import Collection, Iterator
+from functools import partial
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from onnxcompress.core.errors import OnnxCompressError
 from onnxcompress.core.task import Feeds
 from onnxcompress.engine import runtime
 from onnxcompress.engine.channels import Channels
+from onnxcompress.engine.channels.other_sizes import CHANGES, Shapes, resized
 from onnxcompress.engine.feeds import random_feeds
 
 EXAMPLES = 2
@@ -19,9 +20,6 @@ EXAMPLES = 2
 HEAVY_MACS = 2_000_000_000
 """Models that multiply more than this in one inference are compared on fewer and smaller inputs, and in
 float64 on the first alone."""
-
-Shapes = Mapping[str, tuple[int, ...]]
-"""Input name -> shape."""
 
 
 def random_inputs(channels: Channels, session: runtime.OrtSession, seed: int) -> tuple[list[Feeds], int]:
@@ -48,11 +46,15 @@ def random_inputs(channels: Channels, session: runtime.OrtSession, seed: int) ->
 
     traced = {info.name: tuple(channels.shape(info.name)) for info in session.inputs}
     varying = _varying(channels, traced)
-    smaller = [_resized(traced, varying, Fraction(1, k)) for k in ((4, 2) if heavy else ())]
+    smaller = [resized(traced, varying, partial(_part, k)) for k in ((4, 2) if heavy else ())]
     base = next((shapes for shapes in smaller if shapes != traced and runs(shapes)), traced)
     found = drawn(base, 1 if heavy else EXAMPLES, seed)
     other = next((shapes for shapes in _others(channels, base, varying) if runs(shapes)), None)
     return ([*found, *drawn(other, 1, seed + 1)], 2) if other is not None else (found, 1)
+
+
+def _part(divisor: int, length: int) -> int:
+    return length // divisor
 
 
 def _varying(channels: Channels, shapes: Shapes) -> set[tuple[str, int]]:
@@ -61,20 +63,8 @@ def _varying(channels: Channels, shapes: Shapes) -> set[tuple[str, int]]:
     return {(name, axis) for name, axis in places if channels.is_dynamic(name, axis)}
 
 
-def _resized(
-    shapes: Shapes, places: Collection[tuple[str, int]], factor: Fraction, more: int = 0
-) -> dict[str, tuple[int, ...]]:
-    """Return shapes with the lengths at some places multiplied, and longer by ``more``; 1 at least."""
-    return {
-        name: tuple(
-            max(1, int(d * factor) + more) if (name, axis) in places else d for axis, d in enumerate(shape)
-        )
-        for name, shape in shapes.items()
-    }
-
-
 def _others(channels: Channels, shapes: Shapes, varying: Collection[tuple[str, int]]) -> Iterator[Shapes]:
-    """Yield shapes with all varying lengths one more, twice as long, and those of one name alone."""
+    """Yield shapes with all varying lengths changed, and with those of one name alone."""
     if not varying:
         return
     tied: dict[str, set[tuple[str, int]]] = {}
@@ -83,5 +73,5 @@ def _others(channels: Channels, shapes: Shapes, varying: Collection[tuple[str, i
         symbol = getattr(declared[axis], "value", None) if declared is not None else None
         tied.setdefault(str(symbol or f"{name}:{axis}"), set()).add((name, axis))
     for places in (varying, *(tied[symbol] for symbol in sorted(tied))):
-        yield _resized(shapes, places, Fraction(1), 1)
-        yield _resized(shapes, places, Fraction(2))
+        for change in CHANGES:
+            yield resized(shapes, places, change)

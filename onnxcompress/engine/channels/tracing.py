@@ -19,6 +19,7 @@ from onnxcompress.core.encoding import Array
 from onnxcompress.core.errors import OnnxCompressError, UnsupportedError
 from onnxcompress.core.model import Model, constant_of
 from onnxcompress.engine import runtime
+from onnxcompress.engine.channels.other_sizes import CHANGES, resized
 from onnxcompress.engine.feeds import random_feeds
 from onnxcompress.engine.measures import shapes as measured
 from onnxcompress.engine.measures.shapes import Shape
@@ -241,47 +242,17 @@ def _other_looks(
     if not symbolic:
         return
     together = [place for places in symbolic for place in places]
-    for grow in _OTHER_SIZES:
-        look = _try(model, _changed(input_shapes, together, grow), free)
+    for change in CHANGES:
+        look = _try(model, resized(input_shapes, together, change), free)
         if look is not None:
             yield look
             return
     for places in symbolic:
-        for grow in _OTHER_SIZES:
-            look = _try(model, _changed(input_shapes, places, grow), free)
+        for change in CHANGES:
+            look = _try(model, resized(input_shapes, places, change), free)
             if look is not None:
                 yield look
                 break
-
-
-def _one_more(length: int) -> int:
-    return length + 1
-
-
-def _twice(length: int) -> int:
-    return 2 * max(1, length)
-
-
-def _one_less(length: int) -> int:
-    return length - 1 if length > 1 else 2
-
-
-def _half(length: int) -> int:
-    return length // 2 if length > 1 else 2
-
-
-# Models with a table of positions take no longer input than the longest there is; some want even numbers.
-_OTHER_SIZES = (_one_more, _twice, _one_less, _half)
-
-
-def _changed(
-    input_shapes: Mapping[str, Shape], places: Sequence[tuple[str, int]], grow: object
-) -> dict[str, Shape]:
-    assert callable(grow)
-    changed = {name: list(shape) for name, shape in input_shapes.items()}
-    for name, axis in places:
-        changed[name][axis] = grow(changed[name][axis])
-    return {name: tuple(shape) for name, shape in changed.items()}
 
 
 def _try(model: Model, input_shapes: Mapping[str, Shape], free: frozenset[ir.Value]) -> _Look | None:
