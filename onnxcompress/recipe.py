@@ -184,8 +184,10 @@ def method_class(name: str) -> type[Method]:
 
 
 def option_fields(method: type[Method]) -> dict[str, dataclasses.Field[Any]]:
-    """Return a method's options by name."""
-    return {f.name: f for f in dataclasses.fields(method) if f.init}  # type: ignore[arg-type]
+    """Return a method's options by name: its own first, then those that a family of methods shares."""
+    fields = {f.name: f for f in dataclasses.fields(method) if f.init}  # type: ignore[arg-type]
+    own = [name for cls in method.__mro__ for name in vars(cls).get("__annotations__", ()) if name in fields]
+    return {name: fields[name] for name in dict.fromkeys(own)}
 
 
 def options_of(method: Method) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from onnxcompress.core.errors import UnsupportedError, UsageError
 from onnxcompress.core.model import Model, Source
 from onnxcompress.core.resources import Resources
 from onnxcompress.encodings.codebook import AdaptiveCodebook
+from onnxcompress.encodings.dense import Dense
 from onnxcompress.engine.data import make_task, open_data
 from onnxcompress.engine.lc import training as lc_training
 from onnxcompress.engine.tensor_info import TensorInfo
@@ -270,6 +271,24 @@ def test_pictures_are_shifted_where_labels_allow_it(monkeypatch, augment, labell
         LcQuant(bits=1, augment=augment).plan(model, task_of(model, labelled), Resources())
     assert jobs[0].shift is expected
     assert (jobs[0].noise > 0) is labelled
+
+
+def test_the_original_teaches_where_an_earlier_method_changed_the_model():
+    original = mlp()
+    rng = np.random.default_rng(4)
+    worse = {n: Dense(original.array(n) + 0.2 * rng.normal(size=(64, 8)).astype("f")) for n in ("fc1.w",)}
+    changed = original.with_encodings(worse, "change")
+    x = np.random.default_rng(11).normal(size=(2000, 8)).astype(np.float32)
+    wanted = outputs(original, x)
+
+    def error(teacher):
+        """Mean square distance from the original's outputs."""
+        method = LcQuant(bits=4, steps=6, epochs=4, batch_size=32)
+        plan = method.plan(changed, task_of(original, False), Resources(teacher=teacher))
+        found = outputs(changed.with_encodings({**plan.values, **plan.weights}, "q"), x)
+        return np.square(found - wanted).mean()
+
+    assert error(original) < 0.5 * error(None)
 
 
 def test_others_can_be_left_as_they_are():

@@ -64,7 +64,8 @@ class Job:
         parts: what is compressed how. Weights that no gradient reaches are projected directly.
         others: weights that may be trained along uncompressed.
         task: the data.
-        resources: device, time limit, checkpoint folder, progress.
+        resources: device, time limit, checkpoint folder, progress; the original model where an earlier method
+            changed it: that one teaches.
         wishes: what the user set of the schedule.
         batch_size: None: the trainer's choice.
         mix: add mixtures of examples where there are few and no labels.
@@ -97,17 +98,26 @@ class _Run:
         self.began = time.monotonic()
         self.resources.progress(0.0, "preparing the network and the data", None)
         graph = TorchGraph(job.model, device=job.resources.device)
+        given = job.resources.teacher
+        teacher = (
+            None if given is None or given is job.model else TorchGraph(given, device=job.resources.device)
+        )
+        original = graph if teacher is None else teacher
         self.trained_on, self.mixtures = job.task, 0
         if job.mix:
-            self.trained_on, self.mixtures = with_mixtures(job.task, lambda: fitting_noise(graph, job.task))
-        self.trainer = Trainer(graph, self.trained_on, job.resources, batch_size=job.batch_size)
+            self.trained_on, self.mixtures = with_mixtures(
+                job.task, lambda: fitting_noise(original, job.task)
+            )
+        self.trainer = Trainer(
+            graph, self.trained_on, job.resources, batch_size=job.batch_size, teacher=teacher
+        )
         self.stuck = graph.without_gradient()
         unreached = {r.where for r in self.stuck} | (set(job.model.weights) - set(graph.trainable))
         self.parts, self.fixed = _separate(job.parts, unreached)
         compressed = tuple(name for part in self.parts for name in part.weights)
         along = tuple(n for n in job.others if n not in unreached and n not in compressed)
-        noise = fitting_noise(graph, job.task, job.noise) if job.noise > 0 else {}
-        shifts = fitting_shifts(graph, job.task) if job.shift else {}
+        noise = fitting_noise(original, job.task, job.noise) if job.noise > 0 else {}
+        shifts = fitting_shifts(original, job.task) if job.shift else {}
         # Without labels the loss says more than the share of equal decisions, of which few examples have few.
         self.learner = TrainedLearner(
             self.trainer,

@@ -1,0 +1,288 @@
+"""What all LC methods share: options of the path, the choice of weights, training or direct compression.
+
+A method says which weights are compressed how (:meth:`LcMethod._parts`); everything else is done here.
+"""
+
+# ruff: noqa: RUF009  `option` returns a dataclass field
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from onnxcompress.core.errors import UnsupportedError, UsageError
+from onnxcompress.methods._base import Method, option
+
+if TYPE_CHECKING:
+    from onnxcompress.core.encoding import Array, Encoding
+    from onnxcompress.core.model import Model
+    from onnxcompress.core.plan import Plan
+    from onnxcompress.core.refusal import Refusal
+    from onnxcompress.core.resources import Resources
+    from onnxcompress.core.task import Task
+    from onnxcompress.engine.layers import Layer
+    from onnxcompress.engine.lc.loop import Part
+    from onnxcompress.engine.lc.schedule import Wishes
+
+Mode = Literal["lc", "idc", "dc"]
+Augment = Literal["auto", "shift", "none"]
+
+NODE_BYTES = 300
+"""What the nodes and names that decode one weight take in the file, at least."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What an LC method is to compress, and what it may go by.
+
+    Attributes:
+        model: the model as it is now.
+        layers: the layers to compress.
+        arrays: weight name -> value, of these layers.
+        task: the data; None where there is none.
+        resources: shapes of inputs, means to measure latency, the device.
+    """
+
+    model: Model
+    layers: Sequence[Layer]
+    arrays: Mapping[str, Array]
+    task: Task | None
+    resources: Resources
+
+
+@dataclass(frozen=True)
+class LcMethod(Method):
+    """A compression by the LC algorithm: learning-compression with data, the projection alone without.
+
+    Raises:
+        UsageError: an option is out of range.
+    """
+
+    node_bytes: ClassVar[int] = NODE_BYTES
+    """What the nodes that decode one weight take in the file: smaller weights are left alone."""
+
+    mode: Mode = option(
+        "lc",
+        "With data: lc (learning-compression), idc (train and compress in turn, no penalty) or dc (compress "
+        "only).",
+        choices=("lc", "idc", "dc"),
+    )
+    augmented: bool = option(True, "Augmented Lagrangian; otherwise the quadratic penalty.")
+    others: bool = option(True, "Train biases, normalisation and uncompressed weights along.")
+    teacher: float = option(
+        0.5,
+        "Share of the loss, 0 to 1, that pulls towards the original's outputs where there are class labels.",
+    )
+    noise: float = option(
+        0.04,
+        "Noise on inputs while training on class labels: the share of their variance by which the original's "
+        "outputs may move. 0: none.",
+    )
+    augment: Augment = option(
+        "auto",
+        "Show pictures shifted as far as the original hardly notices: auto (where there are no labels), "
+        "shift (with class labels, too) or none.",
+        choices=("auto", "shift", "none"),
+    )
+    mix: bool = option(True, "Add mixtures of two examples where there are few, without labels.")
+    steps: int | None = option(None, "Number of L steps. [default: 40]")
+    epochs: float | None = option(None, "Passes over the training data in one L step. [default: by its size]")
+    lr: float | None = option(None, "Learning rate of the first L step. [default: found by short runs]")
+    mu0: float | None = option(None, "Penalty parameter of the first L step. [default: by the learning rate]")
+    growth: float | None = option(None, "Factor of the penalty parameter from one L step to the next.")
+    batch_size: int | None = option(None, "Examples of one SGD step.")
+    include: tuple[str, ...] = option((), "Compress only weights whose name, or whose node's name, matches.")
+    exclude: tuple[str, ...] = option((), "Leave weights uncompressed whose name, or node's name, matches.")
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "epochs", "lr", "mu0", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UsageError(f"--{name.replace('_', '-')} must be positive", why=f"found {value}")
+        if not 0 <= self.noise <= 1:
+            raise UsageError("--noise must be 0 to 1", why=f"found {self.noise}")
+        if not 0 <= self.teacher <= 1:
+            raise UsageError("--teacher must be 0 to 1", why=f"found {self.teacher}")
+        if self.growth is not None and self.growth < 1:
+            raise UsageError("--growth must be at least 1", why=f"found {self.growth}")
+        for name in ("include", "exclude"):
+            if isinstance(getattr(self, name), str):
+                object.__setattr__(self, name, (getattr(self, name),))
+
+    # what a method says ------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _parts(self, chosen: Chosen) -> tuple[list[Part], list[Refusal]]:
+        """Return which weights are compressed how, and why some of the layers are left alone after all."""
+
+    def _kept(self, encoding: Encoding) -> str | None:
+        """Return why a weight that is encoded already stays so; None where it is to be encoded anew."""
+        return None if encoding.kind == "dense" else f"is stored as {encoding.kind} already"
+
+    def _warnings(self, chosen: Chosen, encodings: Mapping[str, Encoding]) -> list[str]:
+        """Return what the user must know of the compression, trained or not."""
+        return []
+
+    def _untrained_warnings(self, chosen: Chosen, encodings: Mapping[str, Encoding]) -> list[str]:
+        """Return what the user must know where the weights are only projected."""
+        return []
+
+    def _worthwhile(
+        self, parts: Sequence[Part], direct: Mapping[str, Encoding], arrays: Mapping[str, Array]
+    ) -> tuple[list[Part], list[Refusal]]:
+        """Leave weights alone whose parameters and decoding nodes take more bytes than they do now."""
+        from onnxcompress.core.refusal import Refusal  # noqa: PLC0415
+        from onnxcompress.engine.lc.loop import Part  # noqa: PLC0415
+
+        kept, refusals = [], []
+        for part in parts:
+            names = []
+            for name in part.weights:
+                before = int(arrays[name].nbytes)
+                after = -(-direct[name].stored_bits() // 8) + self.node_bytes
+                if after < before:
+                    names.append(name)
+                else:
+                    why = f"would not get smaller: {before} bytes now, about {after} with codebook and nodes"
+                    refusals.append(Refusal(name, why))
+            if names:
+                kept.append(Part(tuple(names), part.projection))
+        return kept, refusals
+
+    # what is done ------------------------------------------------------------------------------------------
+
+    def plan(self, model: Model, task: Task | None, resources: Resources) -> Plan:
+        """Choose the weights, project them, and train where there is data.
+
+        Raises:
+            UnsupportedError: a weight holds NaN or infinities.
+            UsageError: a glob matches nothing; the device is not there.
+        """
+        from onnxcompress.core.plan import Plan  # noqa: PLC0415
+        from onnxcompress.engine.layers import layers, left_alone  # noqa: PLC0415
+        from onnxcompress.engine.lc.loop import project  # noqa: PLC0415
+
+        found = layers(model)
+        selected, refusals = self._choose(model, found)
+        arrays = {layer.weight: model.array(layer.weight) for layer in selected}
+        _check_finite(arrays)
+        chosen = Chosen(model, selected, arrays, task, resources)
+        wanted, others = self._parts(chosen)
+        direct = project(wanted, arrays)
+        parts, small = self._worthwhile(wanted, direct, arrays)
+        refusals = [*refusals, *others, *small, *left_alone(model, found)]
+        # What is compressed jointly is so without the weights that are left alone after all.
+        direct |= project([part for part in parts if part not in wanted], arrays)
+        encodings = {name: direct[name] for part in parts for name in part.weights}
+        if not encodings:
+            return Plan({}, refusals=tuple(refusals))
+        warnings = self._warnings(chosen, encodings)
+        if task is None or self.mode == "dc":
+            warnings = [*warnings, *self._untrained_warnings(chosen, encodings)]
+            return Plan(encodings, refusals=tuple(refusals), warnings=tuple(warnings))
+        plan = self._trained(chosen, parts, found)
+        return replace(plan, refusals=tuple(refusals), warnings=(*warnings, *plan.warnings))
+
+    def _trained(self, chosen: Chosen, parts: Sequence[Part], found: Sequence[Layer]) -> Plan:
+        """Return the weights after the path; the layers no part names are trained along."""
+        from onnxcompress.core.plan import Plan  # noqa: PLC0415
+        from onnxcompress.encodings.dense import Dense  # noqa: PLC0415
+        from onnxcompress.engine.layers import companions  # noqa: PLC0415
+
+        # torch is imported only where something is trained
+        from onnxcompress.engine.lc.training import Job, train  # noqa: PLC0415
+        from onnxcompress.engine.training.distillation import with_teacher  # noqa: PLC0415
+        from onnxcompress.engine.training.shifts import may_shift  # noqa: PLC0415
+
+        model, task = chosen.model, chosen.task
+        assert task is not None
+        names = {name for part in parts for name in part.weights}
+        along = [*companions(model, found), *(la.weight for la in found if la.weight not in names)]
+        job = Job(
+            model,
+            parts,
+            [n for n in along if not _encoded(model, n)] if self.others else [],
+            with_teacher(task, self.teacher),
+            chosen.resources,
+            self._wishes(),
+            batch_size=self.batch_size,
+            mix=self.mix,
+            # Where outputs are values and not classes, noise would teach the network to remove it.
+            noise=self.noise if task.labelled and task.loss == "ce" else 0.0,
+            shift=may_shift(self.augment, task),
+        )
+        trained = train(replace(job, fingerprint=self._fingerprint(model, task)))
+        return Plan(
+            trained.encodings,
+            {name: Dense(array) for name, array in trained.others.items()},
+            warnings=trained.warnings,
+            training=trained.training,
+        )
+
+    def _choose(self, model: Model, found: tuple[Layer, ...]) -> tuple[list[Layer], list[Refusal]]:
+        """Return the layers to compress, and why the others are not."""
+        from onnxcompress.core.refusal import Refusal  # noqa: PLC0415
+        from onnxcompress.engine.layers import select  # noqa: PLC0415
+
+        selected = set(select(found, self.include, self.exclude, others=model.weights))
+        chosen, refusals = [], []
+        for layer in found:
+            encoding = model.encodings.get(layer.weight)
+            if layer not in selected:
+                why = "excluded by --exclude" if self.exclude else "not named by --include"
+                refusals.append(Refusal(layer.weight, why))
+            elif encoding is not None and (kept := self._kept(encoding)):
+                refusals.append(Refusal(layer.weight, kept))
+            else:
+                chosen.append(layer)
+        return chosen, refusals
+
+    def _wishes(self) -> Wishes:
+        from onnxcompress.engine.lc.schedule import Wishes  # noqa: PLC0415
+
+        return Wishes(
+            mode=self.mode,
+            multipliers=self.augmented,
+            steps=self.steps,
+            epochs=self.epochs,
+            lr=self.lr,
+            mu0=self.mu0,
+            growth=self.growth,
+        )
+
+    def _fingerprint(self, model: Model, task: Task) -> dict[str, Any]:
+        """Return what a resumed run must have in common with the interrupted one."""
+        return {
+            "method": {"name": self.name, **asdict(self)},
+            "model": model.source.sha256,
+            "steps": list(model.steps),
+            "seed": task.seed,
+            "examples": [len(task.train), len(task.validation)],
+        }
+
+
+def untrained_advice(task: Task | None) -> str:
+    """Return what to do where weights were only projected."""
+    if task is not None:
+        return "use --mode lc"
+    return "give --data, labels are not needed (the original teaches)"
+
+
+def _encoded(model: Model, name: str) -> bool:
+    encoding = model.encodings.get(name)
+    return encoding is not None and encoding.kind != "dense"
+
+
+def _check_finite(arrays: Mapping[str, Array]) -> None:
+    import numpy as np  # noqa: PLC0415
+
+    for name, array in arrays.items():
+        if not np.isfinite(array.astype(np.float64, copy=False)).all():
+            kind = "NaN" if np.isnan(array.astype(np.float64)).any() else "infinite values"
+            raise UnsupportedError(
+                f"weight '{name}' holds {kind}",
+                why="it has no closest compressed form",
+                fix=f"repair the model, or leave it alone with --exclude '{name}'",
+            )
