@@ -101,7 +101,7 @@ def summed(crossing: Crossing, first: tuple[int, int], second: tuple[int, int]) 
     mine, other = crossing.labels(*first), crossing.labels(*second)
     if mine is None and other is None:
         return
-    weights = [is_weight(crossing, slot) for slot, _ in (first, second)]
+    weights = [crossing.data_free(slot) for slot, _ in (first, second)]
     if weights == [True, False]:
         first, second, mine, other = second, first, other, mine
     if other is None or (mine is None and not any(weights)):
@@ -111,21 +111,6 @@ def summed(crossing: Crossing, first: tuple[int, int], second: tuple[int, int]) 
 
 
 _UNKNOWN = "is multiplied with a value whose channels are unknown"
-_CARRIERS = frozenset(
-    ["Cast", "DequantizeLinear", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"]
-)
-
-
-def is_weight(crossing: Crossing, slot: int) -> bool:
-    """Tell whether an input is a constant, or one that was only moved or decoded."""
-    value = crossing.source.inputs[slot]
-    while value is not None:
-        producer = value.producer()
-        if value.is_initializer() or (producer is not None and producer.op_type == "Constant"):
-            return True
-        carried = producer is not None and producer.op_type in _CARRIERS
-        value = producer.inputs[0] if carried and producer is not None else None
-    return False
 
 
 def tied(crossing: Crossing, labels: Labels, size: int) -> Labels:

@@ -52,6 +52,10 @@ class Crossing(ABC):
         """Return an input's value where no data reaches it and it is the same for all input sizes."""
 
     @abstractmethod
+    def data_free(self, slot: int) -> bool:
+        """Tell whether no data reaches an input: it is a constant, however large, or computed from some."""
+
+    @abstractmethod
     def labels(self, slot: int, axis: int) -> Labels | None:
         """Return the labels along one axis of an input; None where it has none (length 1, or no channels)."""
 

@@ -25,6 +25,7 @@ from onnxcompress.engine.graph.torchgraph import TorchGraph
 from onnxcompress.engine.training.augmentation import Augmentation
 from onnxcompress.engine.training.checkpoint import Checkpoint
 from onnxcompress.engine.training.evaluation import Evaluation, Evaluator
+from onnxcompress.engine.training.scoring import better, in_words, point
 from onnxcompress.engine.training.shifts import fitting_shifts
 from onnxcompress.engine.training.trainer import Trainer
 
@@ -118,6 +119,7 @@ class _Run:
         )
         shifts = fitting_shifts(self.graph if teacher is None else teacher, job.task) if job.shift else {}
         self.augmentation = Augmentation(shifts)
+        self.higher_is_better = self.trainer.higher_is_better if job.task.labelled else None
         self.moving = moving and self.trainer.batch_size > 1
         stuck = {r.where for r in self.graph.without_gradient()}
         self.weights = [n for n in self.graph.trainable if n in set(job.weights) - stuck]
@@ -168,23 +170,11 @@ class _Run:
     def _note(self, loss: float | None) -> None:
         """Evaluate the present state, remember it where it is the best, and tell."""
         found = self.trainer.evaluate()
-        if self.best is None or self._better(found, self.best.score):
+        if self.best is None or better(found, self.best.score, self.higher_is_better):
             self.best = _Best(found, self.graph.arrays(), self.epoch)
-        shown = None if loss is None or not math.isfinite(loss) else loss
-        elapsed = time.monotonic() - self.began
-        point = TrainingPoint(self.epoch, None, shown, found.loss, found.metric, None, elapsed)
-        self.points.append(point)
-        words = f"epoch {self.epoch} of {self.job.epochs:g}: validation loss {found.loss:.4g}"
-        if found.metric is not None:
-            words += f", {self.trainer.metric_name} {found.metric:.4g}"
-        self.job.resources.progress(min(self.epoch / self.job.epochs, 1.0), words, point)
-
-    def _better(self, new: Evaluation, old: Evaluation) -> bool:
-        """Compare by the metric where there are labels; the loss says more than equal decisions do."""
-        if self.job.task.labelled and new.metric is not None and new.metric != old.metric:
-            assert old.metric is not None
-            return (new.metric > old.metric) == self.trainer.higher_is_better
-        return new.loss < old.loss
+        self.points.append(point(self.epoch, found, time.monotonic() - self.began, loss))
+        words = f"epoch {self.epoch} of {self.job.epochs:g}: {in_words(found, self.trainer.metric_name)}"
+        self.job.resources.progress(min(self.epoch / self.job.epochs, 1.0), words, self.points[-1])
 
     def _estimate(self) -> None:
         """Estimate the statistics of BatchNormalization anew and keep them where that lessens the loss."""

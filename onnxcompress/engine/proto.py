@@ -149,6 +149,17 @@ def _copied(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
     return ir.Tensor(np.array(tensor.numpy()), dtype=tensor.dtype, name=tensor.name)
 
 
+def name_nodes(graph: onnx.GraphProto) -> None:
+    """Name every node of the main graph uniquely, in place; unnamed ones after operator and outputs."""
+    seen: set[str] = set()
+    for node in graph.node:
+        name = node.name or f"{node.op_type}({', '.join(node.output)})"
+        while name in seen:
+            name += "'"
+        seen.add(name)
+        node.name = name
+
+
 def dense(sparse: onnx.SparseTensorProto) -> Array:
     """Return a sparse tensor (COO, linear or per-axis indices) as an array.
 

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from onnxcompress.core.encoding import Array, Encoding
 from onnxcompress.core.model import Model, Weight, constant_of, set_constant
+from onnxcompress.core.names import free_name
 
 _LEAST_IR_VERSION = 4
 """Before this version of the file format every initializer has to be an input of the graph as well."""
@@ -36,7 +37,7 @@ class Tensors:
         self._constants = dict(self._graph.initializers)
         outputs = [node.outputs[0] for node in self._graph if node.op_type == "Constant"]
         self._constants |= {value.name: value for value in outputs if value.name}
-        self._names = {v.name for v in _values(self._graph)}
+        self._names = {v.name for v in _values(self._graph) if v.name}
         self._made: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
 
     def value(self, name: str) -> ir.Value:
@@ -166,12 +167,7 @@ class Tensors:
 
     def free_name(self, base: str) -> str:
         """Return a name the graph does not use yet, and take it."""
-        name, count = base, 1
-        while name in self._names:
-            count += 1
-            name = f"{base}_{count}"
-        self._names.add(name)
-        return name
+        return free_name(base, self._names)
 
     def modernise(self) -> None:
         """Raise the format to where initializers need not be inputs, where one of them changed or is new.

@@ -51,6 +51,9 @@ class Alone(Crossing):
     def constant(self, slot):
         return None if slot in self._data or not self.present(slot) else self.arrays[slot]
 
+    def data_free(self, slot):
+        return self.present(slot) and slot not in self._data
+
     def labels(self, slot, axis):
         if not self.present(slot):
             return None

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from onnxcompress.encodings._base import Projection
 from onnxcompress.encodings.codebook import AdaptiveCodebook
 from onnxcompress.encodings.dense import Dense
-from onnxcompress.engine.lc.loop import Learned, Part, Schedule, Score, State, better, compress, project
+from onnxcompress.engine.lc.loop import Learned, Part, Schedule, Score, State, compress, project
 
 
 @dataclass(frozen=True)
@@ -208,21 +208,6 @@ def test_joint_part_shares_one_codebook():
     weights = {"a": np.array([0.0, 0.1, 5.0]), "b": np.array([5.1, 0.05])}
     found = project([Part(("a", "b"), AdaptiveCodebook(2))], weights)
     assert len(np.unique(np.concatenate([e.decode() for e in found.values()]))) == 2
-
-
-@pytest.mark.parametrize(
-    ("new", "old", "higher", "expected"),
-    [
-        (Score(1.0, 0.9), Score(0.1, 0.8), True, True),
-        (Score(1.0, 0.9), Score(0.1, 0.8), False, False),
-        (Score(0.1, 0.8), Score(0.2, 0.8), True, True),
-        (Score(0.1, None), Score(0.2, None), True, True),
-        (Score(float("nan"), 0.9), Score(5.0, 0.1), True, False),
-        (Score(5.0, 0.1), Score(float("nan"), 0.9), True, True),
-    ],
-)
-def test_better(new, old, higher, expected):
-    assert better(new, old, higher) is expected
 
 
 @pytest.mark.parametrize(("sufficient", "kept"), [(None, 0), (Score(1e9, None), 5), (Score(0.0, None), 0)])

@@ -4,8 +4,9 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from cut_graphs import PERCEPTRON, channels_of, dropping, ints, model_of, proto_of, run
+from cut_graphs import PERCEPTRON, channels_of, dropping, ints, run
 from onnx import helper
+from text_graphs import model_of, proto_of
 
 from onnxcompress import exporter, importer
 from onnxcompress.core.errors import UnsupportedError

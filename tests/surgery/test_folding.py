@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from cut_graphs import channels_of, dropping, model_of, run
+from cut_graphs import channels_of, dropping, run
+from text_graphs import model_of
 
 from onnxcompress.core.errors import UnsupportedError
 from onnxcompress.encodings.dense import Dense

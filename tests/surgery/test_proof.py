@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from cut_graphs import PERCEPTRON, channels_of, dropping, ints, model_of
+from cut_graphs import PERCEPTRON, channels_of, dropping, ints
+from text_graphs import model_of
 
 from onnxcompress.core.errors import VerificationError
 from onnxcompress.encodings.dense import Dense

@@ -2,7 +2,8 @@
 
 It goes on from the weights trained with gates, or from the original ones: noise has made the former used to
 the loss of channels, the latter still know what few examples cannot teach again. A short run from each, at
-two learning rates, decides. The learning rate then falls along half a cosine.
+two learning rates, decides. The learning rate then rises in a few steps and falls along half a cosine, and
+what is kept is the mean of the weights over the last steps.
 """
 
 from __future__ import annotations
@@ -13,10 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from onnxcompress.core.encoding import Array
+from onnxcompress.engine.bottleneck.averaging import Average
 from onnxcompress.engine.bottleneck.normalisation import Normalisation
 from onnxcompress.engine.bottleneck.pressure import Along
 from onnxcompress.engine.training.augmentation import Augmentation
+from onnxcompress.engine.training.scoring import better
 from onnxcompress.engine.training.trainer import Evaluation, Trainer
 
 PROBE_STEPS = 150
@@ -25,8 +30,18 @@ PROBE_STEPS = 150
 RATES = (1.0, 3.0)
 """Learning rates tried, as multiples of the one asked for."""
 
+AS_GOOD = 1.5
+"""The largest rate is taken whose loss after the short run is within this factor of the best: the rate falls
+in training, which large ones gain by and a short run does not show."""
+
 LAST_LR = 0.01
-"""Learning rate of the last epoch at least, as share of the first one's."""
+"""Learning rate at the end, as share of the highest."""
+
+RISING = 0.05
+"""Part of the steps in which the learning rate rises."""
+
+HORIZON = 0.05
+"""Part of the steps over which weights are averaged."""
 
 State = tuple[dict[str, Array], dict[str, Any]]
 
@@ -38,6 +53,7 @@ class Recovery:
     Attributes:
         trainer: holds the graph, gates closed, μ in the weights.
         norms: lent normalisation.
+        statistics: the graph's own running statistics move.
         parameters: weights that change.
         lr: learning rate asked for.
         weight_decay: factor of the ℓ2 penalty.
@@ -50,6 +66,7 @@ class Recovery:
 
     trainer: Trainer
     norms: Normalisation | None
+    statistics: bool
     parameters: Sequence[str]
     lr: float
     weight_decay: float
@@ -75,28 +92,32 @@ class Recovery:
                 self.estimate()
                 loss = self.trainer.evaluate().loss
                 found.append((loss if math.isfinite(loss) else math.inf, words, factor, state))
-        _, words, factor, state = min(found, key=lambda way: way[0])
+        least, words, _, state = min(found, key=lambda way: way[0])
+        good = [way for way in found if way[1] == words and way[0] <= AS_GOOD * least]
+        factor = max((way[2] for way in good), default=RATES[0])
         self._restore(state)
         self.note(0.0, f"goes on from {words} with learning rate {self.lr * factor:g}")
         return self.lr * factor
 
-    def run(self, epochs: float, lr: float, better: Callable[[Evaluation, Evaluation], bool]) -> str:
-        """Train on and leave the graph in the best state; return why it stopped."""
-        along, count, stopped = Along(self._others(), lr), math.ceil(epochs), "done"
-        best: tuple[Evaluation, State] | None = None
-        for k in range(count):
-            rate = lr * max(LAST_LR, (1 + math.cos(math.pi * k / count)) / 2)
-            along.set_rate(rate)
-            part = min(1.0, epochs - k)
-            stopped = self._one(part, rate, along, float(k))
-            found = self.note(k + part, "training on")
-            if best is None or better(found, best[0]):
-                best = found, self._state()
-            if stopped != "done":
-                break
-        if best is not None:
-            self._restore(best[1])
-        return stopped
+    def run(self, epochs: float, lr: float, higher_is_better: bool | None) -> str:
+        """Train on and leave the graph in the best state (see ``better``); return why it stopped.
+
+        A state is the running mean of the weights, which is what is evaluated after every epoch.
+        """
+        along = _Averaging(self, epochs, lr, higher_is_better)
+        outcome = self.trainer.run(
+            epochs,
+            lr=lr,
+            optimizer="adam",
+            schedule=planned,
+            weight_decay=self.weight_decay,
+            penalty=along,
+            parameters=self.parameters,
+            augmentation=self.augmentation,
+            progress=lambda f, text: self.progress(f * epochs, text),
+        )
+        along.finish()
+        return outcome.stopped
 
     def _one(self, part: float, lr: float, along: Along, before: float) -> str:
         outcome = self.trainer.run(
@@ -114,6 +135,14 @@ class Recovery:
     def _others(self) -> list[Any]:
         return [] if self.norms is None else list(self.norms.parameters())
 
+    def _tensors(self) -> list[torch.Tensor]:
+        """Return what is averaged: weights that change, running statistics, lent normalisation."""
+        graph = self.trainer.graph
+        moving = graph.statistics if self.statistics else ()
+        norms = [] if self.norms is None else list(self.norms.state_dict().values())
+        found = [*(graph.weight(n).data for n in (*self.parameters, *moving)), *norms]
+        return [t for t in found if t.is_floating_point()]
+
     def _state(self) -> State:
         norms = {} if self.norms is None else copy.deepcopy(self.norms.state_dict())
         return self.trainer.graph.arrays(), norms
@@ -122,3 +151,49 @@ class Recovery:
         self.trainer.graph.set_arrays(state[0])
         if self.norms is not None:
             self.norms.load_state_dict(state[1])
+
+
+def planned(part: float) -> float:
+    """Return the learning rate after a part of the training, 0 to 1, as share of the highest."""
+    return min(1.0, (part + 1e-3) / RISING) * max(LAST_LR, (1 + math.cos(math.pi * part)) / 2)
+
+
+class _Averaging:
+    """A penalty that adds nothing: trains what is lent along, averages all, and looks after every epoch."""
+
+    def __init__(self, job: Recovery, epochs: float, lr: float, higher_is_better: bool | None) -> None:
+        self._job, self._lr, self._higher = job, lr, higher_is_better
+        self._along = Along(job._others(), lr)
+        self._per_epoch = job.trainer.steps_per_epoch
+        self._total = max(1, round(epochs * self._per_epoch))
+        self._steps, self._looked = 0, 0
+        self._average = Average(job._tensors(), HORIZON * self._total)
+        self._best: tuple[Evaluation, list[torch.Tensor]] | None = None
+
+    def value(self) -> torch.Tensor:
+        """Return 0."""
+        return torch.zeros(())
+
+    def add_gradient(self) -> None:
+        """Make the step of what is trained along."""
+        self._along.set_rate(self._lr * planned(self._steps / self._total))
+        self._along.add_gradient()
+        self._average.add()
+        self._steps += 1
+        if self._steps % self._per_epoch == 0 and self._steps < self._total:
+            self._look()
+
+    def finish(self) -> None:
+        """Look at the last state and leave the best one."""
+        if self._steps > self._looked:
+            self._look()
+        if self._best is not None:
+            self._average.put(self._best[1])
+            self._job.trainer.graph.set_arrays({})
+
+    def _look(self) -> None:
+        with self._average.shown():
+            found = self._job.note(self._steps / self._per_epoch, "training on")
+        self._looked = self._steps
+        if self._best is None or better(found, self._best[0], self._higher):
+            self._best = found, [t.clone() for t in self._average.held]

@@ -34,6 +34,7 @@ from onnxcompress.engine.channels import site_key, tapped
 from onnxcompress.engine.graph.torchgraph import TorchGraph
 from onnxcompress.engine.training.augmentation import Augmentation
 from onnxcompress.engine.training.noise import fitting_noise
+from onnxcompress.engine.training.scoring import in_words, point
 from onnxcompress.engine.training.shifts import fitting_shifts
 from onnxcompress.engine.training.trainer import Evaluation, Trainer
 
@@ -181,6 +182,7 @@ class _Run:
         recovery = Recovery(
             self.trainer,
             self.norms,
+            self.batch_norm,
             self.parameters,
             wishes.lr,
             wishes.weight_decay,
@@ -191,17 +193,11 @@ class _Run:
             lambda epoch, text: self._progress((before + epoch) / self._total, text),
         )
         lr = recovery.start(self.original, self.after_epochs)
-        stopped = recovery.run(self.after_epochs, lr, self._better)
+        higher = self.trainer.higher_is_better if self.job.task.labelled else None
+        stopped = recovery.run(self.after_epochs, lr, higher)
         self._estimate()
         self._note("after training on")
         return stopped
-
-    def _better(self, new: Evaluation, old: Evaluation) -> bool:
-        """Compare by the metric where there are labels; the loss says more than equal decisions do."""
-        if self.job.task.labelled and new.metric is not None and new.metric != old.metric:
-            assert old.metric is not None
-            return (new.metric > old.metric) == self.trainer.higher_is_better
-        return new.loss < old.loss
 
     def _adapt(self) -> None:
         if self.norms is not None:
@@ -297,6 +293,8 @@ class _Run:
             shifts = {
                 n: replace(shift, pixels=min(shift.pixels, wishes.farthest)) for n, shift in shifts.items()
             }
+        # A shift of half a pixel blurs, which what the network will be shown never is.
+        shifts = {n: replace(shift, whole=True) for n, shift in shifts.items() if shift.pixels > 0.5}
         noise = fitting_noise(self.teacher, task, wishes.noise) if wishes.noise > 0 else {}
         return Augmentation(shifts, noise) if shifts or noise else None
 
@@ -314,14 +312,10 @@ class _Run:
 
     def _note(self, words: str) -> Evaluation:
         found = self.trainer.evaluate()
-        elapsed = time.monotonic() - self.began
-        point = TrainingPoint(len(self.points), None, None, found.loss, found.metric, None, elapsed)
-        self.points.append(point)
-        text = f"{words}: validation loss {found.loss:.4g}"
-        if found.metric is not None:
-            text += f", {self.trainer.metric_name} {found.metric:.4g}"
+        self.points.append(point(len(self.points), found, time.monotonic() - self.began))
+        text = f"{words}: {in_words(found, self.trainer.metric_name)}"
         total = self._total
-        self.job.resources.progress(min(self.epochs / total, 1.0), text, point)
+        self.job.resources.progress(min(self.epochs / total, 1.0), text, self.points[-1])
         return found
 
     def _progress(self, fraction: float, text: str) -> None:

@@ -32,7 +32,7 @@ def carried(channels: Channels) -> dict[str, Carried]:
     for weight in channels.model.weights.values():
         for name in lengths.groups_on([weight.value]):
             parameters[name] += weight.size - math.prod(lengths.without(name, weight.value))
-    for source, node in channels._costly:
+    for source, node in channels.costly:
         rule = OPS[node.domain, node.op_type].macs
         assert rule is not None
         outputs = [v for v in source.outputs if v.name]
@@ -59,7 +59,7 @@ def groups_along(channels: Channels) -> dict[ir.Value, tuple[str, ...]]:
     groups = channels.groups
     group_of = np.repeat(np.arange(len(groups)), [g.size for g in groups])
     along: dict[ir.Value, list[list[int]]] = {}
-    for (value, _), numbers in channels._channels_along.items():
+    for (value, _), numbers in channels.channels_along.items():
         here = group_of[numbers[numbers >= 0]]
         along.setdefault(value, []).append(here[np.sort(np.unique(here, return_index=True)[1])].tolist())
     found = {}
@@ -72,7 +72,7 @@ def groups_along(channels: Channels) -> dict[ir.Value, tuple[str, ...]]:
 def macs_of_nodes(channels: Channels) -> dict[ir.Node, int]:
     """Return the multiply-accumulates of each node of the main graph; left out: those not known."""
     shapes, found = channels.ground.trace.shapes, {}
-    for source, node in channels._costly:
+    for source, node in channels.costly:
         rule = OPS[node.domain, node.op_type].macs
         assert rule is not None
         inputs = [None if v is None else shapes[v] for v in source.inputs]
@@ -88,7 +88,7 @@ class _Lengths:
         self._shapes = channels.ground.trace.shapes
         self._on: dict[ir.Value, dict[str, dict[int, int]]] = {}
         group_of = np.repeat(np.arange(len(self.names)), [g.size for g in channels.groups])
-        for (value, axis), numbers in channels._channels_along.items():
+        for (value, axis), numbers in channels.channels_along.items():
             counts = np.bincount(group_of[numbers[numbers >= 0]])
             for index in np.flatnonzero(counts).tolist():
                 self._on.setdefault(value, {}).setdefault(self.names[index], {})[axis] = int(counts[index])

@@ -85,15 +85,18 @@ class Channels:
     def keep_along(self, name: str, axis: int, keep: Keep) -> Array | None:
         """Return which positions along an axis stay, as bool; None where all do."""
         value = self._values.get(name)
-        channels = None if value is None else self._channels_along.get((value, axis))
+        channels = None if value is None else self.channels_along.get((value, axis))
         if channels is None:
             return None
         stays = self._stays(keep)[channels]
         return None if stays.all() else stays
 
     @cached_property
-    def _channels_along(self) -> dict[tuple[ir.Value, int], Array]:
-        """For each axis with channels of a group that can be cut, the channel number along it."""
+    def channels_along(self) -> dict[tuple[ir.Value, int], Array]:
+        """Channel numbers, −1 where there is none, for each (value, axis) with channels of a group.
+
+        A channel's number counts the channels of all groups, in the order of ``groups``.
+        """
         of, found = self._grouping.channel_of, {}
         for value, axes in self.ground.along.items():
             for axis, labels in axes.items():
@@ -117,7 +120,7 @@ class Channels:
     def _cut_shape(self, value: ir.Value, stays: Array) -> Shape:
         shape = list(self.ground.trace.shapes[value])
         for axis in self.ground.along.get(value, {}):
-            channels = self._channels_along.get((value, axis))
+            channels = self.channels_along.get((value, axis))
             if channels is not None:
                 shape[axis] = int(stays[channels].sum())
         return tuple(shape)
@@ -144,7 +147,7 @@ class Channels:
         """Return node name -> multiply-accumulates after the cut, nodes with none left out."""
         stays = self._stays(keep)
         found: dict[str, int] = {}
-        for index, (source, node) in enumerate(self._costly):
+        for index, (source, node) in enumerate(self.costly):
             op = OPS[node.domain, node.op_type]
             assert op.macs is not None
             inputs = [None if v is None else self._cut_shape(v, stays) for v in source.inputs]
@@ -156,8 +159,8 @@ class Channels:
         return found
 
     @cached_property
-    def _costly(self) -> list[tuple[ir.Node, Node]]:
-        """Return the nodes with a cost rule and known shapes, also as operators see them."""
+    def costly(self) -> list[tuple[ir.Node, Node]]:
+        """The nodes of the main graph with a cost rule and known shapes, each also as operators see it."""
         graph, shapes = self.model.ir, self.ground.trace.shapes
         found = []
         for node in graph.graph:

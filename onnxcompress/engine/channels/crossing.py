@@ -180,6 +180,10 @@ class NodeCrossing(Crossing):
         """Tell whether no data reaches a value."""
         return value in self._ground.trace.data_free
 
+    def data_free(self, slot: int) -> bool:
+        """Tell whether no data reaches an input."""
+        return self.present(slot) and self.is_constant(self.value(slot))
+
     def seen(self, slot: int) -> Array | None:
         """Return an input's value in the first run, where no data reaches it."""
         found = self._ground.trace.arrays.get(self.value(slot)) if self.present(slot) else None

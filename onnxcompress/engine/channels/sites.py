@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnxcompress.core.channels import Site, kept_positions
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.model import Model
+from onnxcompress.core.names import free_name
 from onnxcompress.engine.channels.channels import Channels, Keep
 
 
@@ -75,9 +76,8 @@ class _Twin:
         original = channels.model
         self._clone = original.ir.clone()
         self._nodes = dict(zip(original.ir.graph, self._clone.graph, strict=True))
-        self._names = {v.name for n in self._clone.graph for v in n.outputs} | set(
-            self._clone.graph.initializers
-        )
+        made = {v.name for n in self._clone.graph for v in n.outputs if v.name}
+        self._names = made | set(self._clone.graph.initializers)
         self._clone.ir_version = max(self._clone.ir_version, 4)  # else initializers must be inputs
 
     def model(self) -> Model:
@@ -96,7 +96,7 @@ class _Twin:
         rank = len(trace.shapes[value])
         dtype = trace.dtypes.get(value, ir.DataType.FLOAT)
         array = stays.astype(dtype.numpy()).reshape([len(stays) if k == axis else 1 for k in range(rank)])
-        name = self._free_name(f"{value.name}_mask")
+        name = free_name(f"{value.name}_mask", self._names)
         constant = ir.Value(name=name, const_value=ir.Tensor(array, name=name, dtype=dtype))
         constant.shape, constant.dtype = ir.Shape(array.shape), dtype
         self._clone.graph.register_initializer(constant)
@@ -107,18 +107,10 @@ class _Twin:
         value = twin.inputs[slot]
         assert value is not None
         new = ir.Node("", op_type, [value, *inputs], num_outputs=1)
-        name = self._free_name(f"{value.name}_site")
+        name = free_name(f"{value.name}_site", self._names)
         new.name = new.outputs[0].name = name
         if value.dtype is not None:
             new.outputs[0].dtype = value.dtype
         self._clone.graph.insert_before(twin, new)
         twin.replace_input_with(slot, new.outputs[0])
-        return name
-
-    def _free_name(self, base: str) -> str:
-        name, count = base, 1
-        while name in self._names:
-            count += 1
-            name = f"{base}_{count}"
-        self._names.add(name)
         return name

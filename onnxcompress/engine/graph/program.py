@@ -15,6 +15,7 @@ from onnx_ir.passes.common import InlinePass
 
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.model import Model, subgraphs
+from onnxcompress.core.names import free_name
 from onnxcompress.engine.graph.values import constant_array
 from onnxcompress.ops._base import Node
 
@@ -211,12 +212,7 @@ class _Compiler:
 
     def label(self, node: ir.Node, prefix: str) -> str:
         base = prefix + (node.name or f"{node.op_type}({', '.join(v.name or '' for v in node.outputs)})")
-        label, count = base, 1
-        while label in self.labels:
-            count += 1
-            label = f"{base}#{count}"
-        self.labels.add(label)
-        return label
+        return free_name(base, self.labels, "#")
 
     @staticmethod
     def liveness(steps: list[Step], own: set[int], outputs: tuple[int, ...]) -> set[int]:

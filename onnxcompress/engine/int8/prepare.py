@@ -20,7 +20,7 @@ from onnxcompress.core.errors import OnnxCompressError, UnsupportedError
 from onnxcompress.core.model import Model, constant_of
 from onnxcompress.engine import feeds, runtime
 from onnxcompress.engine.layers import layers
-from onnxcompress.engine.proto import from_proto, in_memory, to_proto
+from onnxcompress.engine.proto import from_proto, in_memory, name_nodes, to_proto
 
 LEAST_OPSET = 13
 """The first operator set whose quantising operators take one scale a channel."""
@@ -95,7 +95,7 @@ def prepare(model: Model, shapes: Mapping[str, tuple[int, ...]] | None = None) -
     folded = _optimised(proto)
     if folded is not None and same.holds(folded):
         proto = folded
-    _name_uniquely(proto)
+    name_nodes(proto.graph)
     _flatten_biases(proto)
     return Prepared(proto, _weights_after(model, proto, weights), tuple(warnings))
 
@@ -125,7 +125,7 @@ def serialised(model: Model) -> bytes:
 
 def _name_nodes(model: Model, proto: onnx.ModelProto) -> dict[str, str]:
     """Name every node as reports and globs do; return node -> the weight that it contracts."""
-    _name_uniquely(proto)
+    name_nodes(proto.graph)
     return {consumer.node: layer.weight for layer in layers(model) for consumer in layer.consumers}
 
 
@@ -139,16 +139,6 @@ def _weights_after(model: Model, proto: onnx.ModelProto, before: dict[str, str])
         if weight is not None:
             after[node.name] = weight
     return after
-
-
-def _name_uniquely(proto: onnx.ModelProto) -> None:
-    seen: set[str] = set()
-    for node in proto.graph.node:
-        name = node.name or f"{node.op_type}({', '.join(node.output)})"
-        while name in seen:
-            name += "'"
-        seen.add(name)
-        node.name = name
 
 
 def _flatten_biases(proto: onnx.ModelProto) -> None:

@@ -23,6 +23,7 @@ import numpy as np
 from onnxcompress.core.encoding import Array, Encoding
 from onnxcompress.core.run import TrainingPoint
 from onnxcompress.encodings._base import Projection
+from onnxcompress.engine.training.scoring import better
 
 Mode = Literal["dc", "idc", "lc"]
 
@@ -217,21 +218,6 @@ def project(
         encodings = part.projection.project([weights[n] for n in part.weights], mu=mu, previous=warm)
         found.update(zip(part.weights, encodings, strict=True))
     return found
-
-
-def better(new: Score, old: Score, higher_is_better: bool | None) -> bool:
-    """Return whether a score is better: by the metric, at equal metric by the loss; NaN is worst.
-
-    ``higher_is_better`` None: by the loss alone.
-    """
-    if math.isnan(new.loss) or (new.metric is not None and math.isnan(new.metric)):
-        return False
-    if math.isnan(old.loss) or (old.metric is not None and math.isnan(old.metric)):
-        return True
-    judged = higher_is_better is not None and new.metric is not None and old.metric is not None
-    if judged and new.metric != old.metric:
-        return (new.metric > old.metric) is higher_is_better  # type: ignore[operator]
-    return new.loss < old.loss
 
 
 class _Loop:

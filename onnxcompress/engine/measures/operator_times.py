@@ -22,6 +22,7 @@ import onnx
 from onnxcompress.core.profile import OperatorProfile, OperatorTime
 from onnxcompress.core.task import Feeds
 from onnxcompress.engine import runtime
+from onnxcompress.engine.proto import name_nodes
 
 RUNS = 40
 """Inferences recorded, if the time allows."""
@@ -102,13 +103,7 @@ def _named(model: Path | bytes) -> tuple[Path | bytes, onnx.GraphProto]:
         proto.ParseFromString(model)
     elif proto.ByteSize() > _LARGEST or any(t.data_location for t in proto.graph.initializer):
         return model, proto.graph
-    seen: set[str] = set()
-    for node in proto.graph.node:
-        name = node.name or f"{node.op_type}({', '.join(node.output)})"
-        while name in seen:
-            name += "'"
-        seen.add(name)
-        node.name = name
+    name_nodes(proto.graph)
     return proto.SerializeToString(), proto.graph
 
 

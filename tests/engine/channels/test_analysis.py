@@ -1,25 +1,12 @@
 """Groups of small graphs whose answer can be worked out by hand."""
 
 import numpy as np
-import onnx
 import pytest
-from onnx import numpy_helper, parser
+from text_graphs import model_of
 
-from onnxcompress import importer, surgery
+from onnxcompress import surgery
 from onnxcompress.couplings._base import COUPLINGS
 from onnxcompress.engine.channels import analyse
-
-
-def model_of(body, inputs, outputs, weights, opset=17):
-    """Parse a graph's body; weights are drawn at random, by shape, or given as arrays."""
-    text = f'<ir_version: 8, opset_import: ["": {opset}]> g ({inputs}) => ({outputs}) {{ {body} }}'
-    proto = parser.parse_model(text)
-    rng = np.random.default_rng(0)
-    for name, value in weights.items():
-        array = value if isinstance(value, np.ndarray) else rng.standard_normal(value).astype(np.float32)
-        proto.graph.initializer.append(numpy_helper.from_array(array, name))
-    onnx.checker.check_model(proto)
-    return importer.load(proto)
 
 
 def ints(*values):
@@ -270,3 +257,22 @@ def test_halves_that_read_the_same_constants_are_groups_of_their_own():
     apart = analyse(model, {"x": (1, 3, 2, 2)})
     halves = channels_of(apart, "a", 0)
     assert {name for name, _ in halves[:3]}.isdisjoint({name for name, _ in halves[3:]})
+
+
+@pytest.mark.parametrize("width", [8, 9000], ids=["small", "too large to be kept"])
+def test_a_weight_that_is_computed_is_no_activation(width):
+    """The site lies on the operand that data reaches, also where the weight in front of it is a sum."""
+    found = analyse(
+        model_of(
+            "h = MatMul (a, x) r = Relu (h) w = Add (b, c) y = MatMul (w, r)",
+            "float[6, 5] x",
+            "float[9, 5] y",
+            {"a": (width, 6), "b": (9, width), "c": (9, width)},
+        ),
+        {},
+    )
+    (group,) = found.free
+    assert [(site.node.op_type, site.slot, site.axis) for site in group.sites] == [("MatMul", 1, 0)]
+    assert {(tensor, axis) for tensor, axis, _ in members(group)} == {("a", 0), ("b", 1), ("c", 1)}
+    keep = {group.name: np.arange(width) % 4 != 0}
+    surgery.prove(found, keep, surgery.cut(found, keep))

@@ -1,0 +1,57 @@
+"""States of a training by what they reach on the validation split: which is better, and how it is told."""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+from onnxcompress.core.run import TrainingPoint
+
+
+class Scored(Protocol):
+    """Loss and metric of a state; ``metric`` is None where there is none."""
+
+    @property
+    def loss(self) -> float:
+        """The loss, less is better."""
+        ...
+
+    @property
+    def metric(self) -> float | None:
+        """The metric."""
+        ...
+
+
+def better(new: Scored, old: Scored, higher_is_better: bool | None) -> bool:
+    """Return whether a state is better: by the metric, at equal metric by the loss; NaN is worst.
+
+    ``higher_is_better`` None: by the loss alone, which says more than equal decisions where no label tells
+    which decisions are right.
+    """
+    if math.isnan(new.loss) or (new.metric is not None and math.isnan(new.metric)):
+        return False
+    if math.isnan(old.loss) or (old.metric is not None and math.isnan(old.metric)):
+        return True
+    judged = higher_is_better is not None and new.metric is not None and old.metric is not None
+    if judged and new.metric != old.metric:
+        return (new.metric > old.metric) is higher_is_better  # type: ignore[operator]
+    return new.loss < old.loss
+
+
+def point(step: int, found: Scored, elapsed_s: float, loss: float | None = None) -> TrainingPoint:
+    """Return a point of the path of a training that has no penalty.
+
+    Args:
+        step: its number.
+        found: evaluation on the validation split.
+        elapsed_s: seconds since the start.
+        loss: mean loss on the training batches, told where it is finite.
+    """
+    shown = None if loss is None or not math.isfinite(loss) else loss
+    return TrainingPoint(step, None, shown, found.loss, found.metric, None, elapsed_s)
+
+
+def in_words(found: Scored, metric_name: str) -> str:
+    """Return an evaluation in words, for progress: "validation loss 0.12, top1 0.97"."""
+    words = f"validation loss {found.loss:.4g}"
+    return words if found.metric is None else f"{words}, {metric_name} {found.metric:.4g}"
