@@ -12,7 +12,7 @@ from onnxcompress.core.encoding import Array, Site
 
 def integers(site: Site, codes: ir.Value) -> ir.Value:
     """Cast to int32, the smallest type that ``Gather`` accepts as indices."""
-    return site.node("Cast", [codes], {"to": _cast_type(site, ir.DataType.INT32)})
+    return site.node("Cast", [codes], {"to": cast_type(site, ir.DataType.INT32)})
 
 
 def reshape(site: Site, value: ir.Value, shape: Sequence[int]) -> ir.Value:
@@ -79,6 +79,6 @@ def _shared_reshape(site: Site, name: str, value: ir.Value, shape: list[int]) ->
     )
 
 
-def _cast_type(site: Site, dtype: ir.DataType) -> int | str:
+def cast_type(site: Site, dtype: ir.DataType) -> int | str:
     """``to`` of Cast: a name in the first versions, the number since opset 6."""
     return dtype.name if site.opset < 6 else int(dtype)
