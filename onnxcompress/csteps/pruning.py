@@ -19,19 +19,20 @@ def largest(weights: Sequence[Array], kept: int) -> list[Array]:
     [array([ True,  True]), array([[False],
            [ True]])]
     """
-    sizes = [w.size for w in weights]
-    total = sum(sizes)
+    counts = [w.size for w in weights]
+    total = sum(counts)
     if kept >= total or kept <= 0:
         return [np.full(w.shape, kept > 0) for w in weights]
-    magnitudes = np.concatenate([_magnitudes(w) for w in weights])
-    threshold = np.partition(magnitudes, total - kept)[total - kept]
-    stay = magnitudes > threshold
-    equal = np.flatnonzero(magnitudes == threshold)
+    size = np.concatenate([magnitudes(w) for w in weights])
+    threshold = np.partition(size, total - kept)[total - kept]
+    stay = size > threshold
+    equal = np.flatnonzero(size == threshold)
     stay[equal[: kept - int(np.count_nonzero(stay))]] = True
-    parts = np.split(stay, np.cumsum(sizes)[:-1])
+    parts = np.split(stay, np.cumsum(counts)[:-1])
     return [part.reshape(w.shape) for part, w in zip(parts, weights, strict=True)]
 
 
-def _magnitudes(weights: Array) -> Array:
+def magnitudes(weights: Array) -> Array:
+    """Return |w| flattened, float16 and bfloat16 as float32."""
     flat: Array = np.abs(np.ravel(weights))
     return flat.astype(np.float32) if flat.dtype.itemsize < 4 else flat

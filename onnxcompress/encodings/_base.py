@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 from onnxcompress.core.encoding import Array, Encoding
 from onnxcompress.core.registry import Registry
@@ -14,8 +15,23 @@ ENCODINGS: Registry[str, type[Encoding]] = Registry("onnxcompress.encodings", "e
 class Projection(ABC):
     """Π of one compression (the C step): the closest compressed weights, for given weights.
 
-    Subclasses are frozen dataclasses whose fields are the compression's settings.
+    Subclasses are frozen dataclasses whose fields are the compression's settings, registered in
+    :data:`PROJECTIONS` under the word that recipes call the compression by.
+
+    Attributes:
+        joint: whether several weights can be compressed together (one codebook, one number of weights kept).
     """
+
+    joint: ClassVar[bool] = True
+
+    @property
+    def penalised(self) -> bool:
+        """Whether it trades distance against :meth:`cost` by μ (a penalty form), and not within a limit."""
+        return False
+
+    def cost(self, encodings: Sequence[Encoding]) -> float:
+        """Return α·C(Θ), which a penalty form adds to the loss; 0 for constraint forms."""
+        return 0.0
 
     @abstractmethod
     def project(
@@ -29,6 +45,10 @@ class Projection(ABC):
 
         Args:
             weights: one array, or several that are compressed jointly (one codebook for all).
-            mu: the penalty parameter μ; None for direct compression. Constraint forms ignore it.
+            mu: the penalty parameter μ; None for direct compression, where nothing weighs against distance:
+                penalty forms give the weights themselves then. Constraint forms ignore it.
             previous: result of the previous C step, for a warm start.
         """
+
+
+PROJECTIONS: Registry[str, type[Projection]] = Registry("onnxcompress.encodings", "compression")

@@ -10,10 +10,11 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcompress.core.encoding import Array, Encoding, Site
+from onnxcompress.core.errors import UsageError
 from onnxcompress.csteps.kmeans import kmeans, kmeans_rows
 from onnxcompress.csteps.nearest import nearest, nearest_rows
 from onnxcompress.encodings import _nodes
-from onnxcompress.encodings._base import ENCODINGS, Projection
+from onnxcompress.encodings._base import ENCODINGS, PROJECTIONS, Projection
 from onnxcompress.encodings._grouped_nodes import emit_codes, emit_ungrouped
 from onnxcompress.encodings._groups import Granularity, grouped, interleave, join, regroup, split, ungrouped
 from onnxcompress.encodings._packing import Packing, packing
@@ -117,6 +118,7 @@ class Codebook(Encoding):
         return grouped(self.codes, self.axis, self.group_size)
 
 
+@PROJECTIONS.register("codebook")
 @dataclass(frozen=True)
 class AdaptiveCodebook(Projection):
     """Learned codebook: optimal one-dimensional k-means (methods.md section 2, "adaptive codebook").
@@ -127,6 +129,9 @@ class AdaptiveCodebook(Projection):
         granularity: one codebook per ``"tensor"``, ``"channel"`` or ``"group"``.
         axis: channel axis for channels and groups.
         group_size: weights of a group, along the flattened rest of a channel.
+
+    Raises:
+        UsageError: a number of entries that no code of one byte can tell apart.
     """
 
     entries: int
@@ -134,6 +139,10 @@ class AdaptiveCodebook(Projection):
     granularity: Granularity = "tensor"
     axis: int = 0
     group_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.entries <= 256:
+            raise UsageError("entries must be 2 to 256", why=f"found {self.entries}")
 
     def project(
         self,

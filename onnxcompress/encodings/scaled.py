@@ -15,12 +15,13 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcompress.core.encoding import Array, Encoding, Site
+from onnxcompress.core.errors import UsageError
 from onnxcompress.csteps.levels import integer_grid, powers_of_two
 from onnxcompress.csteps.nearest import nearest, nearest_rows
 from onnxcompress.csteps.scale import best_scales
 from onnxcompress.csteps.sign import binary_scales
 from onnxcompress.csteps.ternary import ternary_scales
-from onnxcompress.encodings._base import ENCODINGS, Projection
+from onnxcompress.encodings._base import ENCODINGS, PROJECTIONS, Projection
 from onnxcompress.encodings._grouped_nodes import emit_codes, emit_ungrouped
 from onnxcompress.encodings._groups import Granularity, grouped, interleave, join, split, ungrouped
 from onnxcompress.encodings._packing import Packing, packing
@@ -167,6 +168,7 @@ class FixedLevels(Projection):
         )
 
 
+@PROJECTIONS.register("binary")
 @dataclass(frozen=True)
 class Binary(FixedLevels):
     """{−1, +1} or {−a, +a}."""
@@ -180,6 +182,7 @@ class Binary(FixedLevels):
         return binary_scales(rows)
 
 
+@PROJECTIONS.register("ternary")
 @dataclass(frozen=True)
 class Ternary(FixedLevels):
     """{−1, 0, +1} or {−a, 0, +a}."""
@@ -193,21 +196,29 @@ class Ternary(FixedLevels):
         return ternary_scales(rows)
 
 
+@PROJECTIONS.register("pow2")
 @dataclass(frozen=True)
 class PowersOfTwo(FixedLevels):
     """{0, ±1, ±1/2, …, ±2⁻ᶜ}, as many as fit into ``entries`` codes, with or without a learned scale.
 
     Attributes:
         entries: K, at least 3.
+
+    Raises:
+        UsageError: fewer or more than 256 entries.
     """
 
     entries: int = 16
+
+    def __post_init__(self) -> None:
+        _check_entries(self.entries, 3)
 
     def levels(self) -> Array:
         """Return the powers of two and 0."""
         return powers_of_two(self.entries)
 
 
+@PROJECTIONS.register("int")
 @dataclass(frozen=True)
 class IntGrid(FixedLevels):
     """Equally spaced levels: for K = 2ᵇ the integers −2ᵇ⁻¹ … 2ᵇ⁻¹ − 1 times a scale.
@@ -216,15 +227,26 @@ class IntGrid(FixedLevels):
         entries: K, 2 to 256.
         zero: whether 0 is a level (otherwise ±1, ±3 …).
         symmetric: leave out the lowest level.
+
+    Raises:
+        UsageError: fewer or more entries.
     """
 
     entries: int = 16
     zero: bool = True
     symmetric: bool = False
 
+    def __post_init__(self) -> None:
+        _check_entries(self.entries, 2)
+
     def levels(self) -> Array:
         """Return the integers."""
         return integer_grid(self.entries, zero=self.zero, symmetric=self.symmetric)
+
+
+def _check_entries(entries: int, least: int) -> None:
+    if not least <= entries <= 256:
+        raise UsageError(f"entries must be {least} to 256", why=f"found {entries}")
 
 
 def _float(values: Array) -> Array:

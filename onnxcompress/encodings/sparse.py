@@ -21,9 +21,11 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcompress.core.encoding import Array, Encoding, Site
+from onnxcompress.core.errors import UsageError
 from onnxcompress.csteps.pruning import largest
+from onnxcompress.csteps.thresholds import ball_level, hard_level, shrunk, soft_level
 from onnxcompress.encodings import _nodes
-from onnxcompress.encodings._base import ENCODINGS, Projection
+from onnxcompress.encodings._base import ENCODINGS, PROJECTIONS, Projection
 from onnxcompress.encodings._packing import packing
 
 _LONGEST = 255
@@ -141,15 +143,36 @@ def sparse(weight: Array, stay: Array | None = None) -> Sparse:
     return Sparse(places, flat[places], tuple(weight.shape))
 
 
+def _axis(site: Site) -> ir.Value:
+    return site.shared("scalar0", np.array(0, dtype=np.int64))
+
+
+# projections -----------------------------------------------------------------------------------------------
+
+
+@PROJECTIONS.register("prune")
 @dataclass(frozen=True)
 class Pruning(Projection):
     """ℓ0 constraint: of all weights given, the largest stay (methods.md section 2, "ℓ0 constraint κ").
 
     Attributes:
         keep: share of the weights that stay, over 0, at most 1; of several weights jointly.
+        count: instead, how many of them stay.
+
+    Raises:
+        UsageError: neither or both are given, or one is out of range.
     """
 
-    keep: float
+    keep: float | None = None
+    count: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.keep is None) == (self.count is None):
+            raise UsageError("pruning needs either keep or count")
+        if self.keep is not None and not 0 < self.keep <= 1:
+            raise UsageError("keep must be over 0 and at most 1", why=f"found {self.keep:g}")
+        if self.count is not None and self.count < 1:
+            raise UsageError("count must be at least 1", why=f"found {self.count}")
 
     def project(
         self,
@@ -158,11 +181,104 @@ class Pruning(Projection):
         mu: float | None = None,
         previous: Sequence[Encoding] | None = None,
     ) -> list[Encoding]:
-        """Return the weights with all but the ⌊keep · n⌋ largest (at least one) set to zero."""
-        count = sum(w.size for w in weights)
-        stay = largest(weights, max(1, math.floor(self.keep * count + 1e-9)))
+        """Return the weights with all but the ``count``, or ⌊keep · n⌋ (at least one), largest set to 0."""
+        kept = self.count
+        if kept is None:
+            assert self.keep is not None
+            kept = max(1, math.floor(self.keep * sum(w.size for w in weights) + 1e-9))
+        stay = largest(weights, kept)
         return [sparse(w, s) for w, s in zip(weights, stay, strict=True)]
 
 
-def _axis(site: Site) -> ir.Value:
-    return site.shared("scalar0", np.array(0, dtype=np.int64))
+@PROJECTIONS.register("l1")
+@dataclass(frozen=True)
+class L1Ball(Projection):
+    """ℓ1 constraint: Σ|θ| of all weights given is at most ``radius``; most of them become zero.
+
+    Attributes:
+        radius: κ.
+
+    Raises:
+        UsageError: the radius is not positive.
+    """
+
+    radius: float
+
+    def __post_init__(self) -> None:
+        if not self.radius > 0:
+            raise UsageError("radius must be positive", why=f"found {self.radius:g}")
+
+    def project(
+        self,
+        weights: Sequence[Array],
+        *,
+        mu: float | None = None,
+        previous: Sequence[Encoding] | None = None,
+    ) -> list[Encoding]:
+        """Return the Euclidean projection on the ball."""
+        level = ball_level(weights, self.radius)
+        return [sparse(shrunk(w, level) if level > 0 else w) for w in weights]
+
+
+@dataclass(frozen=True)
+class _Penalty(Projection):
+    """α·C(θ) as a penalty on all weights given, each by itself.
+
+    Attributes:
+        alpha: α, in units of the loss for one weight (ℓ0) or for a magnitude of 1 (ℓ1).
+
+    Raises:
+        UsageError: α is not positive.
+    """
+
+    alpha: float
+
+    def __post_init__(self) -> None:
+        if not self.alpha > 0:
+            raise UsageError("alpha must be positive", why=f"found {self.alpha:g}")
+
+    @property
+    def penalised(self) -> bool:
+        """It is a penalty."""
+        return True
+
+
+@PROJECTIONS.register("l0-penalty")
+@dataclass(frozen=True)
+class L0Penalty(_Penalty):
+    """ℓ0 penalty: every weight that is not zero costs α (methods.md section 2, "ℓ0 penalty α")."""
+
+    def project(
+        self,
+        weights: Sequence[Array],
+        *,
+        mu: float | None = None,
+        previous: Sequence[Encoding] | None = None,
+    ) -> list[Encoding]:
+        """Return the weights, those with |w| up to √(2α/μ) set to zero."""
+        level = 0.0 if mu is None else hard_level(self.alpha, mu)
+        return [sparse(w, np.abs(w.astype(np.float64)) > level) for w in weights]
+
+    def cost(self, encodings: Sequence[Encoding]) -> float:
+        """Return α times the number of weights that are not zero."""
+        return self.alpha * sum(int(np.count_nonzero(e.decode())) for e in encodings)
+
+
+@PROJECTIONS.register("l1-penalty")
+@dataclass(frozen=True)
+class L1Penalty(_Penalty):
+    """ℓ1 penalty: every weight costs α times its magnitude (methods.md section 2, "ℓ1 penalty α")."""
+
+    def project(
+        self,
+        weights: Sequence[Array],
+        *,
+        mu: float | None = None,
+        previous: Sequence[Encoding] | None = None,
+    ) -> list[Encoding]:
+        """Return the weights shrunk by α/μ, zero where they were smaller."""
+        return [sparse(w if mu is None else shrunk(w, soft_level(self.alpha, mu))) for w in weights]
+
+    def cost(self, encodings: Sequence[Encoding]) -> float:
+        """Return α Σ|θ|."""
+        return self.alpha * sum(float(np.abs(e.decode().astype(np.float64)).sum()) for e in encodings)

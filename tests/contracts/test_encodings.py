@@ -14,7 +14,7 @@ from onnxcompress.encodings._base import ENCODINGS, Projection
 from onnxcompress.encodings.codebook import AdaptiveCodebook
 from onnxcompress.encodings.dense import Dense
 from onnxcompress.encodings.scaled import Binary, IntGrid, PowersOfTwo, Ternary
-from onnxcompress.encodings.sparse import Pruning
+from onnxcompress.encodings.sparse import L1Ball, Pruning
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "encodings"))
 from small import left, one_weight, packed_bytes, run, stored_proto
@@ -38,6 +38,7 @@ PROJECTIONS: dict[str, Projection] = {
     "int symmetric": IntGrid(entries=8, symmetric=True),
     "half zeros": Pruning(0.5),
     "mostly zeros": Pruning(0.04),
+    "l1 ball": L1Ball(20.0),
 }
 SHAPE = (24, 13, 3, 3)
 
