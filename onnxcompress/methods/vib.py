@@ -10,15 +10,15 @@ from onnxcompress.core.errors import UsageError
 from onnxcompress.methods._base import METHODS, Method, Needs, option
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
 
     from onnxcompress.core.channels import Group
     from onnxcompress.core.model import Model
     from onnxcompress.core.plan import Plan
     from onnxcompress.core.resources import Resources
     from onnxcompress.core.task import Task
-    from onnxcompress.engine.allocation import Target
-    from onnxcompress.engine.bottleneck.decision import Keep
+    from onnxcompress.engine.bottleneck.choice import Scaling
+    from onnxcompress.engine.bottleneck.goals import Goal
     from onnxcompress.engine.bottleneck.job import Job, Wishes
     from onnxcompress.engine.channels import Channels
 
@@ -55,7 +55,8 @@ class Vib(Method):
     )
     target: str | None = option(
         None,
-        "Steer gamma so that this share of the whole macs, params or (measured) latency stays: macs=0.5.",
+        "Steer gamma so that this share (or number) of the macs, params, elements of feature maps or "
+        "(measured) latency stays: macs=0.5, params=7k; several with commas, all of which then hold.",
         metavar="QUANTITY=X",
     )
     scaling: Literal["auto", "constant", "map", "cost"] = option(
@@ -118,13 +119,12 @@ class Vib(Method):
                 raise UsageError(f"--{name} must be one of {', '.join(choices)}")
         if self.round_to not in (1, 2) and (self.round_to < 1 or self.round_to % 4):
             raise UsageError("--round-to must be 1, 2 or a multiple of 4", why=f"found {self.round_to}")
-        if self.target is not None:
-            self._target()
+        self._goals()
 
-    def _target(self) -> Target | None:
-        from onnxcompress.engine.allocation import Target  # noqa: PLC0415
+    def _goals(self) -> tuple[Goal, ...]:
+        from onnxcompress.engine.bottleneck.goals import read_goals  # noqa: PLC0415
 
-        return None if self.target is None else Target.read(self.target)
+        return () if self.target is None else read_goals(self.target)
 
     def plan(self, model: Model, task: Task | None, resources: Resources) -> Plan:
         """Train gates and weights, and decide which channels stay.
@@ -168,30 +168,34 @@ class Vib(Method):
         resources: Resources,
     ) -> Job:
         from onnxcompress.engine.bottleneck.choice import trained_weights, weights_of_gamma  # noqa: PLC0415
+        from onnxcompress.engine.bottleneck.goals import measures  # noqa: PLC0415
         from onnxcompress.engine.bottleneck.job import Job  # noqa: PLC0415
         from onnxcompress.engine.training.distillation import with_teacher  # noqa: PLC0415
 
-        target = self._target()
-        share, quick = (None, None) if target is None else _shares(target, channels, model, resources)
+        goals, latency = self._goals(), resources.latency
+        found = None
+        if goals:
+            timed = None if latency is None else partial(latency, model)
+            found = measures(goals, channels, groups, timed)
         return Job(
             channels,
             groups,
-            weights_of_gamma(channels, groups, self._scaling(target)),
+            weights_of_gamma(channels, groups, self._scaling(goals)),
             trained_weights(channels, model),
             with_teacher(task, self.teacher),
             resources,
             self._wishes(task),
-            None if target is None else target.share,
-            share,
-            quick,
+            None if found is None else found.most,
+            None if found is None else found.share,
+            None if found is None else found.quick,
         )
 
-    def _scaling(self, target: Target | None) -> Literal["constant", "map", "macs", "params"]:
+    def _scaling(self, goals: Sequence[Goal]) -> Scaling:
         if self.scaling == "map":
             return "map"
-        if self.scaling == "constant" or (self.scaling == "auto" and target is None):
+        if self.scaling == "constant" or (self.scaling == "auto" and not goals):
             return "constant"
-        return "params" if target is not None and target.quantity == "params" else "macs"
+        return "params" if goals and goals[0].quantity == "params" else "macs"
 
     def _normalises(self, task: Task) -> bool:
         if self.normalise is not None:
@@ -218,24 +222,3 @@ class Vib(Method):
             farthest=self.farthest,
             round_to=self.round_to,
         )
-
-
-def _shares(
-    target: Target, channels: Channels, model: Model, resources: Resources
-) -> tuple[Callable[[Keep], float], Callable[[Keep], float] | None]:
-    """Return what measures the target's share, and what stands for it while training."""
-    before_params, before_macs = channels.parameters({}), channels.macs({})
-
-    def params(keep: Keep) -> float:
-        return channels.parameters(keep) / max(before_params, 1)
-
-    def macs(keep: Keep) -> float:
-        return channels.macs(keep) / max(before_macs, 1)
-
-    if target.quantity == "params":
-        return params, None
-    if target.quantity == "macs":
-        return macs, None
-    if resources.latency is None:
-        raise UsageError("--target latency cannot be measured here", fix="use --target macs=X")
-    return partial(resources.latency, model), macs

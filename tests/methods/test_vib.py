@@ -129,7 +129,7 @@ def test_nothing_to_cut_says_so():
     "options",
     [
         {"gamma": -1.0}, {"threshold": 0.0}, {"epochs": 0.0}, {"after": -1.0}, {"warm_up": 2.0},
-        {"round_to": 3}, {"target": "macs=2"}, {"scaling": "other"}, {"teacher": 1.5}, {"augment": "flip"},
+        {"round_to": 3}, {"target": "macs=1"}, {"scaling": "other"}, {"teacher": 1.5}, {"augment": "flip"},
     ],
 )  # fmt: skip
 def test_options_out_of_range(options):

@@ -69,7 +69,7 @@ def weights_of_gamma(channels: Channels, groups: Sequence[Group], scaling: Scali
     if scaling == "constant":
         raw = {g.name: 1.0 for g in groups}
     elif scaling == "map":
-        raw = {g.name: _map(channels, g) for g in groups}
+        raw = {g.name: map_elements(channels, g) for g in groups}
     else:
         costs = carried(channels)
         raw = {
@@ -81,7 +81,8 @@ def weights_of_gamma(channels: Channels, groups: Sequence[Group], scaling: Scali
     return {name: value / total for name, value in raw.items()}
 
 
-def _map(channels: Channels, group: Group) -> float:
+def map_elements(channels: Channels, group: Group) -> float:
+    """Return the elements of one channel's feature map, as the layer that reads most of them reads it."""
     sizes = [1.0]
     for site in group.sites:
         value = site.node.inputs[site.slot]

@@ -138,7 +138,7 @@ class Recovery:
     def _tensors(self) -> list[torch.Tensor]:
         """Return what is averaged: weights that change, running statistics, lent normalisation."""
         graph = self.trainer.graph
-        moving = graph.statistics if self.statistics else ()
+        moving = sorted(graph.statistics) if self.statistics else ()
         norms = [] if self.norms is None else list(self.norms.state_dict().values())
         found = [*(graph.weight(n).data for n in (*self.parameters, *moving)), *norms]
         return [t for t in found if t.is_floating_point()]
@@ -189,7 +189,6 @@ class _Averaging:
             self._look()
         if self._best is not None:
             self._average.put(self._best[1])
-            self._job.trainer.graph.set_arrays({})
 
     def _look(self) -> None:
         with self._average.shown():

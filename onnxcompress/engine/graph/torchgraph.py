@@ -66,8 +66,8 @@ class TorchGraph(nn.Module):
             for name in model.weights
         )
         self.trainable: tuple[str, ...] = tuple(name for name in model.weights if name not in frozen)
-        self._statistics = frozenset(n for n in frozen if n in self._program.weights) & self._normalised()
-        changing = {*self.trainable, *self._statistics}
+        self.statistics = frozenset(n for n in frozen if n in self._program.weights) & self._normalised()
+        changing = {*self.trainable, *self.statistics}
         graph_gradients.mark(
             self._program, frozenset(slot for n, slot in self._program.weights.items() if n in changing)
         )
@@ -251,7 +251,7 @@ class TorchGraph(nn.Module):
     def _varying_slots(self) -> frozenset[int]:
         changing = {
             self._program.weights[n]
-            for n in (*self.trainable, *self._statistics)
+            for n in (*self.trainable, *self.statistics)
             if n in self._program.weights
         }
         outputs = {s for step in self._program.steps if not step.fixed for s in step.outputs}

@@ -44,6 +44,7 @@ class Options:
     batch_size: int
     clip_norm: float | None
     deadline: float
+    schedule: Callable[[float], float] | None = None
 
 
 @dataclass
@@ -303,7 +304,9 @@ class Loop:
     # small parts -------------------------------------------------------------------------------------------
 
     def _lr(self, step: int) -> float:
-        return self._options.lr * self._options.decay ** (step // self._per_epoch) * self.state.factor
+        options = self._options
+        planned = 1.0 if options.schedule is None else options.schedule(step / self._total)
+        return options.lr * planned * options.decay ** (step // self._per_epoch) * self.state.factor
 
     def _copy(self) -> list[torch.Tensor]:
         return [p.detach().clone() for p in self._changing]

@@ -48,15 +48,19 @@ class Shift:
     Attributes:
         pixels: largest distance along each axis.
         channels_last: the stack is N H W C, otherwise N C H W.
+        whole: move by whole pixels only, the nearest to what was drawn: nothing is blurred, and examples
+            that would move by less than half a pixel stay as they are.
     """
 
     pixels: float
     channels_last: bool
+    whole: bool = False
 
     def apply(self, stack: torch.Tensor) -> torch.Tensor:
         """Return the stack, every example moved by itself; what comes in at an edge repeats the edge."""
         images = stack.movedim(-1, 1) if self.channels_last else stack
-        moved = shifted(images, (2 * torch.rand(len(images), 2, device=images.device) - 1) * self.pixels)
+        drawn = (2 * torch.rand(len(images), 2, device=images.device) - 1) * self.pixels
+        moved = rolled(images, drawn.round().long()) if self.whole else shifted(images, drawn)
         return moved.movedim(1, -1) if self.channels_last else moved
 
 
@@ -67,6 +71,17 @@ def shifted(images: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
     matrices[:, :, 2] = -2 * pixels / torch.tensor([width, height], device=images.device)
     grid = F.affine_grid(matrices.to(images.dtype), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def rolled(images: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+    """Return images N C H W moved by whole ``pixels`` (N, 2: along W, along H); edges are repeated."""
+    height, width = images.shape[2:]
+    columns = (torch.arange(width, device=images.device) - pixels[:, :1]).clamp(0, width - 1)
+    rows = (torch.arange(height, device=images.device) - pixels[:, 1:]).clamp(0, height - 1)
+    examples = torch.arange(len(images), device=images.device)[:, None, None]
+    # Channels go last for the look-up, so that one index fetches all of a pixel.
+    found: torch.Tensor = images.movedim(1, -1)[examples, rows[:, :, None], columns[:, None, :]]
+    return found.movedim(-1, 1)
 
 
 def channels_last(shape: tuple[int, ...]) -> bool | None:

@@ -152,9 +152,10 @@ class Trainer:
         momentum: float = 0.9,
         optimizer: Literal["sgd", "adam"] = "sgd",
         decay: float = 1.0,
+        schedule: Callable[[float], float] | None = None,
         weight_decay: float = 0.0,
         penalty: Penalty | Callable[[], torch.Tensor] | None = None,
-        parameters: Sequence[str] | None = None,
+        parameters: Sequence[str | torch.nn.Parameter] | None = None,
         best: bool = False,
         patience: int | None = None,
         augmentation: Augmentation | None = None,
@@ -170,9 +171,10 @@ class Trainer:
             momentum: of SGD (Nesterov's), or β1 of Adam.
             optimizer: ``"sgd"`` or ``"adam"``; its state starts anew with every run.
             decay: the learning rate is multiplied by this after every epoch.
+            schedule: what it is multiplied by besides, of the part of the run that is done, 0 to 1.
             weight_decay: factor of the ℓ2 penalty on all parameters trained.
             penalty: a scalar to add to the loss, or an object that adds its own gradient, each step.
-            parameters: weights to train; None: all that can be.
+            parameters: weights to train, by name, and other parameters; None: all weights that can be.
             best: leave the graph in the state, of those after every epoch and that at the start, whose
                 validation metric (at equal metric, loss) is best; otherwise in the last state.
             patience: stop after so many epochs without a better one; implies ``best``.
@@ -203,12 +205,12 @@ class Trainer:
             batch_size=self.batch_size,
             clip_norm=self._clip_norm,
             deadline=self._deadline,
+            schedule=schedule,
         )
         report = progress or (lambda fraction, text: self._resources.progress(fraction, text, None))
-        names = self.graph.trainable if parameters is None else parameters
-        return self._run(
-            options, Hooks(penalty, report, save, augmentation), [self.graph.weight(name) for name in names]
-        )
+        chosen = self.graph.trainable if parameters is None else parameters
+        weights = [self.graph.weight(p) if isinstance(p, str) else p for p in chosen]
+        return self._run(options, Hooks(penalty, report, save, augmentation), weights)
 
     def _run(self, options: Options, hooks: Hooks, weights: list[torch.nn.Parameter]) -> Outcome:
         chosen = {id(weight) for weight in weights}
