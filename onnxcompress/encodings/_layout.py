@@ -45,6 +45,11 @@ class Layout:
         return np.ascontiguousarray(np.transpose(dealt, self.order))
 
     @property
+    def turned(self) -> Layout:
+        """The layout of the transposed matrix."""
+        return Layout(self.columns, self.rows)
+
+    @property
     def order(self) -> tuple[int, ...]:
         """Where each axis of the weight is among those of the matrix, rows first."""
         return tuple(int(i) for i in np.argsort((*self.rows, *self.columns)))

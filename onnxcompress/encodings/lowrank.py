@@ -117,7 +117,7 @@ def low_rank(
 def _gridded(factor: Array, longest: float, dtype: np.dtype[np.generic]) -> Array:
     """Round to multiples of the power of two for which ``longest`` is at most 2^26 of them.
 
-    Any part of a sum Σ aᵢ bᵢ is at most ‖a‖ ‖b‖ (Cauchy–Schwarz): at most 2^52 products of grid units. What is
+    Any part of a sum Σ aᵢ bᵢ is at most ‖a‖ ‖b‖ (Cauchy–Schwarz): 2^52 products of grid units. What is
     rounded to the storage type first stays in it: large entries are on the grid already, and small ones have
     fewer digits afterwards.
     """
