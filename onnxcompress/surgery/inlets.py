@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from onnxcompress.core.encoding import Array
+from onnxcompress.core.model import constant_of
 from onnxcompress.surgery.operation import Operation
 
 
@@ -32,9 +34,24 @@ def gather(operation: Operation) -> int:
         assert source is not None
         key = (source, axis, indices.tobytes())
         if key not in made:
-            chosen = tensors.new(f"{value.name}_kept", indices.astype(np.int64))
+            start, indices = _before(source, axis, indices)
+            chosen = tensors.new(f"{value.name}_kept", indices.astype(np.int32))
             # In front of the first reader: what is made later may be read by later nodes only.
-            made[key] = tensors.node(twin, "Gather", [source, chosen], f"{value.name}_part", {"axis": axis})
+            made[key] = tensors.node(twin, "Gather", [start, chosen], f"{value.name}_part", {"axis": axis})
             made[key].type = source.type
         twin.replace_input_with(slot, made[key])
     return len(made)
+
+
+def _before(source: ir.Value, axis: int, indices: Array) -> tuple[ir.Value, Array]:
+    """Return what to choose from, and which positions: past a Gather that an earlier cut has put there."""
+    node = source.producer()
+    if node is None or node.op_type != "Gather" or node.attributes.get_int("axis", 0) != axis:
+        return source, indices
+    value, earlier = node.inputs
+    tensor = None if earlier is None else constant_of(earlier)
+    if value is None or tensor is None or len(tensor.shape) != 1:
+        return source, indices
+    positions = np.asarray(tensor.numpy())
+    # Negative positions count from an end that lies elsewhere without this Gather's own choice.
+    return (value, positions[indices]) if (positions >= 0).all() else (source, indices)

@@ -151,6 +151,22 @@ def test_positions_of_the_input_are_left_out_by_one_gather():
     assert agrees(channels, {groups[0].name: mask}, x=x).gathers == 1
 
 
+def test_a_second_cut_chooses_from_the_input_itself():
+    model = model_of(
+        "f = Flatten (x) y = Gemm (f, a)", "float[N, 2, 3] x", "float[N, 4] y", {"a": (6, 4)}
+    )  # fmt: skip
+    first = channels_of(model, x=(2, 2, 3))
+    name = next(g.name for g in first.groups if g.sliceable)
+    once = cut(first, {name: np.array([1, 0, 1, 1, 0, 1], bool)}).model
+    again = channels_of(once, x=(2, 2, 3))
+    result = agrees(again, {next(g.name for g in again.groups if g.sliceable): np.array([0, 1, 1, 0], bool)},
+                    x=RNG.normal(size=(3, 2, 3)))  # fmt: skip
+    nodes = [n for n in result.model.ir.graph if n.op_type == "Gather"]
+    assert len(nodes) == 1
+    assert nodes[0].inputs[1].const_value.numpy().tolist() == [2, 3]
+    assert nodes[0].inputs[1].const_value.dtype.name == "INT32"
+
+
 def test_numbers_computed_from_shapes_stay():
     """The scale of an attention: the square root of a width that gets smaller."""
     body = (
