@@ -28,7 +28,8 @@ SHARE = 0.1
 """Share of the variance of the original's outputs; LeNet300 errs on 2 % of its training examples then.
 
 Chosen on 10,000 held-out examples of MNIST with 500 unlabelled ones to train on (4 entries): without shifts
-2.78 % are wrong, with shifts of this share 2.60 %; at 0.3 the outputs are further from the original's."""
+2.78 % are wrong, with shifts of this share 2.60 %; at 0.3 the outputs are further from the original's. With the
+labels of 50,000 (2 entries): 2.23 % without, 2.15 % with shifts, a cross-entropy of 0.080 and 0.070."""
 
 LEAST_PIXELS = 0.5
 """A shift that must be smaller than this is no shift but a blur."""
@@ -97,14 +98,14 @@ def channels_last(shape: tuple[int, ...]) -> bool | None:
 def may_shift(augment: Literal["auto", "shift", "none"], task: Task) -> bool:
     """Return whether examples may be shown shifted: what is wanted of a shifted one must be the same.
 
-    It is where the original teaches alone (``"auto"``), and where each example has one class (``"shift"``).
+    It is where the original teaches alone, and where each example has one class.
     """
     if augment == "none" or task.random:
         return False
     if not task.labelled:
         return True
     labels = task.samples.labels(task.train[:1])
-    return augment == "shift" and task.loss == "ce" and labels is not None and labels.ndim == 1
+    return task.loss == "ce" and labels is not None and labels.ndim == 1
 
 
 def fitting_shifts(graph: TorchGraph, task: Task, share: float = SHARE) -> dict[str, Shift]:
