@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -43,6 +44,26 @@ class Site(ABC):
         self, name: str, op_type: str, inputs: Sequence[ir.Value], attributes: Mapping[str, Any] | None = None
     ) -> ir.Value:
         """Add a node that all weights share (the cast of a digits table), once, and return its output."""
+
+
+@dataclass(frozen=True, eq=False)
+class Numbers:
+    """Numbers of an encoding that training may change, and how the weight is made of them.
+
+    An element of the weight is ``factors · values[places]``, and 0 where ``places`` is −1. What it is made
+    of and with which factor (codes, positions of zeros, levels) stays as it is.
+
+    Attributes:
+        values: (n,) in the type they are stored in.
+        places: which number an element is made of, int64 in the weight's shape; None: each its own, in order.
+        factors: in the weight's shape and type; None: 1.
+        codebook: they are the entries of one codebook for a whole weight, which others may share.
+    """
+
+    values: Array
+    places: Array | None = None
+    factors: Array | None = None
+    codebook: bool = False
 
 
 class Encoding(ABC):
@@ -87,3 +108,18 @@ class Encoding(ABC):
     def codebook(self) -> Array | None:
         """Return the codebook for plots (entries, or entries per row), None where there is none."""
         return None
+
+    def numbers(self) -> tuple[Numbers, ...]:
+        """Return what training may change while the form stays; the weight is the sum of what they make.
+
+        Empty where the encoding knows none: the weight is then left as it is.
+        """
+        return ()
+
+    def with_numbers(self, values: Sequence[Array]) -> Encoding:
+        """Return the encoding of the same form with other values for each of :meth:`numbers`.
+
+        Rounded to the storage type, ``decode`` gives what the numbers make, to the last bit.
+        """
+        assert not values, f"{self.kind} has no numbers of its own"
+        return self

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from onnxcompress.core.encoding import Array, Encoding, Site
+from onnxcompress.core.encoding import Array, Encoding, Numbers, Site
 from onnxcompress.core.errors import UsageError
 from onnxcompress.csteps.kmeans import kmeans, kmeans_rows
 from onnxcompress.csteps.nearest import nearest, nearest_rows
@@ -79,6 +79,30 @@ class Codebook(Encoding):
     def codebook(self) -> Array:
         """Return the entries."""
         return self.entries
+
+    def numbers(self) -> tuple[Numbers, ...]:
+        """Return the entries; one that is 0 stays so."""
+        places = self.codes.astype(np.int64)
+        if self.axis is not None:
+            first = self.entries.shape[1] * np.arange(len(self.entries))[:, None]
+            packed = self._packed_codes()
+            places = ungrouped(packed.astype(np.int64) + first, self.shape, self.axis)
+        entries = self.entries.reshape(-1)
+        places[entries[places] == 0] = -1
+        return (Numbers(entries, places, codebook=self.axis is None),)
+
+    def with_numbers(self, values: Sequence[Array]) -> Codebook:
+        """Return the same codes with other entries; where these are no longer ascending, both are sorted."""
+        entries = values[0].reshape(self.entries.shape)
+        if np.all(np.diff(entries.astype(np.float64), axis=-1) >= 0):
+            return Codebook(self.codes, entries, self.axis, self.group_size)
+        order = np.argsort(entries, axis=-1, kind="stable")
+        rank = np.argsort(order, axis=-1, kind="stable").astype(np.uint8)
+        entries = np.take_along_axis(entries, order, axis=-1)
+        if self.axis is None:
+            return Codebook(rank[self.codes], entries)
+        codes = np.take_along_axis(rank, self._packed_codes().astype(np.int64), axis=1)
+        return Codebook(ungrouped(codes, self.shape, self.axis), entries, self.axis, self.group_size)
 
     def emit(self, site: Site) -> ir.Value:
         """Emit tables and look-ups; the last node yields the weight."""

@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from onnxcompress.core.encoding import Array, Encoding, Site
+from onnxcompress.core.encoding import Array, Encoding, Numbers, Site
 from onnxcompress.core.errors import UsageError
 from onnxcompress.csteps.levels import integer_grid, powers_of_two
 from onnxcompress.csteps.nearest import nearest, nearest_rows
@@ -87,6 +87,17 @@ class ScaledCodebook(Encoding):
     def codebook(self) -> Array:
         """Return the entries of each group, (groups, K)."""
         return self.levels * self.scales[:, None]
+
+    def numbers(self) -> tuple[Numbers, ...]:
+        """Return the scales."""
+        codes = grouped(self.codes, self.axis, self.group_size)
+        groups = np.broadcast_to(np.arange(len(self.scales))[:, None], codes.shape)
+        places = ungrouped(groups, self.shape, self.axis)
+        return (Numbers(self.scales, places, self.levels[self.codes]),)
+
+    def with_numbers(self, values: Sequence[Array]) -> ScaledCodebook:
+        """Return the same codes with other scales."""
+        return ScaledCodebook(self.codes, self.levels, values[0], self.axis, self.group_size)
 
     def emit(self, site: Site) -> ir.Value:
         """Emit look-ups of the levels and one multiplication by the scales."""

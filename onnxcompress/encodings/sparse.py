@@ -20,7 +20,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from onnxcompress.core.encoding import Array, Encoding, Site
+from onnxcompress.core.encoding import Array, Encoding, Numbers, Site
 from onnxcompress.core.errors import UsageError
 from onnxcompress.csteps.pruning import largest
 from onnxcompress.csteps.thresholds import ball_level, hard_level, shrunk, soft_level
@@ -84,6 +84,16 @@ class Sparse(Encoding):
     def take(self, axis: int, keep: Array) -> Sparse:
         """Keep some slices along one axis."""
         return sparse(np.take(self.decode(), keep, axis=axis), np.take(self.mask(), keep, axis=axis))
+
+    def numbers(self) -> tuple[Numbers, ...]:
+        """Return the weights that are not zero."""
+        places = np.full(self.size, -1, np.int64)
+        places[self.places] = np.arange(len(self.places))
+        return (Numbers(self.values, places.reshape(self.shape)),)
+
+    def with_numbers(self, values: Sequence[Array]) -> Sparse:
+        """Return other weights in the same places."""
+        return Sparse(self.places, values[0], self.shape)
 
     def emit(self, site: Site) -> ir.Value:
         """Emit the running sum of the bits or the gaps, and the look-up or the scattering."""

@@ -1,5 +1,8 @@
 """Fine-tuning: the weights that are there trained on, towards labels or the original model's outputs.
 
+Weights that are stored encoded keep their form: their numbers are trained (codebook entries, scales, what a
+sparse weight has besides zeros).
+
 BatchNormalization statistics are estimated anew first, because a cut changes what they are of; they are
 kept where the validation loss gets less. Training then uses the statistics of each batch and moves the
 stored ones along. The state with the best validation result, the one at the start included, is returned.
@@ -14,9 +17,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
+from torch import nn
 
-from onnxcompress.core.encoding import Array
+from onnxcompress.core.encoding import Array, Encoding
 from onnxcompress.core.model import Model
 from onnxcompress.core.resources import Resources
 from onnxcompress.core.run import Training, TrainingPoint
@@ -25,6 +28,7 @@ from onnxcompress.engine.graph.torchgraph import TorchGraph
 from onnxcompress.engine.training.augmentation import Augmentation
 from onnxcompress.engine.training.checkpoint import Checkpoint
 from onnxcompress.engine.training.evaluation import Evaluation, Evaluator
+from onnxcompress.engine.training.numbers import TrainedNumbers
 from onnxcompress.engine.training.scoring import better, in_words, point
 from onnxcompress.engine.training.shifts import fitting_shifts
 from onnxcompress.engine.training.trainer import Trainer
@@ -55,8 +59,8 @@ class Job:
 
     Attributes:
         model: as it is now.
-        weights: those that change.
-        zeros: weight name -> where it may differ from zero, for pruned weights.
+        weights: those that change, encoded ones left out.
+        encodings: weight name -> encoding, of weights whose numbers change (see ``Encoding.numbers``).
         task: the data.
         resources: device, time limit, checkpoint folder, progress, the teacher.
         epochs: passes over the training split.
@@ -69,7 +73,7 @@ class Job:
 
     model: Model
     weights: Sequence[str]
-    zeros: Mapping[str, Array]
+    encodings: Mapping[str, Encoding]
     task: Task
     resources: Resources
     epochs: float = 5.0
@@ -82,9 +86,17 @@ class Job:
 
 @dataclass(frozen=True)
 class Finetuned:
-    """What came of it: the weights that changed, the path for the report, sentences the user must see."""
+    """What came of it.
+
+    Attributes:
+        arrays: dense weights that changed.
+        encodings: encoded weights that changed.
+        training: the path, for the report.
+        warnings: sentences the user must see.
+    """
 
     arrays: Mapping[str, Array]
+    encodings: Mapping[str, Encoding]
     training: Training
     warnings: tuple[str, ...]
 
@@ -95,9 +107,17 @@ def finetune(job: Job) -> Finetuned:
 
 
 @dataclass(frozen=True)
+class _State:
+    """All that training changes: dense weights and statistics, and the numbers of encoded weights."""
+
+    arrays: Mapping[str, Array]
+    numbers: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
 class _Best:
     score: Evaluation
-    arrays: Mapping[str, Array]
+    state: _State
     epoch: int
 
 
@@ -122,9 +142,13 @@ class _Run:
         self.higher_is_better = self.trainer.higher_is_better if job.task.labelled else None
         self.moving = moving and self.trainer.batch_size > 1
         stuck = {r.where for r in self.graph.without_gradient()}
-        self.weights = [n for n in self.graph.trainable if n in set(job.weights) - stuck]
-        self.stuck = tuple(r for r in self.graph.without_gradient() if r.where in set(job.weights))
-        self.zeros = _Zeros(self.graph, {n: m for n, m in job.zeros.items() if n in self.weights})
+        reached = set(self.graph.trainable) - stuck
+        self.weights = [n for n in self.graph.trainable if n in reached & set(job.weights)]
+        wanted = {*job.weights, *job.encodings}
+        self.stuck = tuple(r for r in self.graph.without_gradient() if r.where in wanted)
+        self.numbers = TrainedNumbers(self.graph, {n: e for n, e in job.encodings.items() if n in reached})
+        self.start = self._state()
+        self.parameters: list[str | nn.Parameter] = [*self.weights, *self.numbers.parameters()]
         folder = job.resources.checkpoint_dir
         self.checkpoint = None if folder is None else Checkpoint(folder / "finetune", job.fingerprint)
         self.points: list[TrainingPoint] = []
@@ -136,19 +160,27 @@ class _Run:
             self._note(None)
             if self.moving:
                 self._estimate()
-            if self.job.lr is None and self.weights:
+            if self.job.lr is None and self.parameters:
                 self.lr = self._probed()
-        epochs, stopped = math.ceil(self.job.epochs) if self.weights else 0, "done"
+        epochs, stopped = math.ceil(self.job.epochs) if self.parameters else 0, "done"
         while self.epoch < epochs and stopped == "done":
             stopped = self._one(min(1.0, self.job.epochs - self.epoch), epochs)
         assert self.best is not None
+        told = f"{stopped}; the state after epoch {self.best.epoch} of {self.epoch} is kept"
+        arrays, encodings = self._changed(self.best.state)
+        return Finetuned(arrays, encodings, self._facts(told), tuple(self.trainer.warnings))
+
+    def _changed(self, state: _State) -> tuple[dict[str, Array], dict[str, Encoding]]:
+        """Return the dense and the encoded weights of a state that are not what they were at the start."""
+        changed = {key for key, array in state.numbers.items() if not _same(array, self.start.numbers[key])}
+        self._put(state)
+        encodings = self.numbers.encodings(changed)
         arrays = {
             name: array
-            for name, array in self.best.arrays.items()
-            if not np.array_equal(array, self.job.model.array(name))
+            for name, array in state.arrays.items()
+            if name not in self.job.encodings and not _same(array, self.job.model.array(name))
         }
-        told = f"{stopped}; the state after epoch {self.best.epoch} of {self.epoch} is kept"
-        return Finetuned(arrays, self._facts(told), tuple(self.trainer.warnings))
+        return arrays, encodings
 
     def _one(self, part: float, epochs: int) -> str:
         """Train for one epoch; return why training stops, "done" where it goes on."""
@@ -157,8 +189,7 @@ class _Run:
             part,
             lr=lr,
             optimizer="adam",
-            parameters=self.weights,
-            penalty=self.zeros,
+            parameters=self.parameters,
             augmentation=self.augmentation,
             progress=lambda f, text: self.job.resources.progress((self.epoch + f) / epochs, text, None),
         )
@@ -171,36 +202,43 @@ class _Run:
         """Evaluate the present state, remember it where it is the best, and tell."""
         found = self.trainer.evaluate()
         if self.best is None or better(found, self.best.score, self.higher_is_better):
-            self.best = _Best(found, self.graph.arrays(), self.epoch)
+            self.best = _Best(found, self._state(), self.epoch)
         self.points.append(point(self.epoch, found, time.monotonic() - self.began, loss))
         words = f"epoch {self.epoch} of {self.job.epochs:g}: {in_words(found, self.trainer.metric_name)}"
         self.job.resources.progress(min(self.epoch / self.job.epochs, 1.0), words, self.points[-1])
 
+    def _state(self) -> _State:
+        return _State(self.graph.arrays(), self.numbers.arrays())
+
+    def _put(self, state: _State) -> None:
+        self.graph.set_arrays(state.arrays)
+        self.numbers.set_arrays(state.numbers)
+
     def _estimate(self) -> None:
         """Estimate the statistics of BatchNormalization anew and keep them where that lessens the loss."""
         self.job.resources.progress(0.0, "estimating normalisation statistics", None)
-        before = self.graph.arrays()
+        before = self._state()
         self.trainer.estimate_statistics(_STATISTICS_BATCHES)
         found = self.trainer.evaluate()
         assert self.best is not None
         if found.loss < self.best.score.loss:
-            self.best = _Best(found, self.graph.arrays(), 0)
+            self.best = _Best(found, self._state(), 0)
         else:
-            self.graph.set_arrays(before)
+            self._put(before)
 
     def _probed(self) -> float:
         """Return the largest learning rate that lessens the validation loss in a few steps as others do."""
-        before, losses = self.graph.arrays(), {}
+        before, losses = self._state(), {}
         part = min(1.0, _PROBE_STEPS / self.trainer.steps_per_epoch)
         for rate in _RATES:
             self.job.resources.progress(0.0, f"trying learning rate {rate:g}", None)
             self.trainer.run(
-                part, lr=rate, optimizer="adam", parameters=self.weights, penalty=self.zeros,
+                part, lr=rate, optimizer="adam", parameters=self.parameters,
                 augmentation=self.augmentation, progress=lambda fraction, text: None,
             )  # fmt: skip
             found = self.trainer.evaluate(limit=_PROBED).loss
             losses[rate] = found if math.isfinite(found) else math.inf
-            self.graph.set_arrays(before)
+            self._put(before)
             if self.trainer.out_of_time:
                 break
         best = min(losses.values())
@@ -232,9 +270,9 @@ class _Run:
         if self.checkpoint is None or self.best is None:
             return
         arrays, values = self.trainer.state()
-        held = {f"trainer/{n}": a for n, a in arrays.items()} | {
-            f"best/{n}": a for n, a in self.best.arrays.items()
-        }
+        held = {f"trainer/{n}": a for n, a in arrays.items()}
+        held |= {f"best/{n}": a for n, a in self.best.state.arrays.items()}
+        held |= {f"numbers/{n}": a for n, a in self.best.state.numbers.items()}
         score = self.best.score
         self.checkpoint.save(
             held,
@@ -253,14 +291,15 @@ class _Run:
         if found is None:
             return False
         arrays, values = found
-        parts: dict[str, dict[str, Array]] = {"trainer": {}, "best": {}}
+        parts: dict[str, dict[str, Array]] = {"trainer": {}, "best": {}, "numbers": {}}
         for key, array in arrays.items():
             part, _, name = key.partition("/")
             parts[part][name] = array
         self.trainer.restore(parts["trainer"], values["trainer"])
         self.epoch, self.lr = int(values["epoch"]), float(values["lr"])
         loss, metric, examples, epoch = values["best"]
-        self.best = _Best(Evaluation(loss, metric, examples), parts["best"], epoch)
+        state = _State(parts["best"], parts["numbers"])
+        self.best = _Best(Evaluation(loss, metric, examples), state, epoch)
         self.points = [TrainingPoint(**point) for point in values["points"]]
         return True
 
@@ -275,23 +314,5 @@ def _with_classes(task: Task, graph: TorchGraph) -> Task:
     return replace(task, loss=CLASSES_LOSS) if evaluator.metric().name == "agreement" else task
 
 
-class _Zeros:
-    """Keeps pruned weights at zero: their gradients are set to zero before each step."""
-
-    def __init__(self, graph: TorchGraph, masks: Mapping[str, Array]) -> None:
-        self._parameters = [graph.weight(name) for name in masks]
-        self._masks = [
-            torch.from_numpy(np.ascontiguousarray(mask)).to(p.device, p.dtype)
-            for mask, p in zip(masks.values(), self._parameters, strict=True)
-        ]
-
-    def value(self) -> torch.Tensor:
-        """Return 0: nothing is added to the loss."""
-        return torch.zeros(())
-
-    @torch.no_grad()
-    def add_gradient(self) -> None:
-        """Set gradients of pruned weights to zero."""
-        for parameter, mask in zip(self._parameters, self._masks, strict=True):
-            if parameter.grad is not None:
-                parameter.grad.mul_(mask)
+def _same(a: Array, b: Array) -> bool:
+    return a.dtype == b.dtype and bool(np.array_equal(a, b))

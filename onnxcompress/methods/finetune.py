@@ -1,4 +1,4 @@
-"""finetune: the weights trained on, to recover what a cut has cost."""
+"""finetune: the weights trained on, to recover what compression has cost."""
 
 # ruff: noqa: RUF009  `option` returns a dataclass field
 
@@ -11,7 +11,6 @@ from onnxcompress.core.errors import UsageError
 from onnxcompress.methods._base import METHODS, Method, Needs, option
 
 if TYPE_CHECKING:
-    from onnxcompress.core.encoding import Encoding
     from onnxcompress.core.model import Model
     from onnxcompress.core.plan import Plan
     from onnxcompress.core.refusal import Refusal
@@ -26,9 +25,10 @@ EPOCHS = 5.0
 @METHODS.register("finetune")
 @dataclass(frozen=True)
 class Finetune(Method):
-    """Training of all dense weights, towards labels or the outputs of the original, uncut model.
+    """Training of all weights, towards labels or the outputs of the original, uncut model.
 
-    Weights that are stored encoded stay as they are; of sparse ones the zeros do.
+    Weights that are stored encoded keep their form: codebook entries, scales and non-zero weights are
+    trained, codes and zeros stay. Forms without such numbers stay as they are, and the report says so.
 
     Raises:
         UsageError: an option is out of range.
@@ -74,7 +74,6 @@ class Finetune(Method):
         """Train; raises UsageError where a glob matches nothing, or the device is not there."""
         from onnxcompress.core.plan import Plan  # noqa: PLC0415
         from onnxcompress.encodings.dense import Dense  # noqa: PLC0415
-        from onnxcompress.encodings.sparse import Sparse, sparse  # noqa: PLC0415
         from onnxcompress.engine.finetuning import Job, finetune  # noqa: PLC0415
         from onnxcompress.engine.training.distillation import with_teacher  # noqa: PLC0415
         from onnxcompress.engine.training.shifts import may_shift  # noqa: PLC0415
@@ -82,12 +81,11 @@ class Finetune(Method):
         if task is None:
             raise UsageError("method 'finetune' needs data", fix="give inputs with --data")
         names, refusals = self._choose(model)
-        stored = {n: e for n, e in model.encodings.items() if isinstance(e, Sparse)}
-        zeros = {n: e.mask() for n, e in stored.items() if n in names}
+        encodings = {n: model.encodings[n] for n in names if not _dense(model, n)}
         job = Job(
             model,
-            names,
-            zeros,
+            [name for name in names if name not in encodings],
+            encodings,
             with_teacher(task, self.teacher),
             resources,
             self.epochs or EPOCHS,
@@ -98,9 +96,10 @@ class Finetune(Method):
             self._fingerprint(model, task),
         )
         found = finetune(job)
-        weights: dict[str, Encoding] = {n: sparse(a, zeros[n]) for n, a in found.arrays.items() if n in zeros}
-        values: dict[str, Encoding] = {n: Dense(a) for n, a in found.arrays.items() if n not in zeros}
-        return Plan(weights, values, refusals=refusals, warnings=found.warnings, training=found.training)
+        values = {n: Dense(a) for n, a in found.arrays.items()}
+        return Plan(
+            found.encodings, values, refusals=refusals, warnings=found.warnings, training=found.training
+        )
 
     def _choose(self, model: Model) -> tuple[tuple[str, ...], tuple[Refusal, ...]]:
         """Return the weights to train, and why other layers are not trained."""
@@ -115,11 +114,11 @@ class Finetune(Method):
             if layer.weight not in selected:
                 why = "excluded by --exclude" if self.exclude else "not named by --include"
                 refusals.append(Refusal(layer.weight, why))
-            elif encoding is not None and encoding.kind not in ("dense", "sparse"):
+            elif encoding is not None and encoding.kind != "dense" and not encoding.numbers():
                 refusals.append(Refusal(layer.weight, f"stays as it is stored, as {encoding.kind}"))
             else:
                 names.append(layer.weight)
-        others = [n for n in companions(model, found) if _dense(model, n)]
+        others = [n for n in companions(model, found) if _dense(model, n) or model.encodings[n].numbers()]
         return (*names, *others), tuple(refusals)
 
     def _fingerprint(self, model: Model, task: Task) -> dict[str, Any]:

@@ -105,6 +105,21 @@ def test_take_commutes_with_decode(name: str) -> None:
         assert kept.shape == kept.decode().shape
 
 
+@pytest.mark.parametrize("name", PROJECTIONS)
+def test_the_weight_is_the_sum_of_what_its_numbers_make(name: str) -> None:
+    encoding = project(name, weight())
+    total = np.zeros(SHAPE)
+    for numbers in encoding.numbers():
+        places = np.arange(total.size).reshape(SHAPE) if numbers.places is None else numbers.places
+        made = np.append(numbers.values, 0)[places]
+        total = total + (made if numbers.factors is None else made * numbers.factors)
+    if encoding.numbers():
+        assert np.array_equal(total.astype(np.float32), encoding.decode())
+    again = encoding.with_numbers([numbers.values for numbers in encoding.numbers()])
+    assert np.array_equal(again.decode(), encoding.decode())
+    assert again.stored_bits() == encoding.stored_bits()
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64])
 @pytest.mark.parametrize("name", PROJECTIONS)
 def test_the_emitted_graph_decodes_bit_by_bit_and_folds(name: str, dtype: type) -> None:

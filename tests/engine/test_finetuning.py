@@ -6,14 +6,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from pruning_models import conv_net, mlp, task_for
+from onnx import helper
+from pruning_models import conv_net, mlp, model_of, task_for
 
 from onnxcompress.core.errors import UsageError
 from onnxcompress.core.resources import Resources
 from onnxcompress.encodings.codebook import AdaptiveCodebook
+from onnxcompress.encodings.dense import Dense
+from onnxcompress.encodings.scaled import IntGrid
 from onnxcompress.encodings.sparse import Pruning
 from onnxcompress.engine.channels import analyse
+from onnxcompress.engine.data import make_task, open_data
 from onnxcompress.engine.graph.torchgraph import TorchGraph
+from onnxcompress.engine.tensor_info import TensorInfo
 from onnxcompress.methods.finetune import Finetune
 from onnxcompress.methods.magnitude import Magnitude
 from onnxcompress.surgery import cut
@@ -68,19 +73,85 @@ def test_labels_are_learnt():
     assert max(p.compressed_metric for p in plan.training.points) > 0.85
 
 
-def test_pruned_weights_stay_zero_and_encoded_ones_as_they_are():
+def test_encoded_weights_keep_their_form_and_what_they_are_made_of_is_trained():
     model, task = conv_net(), task_for((3, 8, 8), 5, count=200)
     pruned = Pruning(0.3).project([model.array("c2.w")])[0]
-    book = AdaptiveCodebook(4).project([model.array("c1.w")])[0]
+    book = AdaptiveCodebook(4, pin_zero=True).project([model.array("c1.w")])[0]
     packed = model.with_encodings({"c2.w": pruned, "c1.w": book}, "test")
     plan = Finetune(epochs=2, batch_size=16, lr=1e-2).plan(packed, task, Resources(teacher=model))
-    assert plan.weights.keys() == {"c2.w"}
+    assert plan.weights.keys() == {"c1.w", "c2.w"}
     assert plan.weights["c2.w"].kind == "sparse"
     assert not np.array_equal(plan.weights["c2.w"].decode(), pruned.decode())
     assert not plan.weights["c2.w"].decode()[~pruned.mask()].any()
+    assert np.array_equal(plan.weights["c1.w"].codes, book.codes)
+    assert not np.array_equal(plan.weights["c1.w"].entries, book.entries)
+    assert np.array_equal(plan.weights["c1.w"].entries == 0, book.entries == 0)
     assert "c1.w" not in plan.values
-    assert any(r.where == "c1.w" and "codebook" in r.why for r in plan.refusals)
+    assert not any(r.where == "c1.w" for r in plan.refusals)
     assert {"c1.b", "bn.g"} <= set(plan.values)
+    loss = [point.compressed_loss for point in plan.training.points]
+    assert min(loss) < 0.9 * loss[0]
+
+
+def test_forms_without_numbers_stay_as_they_are_and_are_named():
+    model, task = conv_net(), task_for((3, 8, 8), 5, count=100)
+    packed = model.with_encodings({"c2.w": Frozen(model.array("c2.w"))}, "test")
+    plan = Finetune(epochs=1, batch_size=16, lr=1e-2).plan(packed, task, Resources(teacher=model))
+    assert "c2.w" not in {*plan.weights, *plan.values}
+    assert [r.why for r in plan.refusals if r.where == "c2.w"] == ["stays as it is stored, as frozen"]
+
+
+class Frozen(Dense):
+    kind = "frozen"
+
+
+PROJECTIONS = {
+    "one codebook": AdaptiveCodebook(3),
+    "with a zero": AdaptiveCodebook(4, pin_zero=True),
+    "by channel": AdaptiveCodebook(2, granularity="channel", axis=0),
+    "by group": AdaptiveCodebook(2, granularity="group", axis=1, group_size=4),
+    "scales": IntGrid(entries=4, granularity="channel", axis=0),
+    "sparse": Pruning(0.4),
+}
+
+
+@pytest.mark.parametrize("name", PROJECTIONS)
+def test_trained_numbers_are_those_of_least_squares(name):
+    """y = x Wᵀ + b with codes fixed is linear in entries and b: the best ones have a closed form."""
+    rng = np.random.default_rng(4)
+    weight = rng.normal(size=(6, 10)).astype(np.float32)
+    x = rng.normal(size=(400, 10)).astype(np.float32)
+    y = (x @ rng.normal(size=(10, 6)) + 1 + 0.1 * rng.normal(size=(400, 6))).astype(np.float32)
+    nodes = [helper.make_node("Gemm", ["x", "w", "b"], ["y"], "fc", transB=1)]
+    model = model_of(nodes, {"w": weight, "b": np.zeros(6)}, (10,), 6)
+    encoding = PROJECTIONS[name].project([weight])[0]
+    (numbers,) = encoding.numbers()
+    columns = []
+    for k in range(len(numbers.values)):
+        one = (numbers.places == k) * (1.0 if numbers.factors is None else numbers.factors)
+        columns.append((x @ one.T.astype(np.float64)).ravel())
+    columns += [np.broadcast_to(np.eye(6)[k], (400, 6)).ravel() for k in range(6)]
+    wanted = np.linalg.lstsq(np.stack(columns, axis=1), y.ravel().astype(np.float64), rcond=None)[0]
+
+    info = TensorInfo("x", "tensor(float)", np.dtype(np.float32), ("N", 10))
+    out = TensorInfo("y", "tensor(float)", np.dtype(np.float32), ("N", 6))
+    rows = [{"x": a[None], "labels": b[None]} for a, b in zip(x, y, strict=True)]
+    task = make_task(
+        open_data(rows, [info], outputs=[out], labels="labels"), loss="mse", metric="mse", seed=0
+    )
+    whole = np.arange(400)
+    task = replace(task, train=whole, validation=whole)
+    packed = model.with_encodings({"w": encoding}, "test")
+    method = Finetune(epochs=400, batch_size=400, lr=0.03, teacher=0.0, augment="none")
+    plan = method.plan(packed, task, Resources())
+    found = plan.weights["w"]
+    assert type(found) is type(encoding)
+    assert found.stored_bits() == encoding.stored_bits()
+    best = np.append(wanted[: len(numbers.values)], 0)[numbers.places]
+    best = best if numbers.factors is None else best * numbers.factors
+    assert np.allclose(found.decode(), best, atol=5e-3)
+    assert np.array_equal(found.decode() == 0, encoding.decode() == 0)
+    assert np.allclose(plan.values["b"].decode(), wanted[len(numbers.values) :], atol=5e-3)
 
 
 def test_statistics_follow_the_cut():
