@@ -28,8 +28,8 @@ SHARE = 0.1
 """Share of the variance of the original's outputs; LeNet300 errs on 2 % of its training examples then.
 
 Chosen on 10,000 held-out examples of MNIST with 500 unlabelled ones to train on (4 entries): without shifts
-2.78 % are wrong, with shifts of this share 2.60 %; at 0.3 the outputs are further from the original's. With the
-labels of 50,000 (2 entries): 2.23 % without, 2.15 % with shifts, a cross-entropy of 0.080 and 0.070."""
+2.78 % are wrong, with shifts of this share 2.60 %; at 0.3 the outputs are further from the original's. With
+the labels of 50,000 (2 entries): 2.23 % without, 2.15 % with shifts, a cross-entropy of 0.080 and 0.070."""
 
 LEAST_PIXELS = 0.5
 """A shift that must be smaller than this is no shift but a blur."""
