@@ -154,7 +154,7 @@ def sparse(weight: Array, stay: Array | None = None) -> Sparse:
 
 
 def _axis(site: Site) -> ir.Value:
-    return site.shared("scalar0", np.array(0, dtype=np.int64))
+    return site.shared("axis0", np.array(0, dtype=np.int64))
 
 
 # projections -----------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from small import left, one_weight, packed_bytes, run, stored_proto
 from onnxcompress.core.model import Model, Source
 from onnxcompress.encodings.codebook import AdaptiveCodebook
 from onnxcompress.encodings.sparse import Pruning, sparse
-from onnxcompress.engine.proto import from_proto
+from onnxcompress.engine.proto import from_proto, to_proto
 from onnxcompress.engine.storage import stored
 
 RNG = np.random.default_rng(0)
@@ -115,6 +115,23 @@ def test_codebooks_with_a_zero_are_not_mistaken_for_it() -> None:
     encoding = AdaptiveCodebook(4, pin_zero=True).project([pruned(0.3).decode()])[0]
     proto = stored_proto(one_weight(encoding.decode()), encoding)
     assert stored.lift(from_proto(proto))[1]["w"].kind == "codebook"
+
+
+def test_both_forms_in_one_model() -> None:
+    few, many = pruned(0.02), pruned(0.5)
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Add", ["few", "many"], ["y"])],
+        "g",
+        [],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, few.shape)],
+        [onnx.numpy_helper.from_array(e.decode(), name) for name, e in {"few": few, "many": many}.items()],
+    )
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    model = Model(from_proto(proto), Source(None, "", 0)).with_encodings({"few": few, "many": many}, "test")
+    lowered, refusals = stored.lower(model)
+    assert not refusals
+    onnx.checker.check_model(to_proto(lowered), full_check=True)
+    assert np.array_equal(run(to_proto(lowered)), few.decode() + many.decode())
 
 
 def test_joint_pruning_keeps_the_largest_of_all() -> None:
