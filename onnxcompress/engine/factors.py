@@ -119,7 +119,7 @@ def _use(node: ir.Node, slot: int, runs: Runs, shape: Shape, label: str) -> Use 
     kind = "" if domain_of(node) else node.op_type
     if kind in (CONVOLUTION, TRANSPOSED) and slot == 1:
         if int(attribute(node, "group", 1)) != 1:
-            return f"is the kernel of a convolution in groups, {label}, too small to be worth two"
+            return "is the kernel of a convolution in groups: each is too small to be worth two"
         plain = runs == tuple((a,) for a in range(len(shape)))
         return Use(node, slot, kind, None) if plain else f"is reshaped in front of {label}"
     matrix = Layout(*runs) if len(runs) == 2 else None
@@ -228,3 +228,8 @@ def _vectors(use: Use, shape: Shape, y: Shape) -> int:
     # The side of the matrix that the outputs lie along.
     last = bool(use.slot) != inner
     return math.prod(y) // max(1, use.seen.sides(shape)[1 if last else 0])
+
+
+def as_matrix(shape: Shape) -> Layout:
+    """Return the layout of a weight that no operator takes as factors: its last axis against the others."""
+    return Layout(tuple(range(len(shape) - 1)), (len(shape) - 1,))

@@ -322,4 +322,4 @@ def multiplied(model: Model, layers: Mapping[str, Factored]) -> tuple[Model, lis
         graph.insert_before(graph[0], nodes)
         value.replace_all_uses_with(nodes[-1].outputs[0])
     clone.ir.ir_version = max(clone.ir.ir_version or 0, _INITIALIZERS_ALONE)
-    return clone, added
+    return Model(clone.ir, model.source, model.encodings, model.steps), added
