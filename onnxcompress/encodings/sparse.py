@@ -24,14 +24,17 @@ from onnxcompress.core.encoding import Array, Encoding, Numbers, Site
 from onnxcompress.core.errors import UsageError
 from onnxcompress.csteps.pruning import largest
 from onnxcompress.csteps.thresholds import ball_level, hard_level, shrunk, soft_level
-from onnxcompress.encodings import _nodes
 from onnxcompress.encodings._base import ENCODINGS, PROJECTIONS, Projection
-from onnxcompress.encodings._packing import packing
-
-_LONGEST = 255
-"""Largest distance that one byte holds."""
-_BITS = packing(2, 1 << 20)
-"""One bit a weight, eight to the byte."""
+from onnxcompress.encodings._places import (
+    distances,
+    emit_arrivals,
+    emit_numbers,
+    emit_scattered,
+    emit_shape,
+    fillers,
+    mask_bytes,
+    places_information_bits,
+)
 
 
 @ENCODINGS.register("sparse")
@@ -77,9 +80,7 @@ class Sparse(Encoding):
 
     def information_bits(self) -> float:
         """log₂ of the number of ways to choose the places, and the values."""
-        n, k = self.size, len(self.places)
-        ways = (math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)) / math.log(2)
-        return ways + 8.0 * self.values.nbytes
+        return places_information_bits(self.size, len(self.places)) + 8.0 * self.values.nbytes
 
     def take(self, axis: int, keep: Array) -> Sparse:
         """Keep some slices along one axis."""
@@ -98,49 +99,25 @@ class Sparse(Encoding):
     def emit(self, site: Site) -> ir.Value:
         """Emit the running sum of the bits or the gaps, and the look-up or the scattering."""
         flat = self._emit_mask(site) if self._mask_bytes() <= self._gap_bytes() else self._emit_gaps(site)
-        return flat if len(self.shape) == 1 else _nodes.reshape(site, flat, self.shape)
+        return emit_shape(site, flat, self.shape)
 
     def _mask_bytes(self) -> int:
-        return _BITS.size_bytes(self.size) + (len(self.values) + 1) * self.dtype.itemsize
+        return mask_bytes(self.size) + (len(self.values) + 1) * self.dtype.itemsize
 
     def _gap_bytes(self) -> int:
-        return (len(self.places) + self._fillers()) * (1 + self.dtype.itemsize)
-
-    def _fillers(self) -> int:
-        gaps = np.diff(self.places, prepend=0)
-        return int(np.maximum(-(-gaps // _LONGEST) - 1, 0).sum())
+        return (len(self.places) + int(fillers(self.places).sum())) * (1 + self.dtype.itemsize)
 
     def _emit_mask(self, site: Site) -> ir.Value:
-        codes = self.mask().reshape(-1).astype(np.uint8)
-        (stream,) = _BITS.streams(codes)
-        bytes_ = _nodes.integers(site, site.tensor("q", stream))
-        bits = site.node("Gather", [_nodes.digits(site, 2, 8), bytes_])
-        bits = _nodes.reshape(site, bits, [-1])
-        if _BITS.units(self.size) * 8 != self.size:
-            bits = _nodes.head(site, bits, self.size)
-        numbers = site.node("Mul", [site.node("CumSum", [bits, _axis(site)]), bits])
         table = np.concatenate([np.zeros(1, self.dtype), self.values])
+        numbers = emit_numbers(site, self.places, self.size)
         return site.node("Gather", [site.tensor("k", table), numbers])
 
     def _emit_gaps(self, site: Site) -> ir.Value:
-        gaps, values = self._gaps()
-        steps = _nodes.integers(site, site.tensor("q", gaps))
-        places = site.node("CumSum", [steps, _axis(site)])
-        length = site.shared(f"shape{self.size}", np.array([self.size], dtype=np.int64))
-        zero = ir.Tensor(np.zeros(1, self.dtype), dtype=ir.DataType.from_numpy(self.dtype))
-        zeros = site.node("ConstantOfShape", [length], {"value": zero})
-        return site.node("ScatterElements", [zeros, places, site.tensor("k", values)])
-
-    def _gaps(self) -> tuple[Array, Array]:
-        """Return the distances, none larger than 255, and the values with the zeros they set on the way."""
-        gaps = np.diff(self.places, prepend=0)
-        bytes_of = np.maximum(-(-gaps // _LONGEST), 1)
-        ends = np.cumsum(bytes_of) - 1
-        steps = np.full(int(bytes_of.sum()), _LONGEST, dtype=np.uint8)
-        steps[ends] = (gaps - (bytes_of - 1) * _LONGEST).astype(np.uint8)
+        steps, ends = distances(self.places)
         values = np.zeros(len(steps), self.dtype)
         values[ends] = self.values
-        return steps, values
+        _, places = emit_arrivals(site, steps)
+        return emit_scattered(site, self.size, self.dtype, places, site.tensor("k", values))
 
 
 def sparse(weight: Array, stay: Array | None = None) -> Sparse:
@@ -151,10 +128,6 @@ def sparse(weight: Array, stay: Array | None = None) -> Sparse:
     if not len(places):  # an empty tensor is no constant to decode from
         return Sparse(np.zeros(1, np.int64), np.zeros(1, flat.dtype), tuple(weight.shape))
     return Sparse(places, flat[places], tuple(weight.shape))
-
-
-def _axis(site: Site) -> ir.Value:
-    return site.shared("axis0", np.array(0, dtype=np.int64))
 
 
 # projections -----------------------------------------------------------------------------------------------
