@@ -252,7 +252,7 @@ def test_same_seed_same_plan_and_others_differ():
     ("augment", "labelled", "expected"),
     [
         ("auto", False, True),
-        ("auto", True, False),
+        ("auto", True, True),
         ("shift", True, True),
         ("shift", False, True),
         ("none", False, False),
