@@ -33,6 +33,10 @@ class Projection(ABC):
         """Return α·C(Θ), which a penalty form adds to the loss; 0 for constraint forms."""
         return 0.0
 
+    def of(self, positions: Sequence[int]) -> Projection:
+        """Return the same compression for some of the weights it was made for, by their positions."""
+        return self
+
     @abstractmethod
     def project(
         self,

@@ -145,8 +145,8 @@ class LcMethod(Method):
                 if after < before:
                     names.append(name)
                 else:
-                    why = f"would not get smaller: {before} bytes now, about {after} with codebook and nodes"
-                    refusals.append(Refusal(name, why))
+                    sizes = f"{before} bytes now, about {after} with the nodes that decode it"
+                    refusals.append(Refusal(name, f"would not get smaller: {sizes}"))
             if names:
                 kept.append(Part(tuple(names), part.projection))
         return kept, refusals

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from onnxcompress.encodings._base import Projection
 from onnxcompress.encodings.codebook import AdaptiveCodebook
 from onnxcompress.encodings.dense import Dense
+from onnxcompress.encodings.sparse import L0Penalty
 from onnxcompress.engine.lc.loop import Learned, Part, Schedule, Score, State, compress, project
 
 
@@ -146,6 +147,20 @@ def test_never_worse_than_direct_compression(seed, mode, worse):
     result = compress([Part(("w",), AdaptiveCodebook(3))], learner, schedule)
     losses = [p.compressed_loss for p in result.points]
     assert losses[result.chosen] == min(losses) <= losses[0]
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.3, 1.0])
+def test_penalty_form_finds_the_minimum_of_loss_and_cost(alpha):
+    """Σ ½h(w − a)² + α‖w‖₀ falls apart into one decision a weight: w = a where ½ha² > α, else 0."""
+    rng = np.random.default_rng(1)
+    h, a = np.exp(rng.normal(size=300)), rng.normal(size=300)
+    learner = Quadratic(h, a)
+    path = replace(PATH, mu0=0.05, growth=1.1, steps=120)
+    found = compress([Part(("w",), L0Penalty(alpha))], learner, path).encodings["w"].decode()
+    least = np.minimum(0.5 * h * a**2, alpha).sum()
+    assert learner.loss(found) + alpha * np.count_nonzero(found) <= 1.02 * least
+    direct = np.where(np.abs(a) > np.sqrt(2 * alpha), a, 0)
+    assert learner.loss(direct) + alpha * np.count_nonzero(direct) > 1.05 * least
 
 
 def test_uncompressed_weights_belong_to_the_chosen_state():

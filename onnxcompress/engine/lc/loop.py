@@ -244,7 +244,7 @@ class _Loop:
             # Projecting what was decoded gives the same Θ back: projections are idempotent.
             self.theta = project(self.parts, state.decoded)
             if (loss := state.points[-1].compressed_loss) is not None:
-                self.score = Score(loss, state.points[-1].compressed_metric)
+                self.score = self._judged(Score(loss, state.points[-1].compressed_metric))
         else:
             self._start()
         stopped, whole = "direct compression" if self.schedule.mode == "dc" else "all steps made", True
@@ -263,7 +263,7 @@ class _Loop:
     def _start(self) -> None:
         """Direct compression: the μ → 0 end of the path, and the state every later one has to beat."""
         weights = self.learner.weights(self.names)
-        self.theta = project(self.parts, weights)
+        self.theta = project(self.parts, weights, mu=self.schedule.mu(0) or None)
         self.state.decoded = self._decode()
         if self.schedule.mode == "idc":
             self.learner.put(self.state.decoded)
@@ -342,8 +342,11 @@ class _Loop:
         """Score Δ(Θ), keep it if it is the best so far, and append a point to the path."""
         state = self.state
         score = self.learner.score(state.decoded)
-        self.score = score
-        if state.best_score is None or better(score, state.best_score, self.learner.higher_is_better):
+        self.score = self._judged(score)
+        # States of a penalty form are compressed differently: what they cost has to count.
+        by_loss = any(part.projection.penalised for part in self.parts)
+        direction = None if by_loss else self.learner.higher_is_better
+        if state.best_score is None or better(self.score, state.best_score, direction):
             self._keep()
         point = TrainingPoint(
             step=state.step,
@@ -358,6 +361,11 @@ class _Loop:
         state.elapsed_s = point.elapsed_s
         self.tell(state, point)
         return point
+
+    def _judged(self, score: Score) -> Score:
+        """Return the score with what penalty forms add to the loss: the objective L(Δ(Θ)) + α·C(Θ)."""
+        costs = (part.projection.cost([self.theta[n] for n in part.weights]) for part in self.parts)
+        return Score(score.loss + sum(costs), score.metric)
 
     def _keep(self) -> None:
         """Make the present state the one that is returned."""

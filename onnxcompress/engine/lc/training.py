@@ -294,10 +294,11 @@ def _separate(parts: Sequence[Part], unreached: set[str]) -> tuple[list[Part], l
     """Return the parts that training can move, and those of weights that no gradient reaches."""
     moving, fixed = [], []
     for part in parts:
-        free = tuple(n for n in part.weights if n not in unreached)
+        free = [i for i, n in enumerate(part.weights) if n not in unreached]
         if free:
-            moving.append(Part(free, part.projection))
-        fixed += [Part((n,), part.projection) for n in part.weights if n in unreached]
+            moving.append(Part(tuple(part.weights[i] for i in free), part.projection.of(free)))
+        stuck = [i for i in range(len(part.weights)) if i not in free]
+        fixed += [Part((part.weights[i],), part.projection.of([i])) for i in stuck]
     return moving, fixed
 
 
