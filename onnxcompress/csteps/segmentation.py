@@ -8,6 +8,8 @@ the prefix grows, and each layer needs O(B log B) instead of O(B²) evaluations 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from onnxcompress.core.encoding import Array
@@ -63,6 +65,55 @@ def segment_rows(counts: Array, sums: Array, clusters: int, *, zero: bool = Fals
         position = np.where(back_to < 0, -1 - back_to, back_to)
         cuts[:, k - 1] = position - starts
     return cuts, (pinned if zero else free)[starts + size - 1]
+
+
+@dataclass(frozen=True, eq=False)
+class Prefixes:
+    """The best clusterings of every prefix of one sequence of B atoms, with up to K clusters.
+
+    Attributes:
+        clusters: K.
+    """
+
+    clusters: int
+    _gains: tuple[Array, ...]
+    _backs: tuple[Array, ...]
+
+    def gains(self, clusters: int) -> Array:
+        """Return the gain of each prefix, (B + 1,), by its number of atoms; −inf where there is none."""
+        return self._gains[clusters].copy()
+
+    def best(self, clusters: int) -> tuple[Array, Array]:
+        """Return for each number of atoms the largest gain of any prefix up to there, and that prefix."""
+        gains = self._gains[clusters]
+        best, at = _running_maximum(gains, np.zeros(1, dtype=np.int64), len(gains))
+        return best, at
+
+    def runs(self, prefix: int, clusters: int) -> Array:
+        """Return the edges of the clusters of one prefix, ascending, the first 0, the last ``prefix``."""
+        edges = [prefix]
+        for k in range(clusters, 0, -1):
+            edges.append(int(self._backs[k][edges[-1]]))
+        return np.array(edges[::-1], dtype=np.int64)
+
+
+def prefixes(counts: Array, sums: Array, clusters: int) -> Prefixes:
+    """Cluster every prefix of B ordered atoms, (B,) counts and sums as in :func:`segment`."""
+    size = len(counts) + 1
+    C = np.concatenate([[0.0], np.cumsum(counts)])
+    S = np.concatenate([[0.0], np.cumsum(sums)])
+    start = np.zeros(1, dtype=np.int64)
+    nothing = np.full(size, -np.inf)
+    nothing[0] = 0.0
+    gains, backs = [nothing], [np.zeros(size, dtype=np.int64)]
+    if clusters:
+        gains.append(np.square(S) / np.maximum(C, 0.5))
+        backs.append(np.zeros(size, dtype=np.int64))
+    for _ in range(1, clusters):
+        grown, back = _layer(gains[-1], C, S, start, size)
+        gains.append(grown)
+        backs.append(back)
+    return Prefixes(clusters, tuple(gains), tuple(backs))
 
 
 def _running_maximum(values: Array, starts: Array, size: int) -> tuple[Array, Array]:

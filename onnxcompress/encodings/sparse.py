@@ -25,6 +25,7 @@ from onnxcompress.core.errors import UsageError
 from onnxcompress.csteps.pruning import largest
 from onnxcompress.csteps.thresholds import ball_level, hard_level, shrunk, soft_level
 from onnxcompress.encodings._base import ENCODINGS, PROJECTIONS, Projection
+from onnxcompress.encodings._limits import check_limit, kept
 from onnxcompress.encodings._places import (
     distances,
     emit_arrivals,
@@ -150,12 +151,7 @@ class Pruning(Projection):
     count: int | None = None
 
     def __post_init__(self) -> None:
-        if (self.keep is None) == (self.count is None):
-            raise UsageError("pruning needs either keep or count")
-        if self.keep is not None and not 0 < self.keep <= 1:
-            raise UsageError("keep must be over 0 and at most 1", why=f"found {self.keep:g}")
-        if self.count is not None and self.count < 1:
-            raise UsageError("count must be at least 1", why=f"found {self.count}")
+        check_limit(self.keep, self.count)
 
     def project(
         self,
@@ -165,11 +161,7 @@ class Pruning(Projection):
         previous: Sequence[Encoding] | None = None,
     ) -> list[Encoding]:
         """Return the weights with all but the ``count``, or ⌊keep · n⌋ (at least one), largest set to 0."""
-        kept = self.count
-        if kept is None:
-            assert self.keep is not None
-            kept = max(1, math.floor(self.keep * sum(w.size for w in weights) + 1e-9))
-        stay = largest(weights, kept)
+        stay = largest(weights, kept(self.keep, self.count, sum(w.size for w in weights)))
         return [sparse(w, s) for w, s in zip(weights, stay, strict=True)]
 
 
@@ -241,6 +233,11 @@ class L0Penalty(_Penalty):
         """Return the weights, those with |w| up to √(2α/μ) set to zero."""
         level = 0.0 if mu is None else hard_level(self.alpha, mu)
         return [sparse(w, np.abs(w.astype(np.float64)) > level) for w in weights]
+
+    def free(self, encoding: Encoding) -> Array:
+        """Return the places of the weights that stay."""
+        assert isinstance(encoding, Sparse)
+        return encoding.mask()
 
     def cost(self, encodings: Sequence[Encoding]) -> float:
         """Return α times the number of weights that are not zero."""

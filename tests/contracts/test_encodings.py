@@ -15,6 +15,7 @@ from onnxcompress.encodings.codebook import AdaptiveCodebook
 from onnxcompress.encodings.dense import Dense
 from onnxcompress.encodings.scaled import Binary, IntGrid, PowersOfTwo, Ternary
 from onnxcompress.encodings.sparse import L1Ball, Pruning
+from onnxcompress.encodings.sparse_codebook import PruneCodebook
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "encodings"))
 from small import left, one_weight, packed_bytes, run, stored_proto
@@ -38,6 +39,8 @@ PROJECTIONS: dict[str, Projection] = {
     "int symmetric": IntGrid(entries=8, symmetric=True),
     "half zeros": Pruning(0.5),
     "mostly zeros": Pruning(0.04),
+    "half zeros, codebook": PruneCodebook(4, 0.5),
+    "mostly zeros, codebook": PruneCodebook(3, 0.04),
     "l1 ball": L1Ball(20.0),
 }
 SHAPE = (24, 13, 3, 3)

@@ -20,6 +20,7 @@ from onnxcompress.encodings._base import PROJECTIONS, Projection
 from onnxcompress.encodings.codebook import AdaptiveCodebook
 from onnxcompress.encodings.scaled import Binary, IntGrid, PowersOfTwo, Ternary
 from onnxcompress.encodings.sparse import L0Penalty, L1Ball, L1Penalty, Pruning
+from onnxcompress.encodings.sparse_codebook import PruneCodebook
 
 EXAMPLES: dict[str, tuple[Projection, ...]] = {
     "codebook": (AdaptiveCodebook(2), AdaptiveCodebook(3, pin_zero=True), AdaptiveCodebook(16)),
@@ -28,6 +29,7 @@ EXAMPLES: dict[str, tuple[Projection, ...]] = {
     "pow2": (PowersOfTwo(entries=4), PowersOfTwo(entries=16, scaled=False)),
     "int": (IntGrid(entries=4), IntGrid(entries=3, symmetric=True)),
     "prune": (Pruning(0.3), Pruning(count=3)),
+    "prune-codebook": (PruneCodebook(2, 0.3), PruneCodebook(3, count=3), PruneCodebook(16, 0.1)),
     "l0-penalty": (L0Penalty(0.01), L0Penalty(0.5)),
     "l1": (L1Ball(0.5), L1Ball(6.0)),
     "l1-penalty": (L1Penalty(0.01), L1Penalty(0.5)),
@@ -178,6 +180,18 @@ def by_support(kind: Projection, w: np.ndarray, mu: float) -> float:
     )
 
 
+def by_partition_and_zero(kind: Projection, w: np.ndarray, mu: float) -> float:
+    """Every assignment to zero or one of K entries, each the mean of its weights."""
+    assert isinstance(kind, PruneCodebook)
+    kept = kind.count or max(1, int((kind.keep or 0) * len(w) + 1e-9))
+    best, parts = np.inf, 1 + min(kind.entries, kept, 3)
+    for labels in partitions(len(w), parts):
+        if np.count_nonzero(labels) <= kept:
+            means = [0.0, *(w[labels == k].mean() if (labels == k).any() else 0.0 for k in range(1, parts))]
+            best = min(best, float(np.square(w - np.array(means)[labels]).sum()))
+    return mu / 2 * best
+
+
 def by_any_support(kind: Projection, w: np.ndarray, mu: float) -> float:
     alpha = kind.alpha  # type: ignore[attr-defined]
     return min(
@@ -216,6 +230,7 @@ ORACLES: dict[str, Least] = {
     "pow2": by_levels,
     "int": by_levels,
     "prune": by_support,
+    "prune-codebook": by_partition_and_zero,
     "l0-penalty": by_any_support,
     "l1": by_face,
     "l1-penalty": by_grid,
@@ -250,6 +265,8 @@ def test_nothing_is_better_than_what_is_found_on_few_weights(
         ("prune", {"keep": 0.1, "count": 5}, "either keep or count"),
         ("prune", {"keep": 0.0}, "over 0"),
         ("prune", {"count": 0}, "at least 1"),
+        ("prune-codebook", {"entries": 4}, "either keep or count"),
+        ("prune-codebook", {"entries": 1, "keep": 0.1}, "2 to 256"),
         ("l1", {"radius": 0.0}, "positive"),
         ("l0-penalty", {"alpha": -1.0}, "positive"),
         ("l1-penalty", {"alpha": 0.0}, "positive"),

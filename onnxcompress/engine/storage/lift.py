@@ -101,10 +101,9 @@ def _decipher(
     if len(tensors["k"]) != 1 or len(tensors["s"]) > 1:
         raise _UnknownError
     table = tensors["k"][0]
-    if any(node.op_type == "CumSum" for node in nodes):
-        # Where values are, and which, needs no codes: the weight itself tells both.
-        return _Found(name, nodes, None, sparse(_evaluate(nodes[0].outputs[0], {}, skip_scaling=False)))
     entries = _array(table)
+    if any(node.op_type == "CumSum" for node in nodes):
+        return _decipher_sparse(name, nodes, tensors, entries)
     scales = _array(tensors["s"][0]) if tensors["s"] else None
     if entries.ndim == 2:
         return _decipher_pooled(name, nodes, table, entries)
@@ -123,6 +122,21 @@ def _decipher(
         codes = codes % width
         encoding = _make("codebook", codes.astype(np.uint8), entries.reshape(count, width), axis, group_size)
     return _Found(name, nodes, None, encoding)
+
+
+def _decipher_sparse(
+    name: str, nodes: list[ir.Node], tensors: Mapping[str, list[ir.Value]], entries: Array
+) -> _Found:
+    """A sparse weight: values, or entries with packed codes beside what tells the places."""
+    last = nodes[0].outputs[0]
+    if len(tensors["q"]) == 1:
+        # Where values are, and which, needs no codes: the weight itself tells both.
+        return _Found(name, nodes, None, sparse(_evaluate(last, {}, skip_scaling=False)))
+    numbers = np.arange(1, len(entries) + 1).astype(entries.dtype)
+    coded = _evaluate(last, {id(tensors["k"][0]): numbers}, skip_scaling=False).astype(np.int64)
+    places = np.flatnonzero(coded)
+    codes = (coded.reshape(-1)[places] - 1).astype(np.uint8)
+    return _Found(name, nodes, None, _make("sparse-codebook", places, codes, entries, coded.shape))
 
 
 def _decipher_pooled(name: str, nodes: list[ir.Node], table: ir.Value, entries: Array) -> _Found:
@@ -287,6 +301,9 @@ def _operator(node: ir.Node) -> Callable[..., Array]:
         "Div": np.floor_divide,
         "Mod": np.mod,
         "Range": np.arange,
+        "Equal": np.equal,
+        "Where": np.where,
+        "Concat": lambda *parts: np.concatenate(parts, axis=_axis(node)),
         "CumSum": lambda x, axis: np.cumsum(x, axis=int(np.ravel(axis)[0])),
         "ConstantOfShape": lambda shape: _zeros(node, shape),
         "ScatterElements": _scatter,
