@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -188,6 +188,13 @@ class Vib(Method):
             None if found is None else found.most,
             None if found is None else found.share,
             None if found is None else found.quick,
+            {
+                "method": {"name": self.name, **asdict(self)},
+                "model": model.source.sha256,
+                "steps": list(model.steps),
+                "seed": task.seed,
+                "examples": [len(task.train), len(task.validation)],
+            },
         )
 
     def _scaling(self, goals: Sequence[Goal]) -> Scaling:

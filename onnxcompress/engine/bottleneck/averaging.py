@@ -6,10 +6,15 @@ lies ``horizon`` steps back weighs e times less than the present one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
 import torch
+
+from onnxcompress.core.encoding import Array
+from onnxcompress.engine.bottleneck.keeping import State
 
 
 class Average:
@@ -51,3 +56,14 @@ class Average:
         """Set the tensors."""
         for tensor, value in zip(self._tensors, values, strict=True):
             tensor.copy_(value)
+
+    def state(self) -> State:
+        """Return the state for a checkpoint."""
+        return {str(k): t.cpu().numpy().copy() for k, t in enumerate(self.held)}, {"steps": self.steps}
+
+    @torch.no_grad()
+    def restore(self, arrays: Mapping[str, Array], values: Mapping[str, Any]) -> None:
+        """Take up a state."""
+        for k, tensor in enumerate(self.held):
+            tensor.copy_(torch.from_numpy(np.array(arrays[str(k)])))
+        self.steps = int(values["steps"])

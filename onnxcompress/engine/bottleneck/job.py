@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from onnxcompress.core.channels import Group
 from onnxcompress.core.encoding import Array
@@ -66,6 +67,7 @@ class Job:
         target: share of a quantity that stays at most; None: γ alone decides.
         share: measures it for the decision.
         quick_share: measures it, or what stands for it, while training; None: ``share``.
+        fingerprint: what a resumed run must have in common with the interrupted one.
     """
 
     channels: Channels
@@ -78,6 +80,7 @@ class Job:
     target: float | None = None
     share: Callable[[Keep], float] | None = None
     quick_share: Callable[[Keep], float] | None = None
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

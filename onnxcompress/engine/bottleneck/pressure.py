@@ -7,11 +7,14 @@ gated groups. Here both sides are divided by L, so that the task's loss keeps it
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
+from onnxcompress.core.encoding import Array
 from onnxcompress.engine.bottleneck.gates import Gates
+from onnxcompress.engine.bottleneck.keeping import State, optimizer_state, restore_optimizer
 
 MOST_MEAN_LR = 0.01
 """μ multiplies weights: it cannot be hurried as log σ² can."""
@@ -30,7 +33,6 @@ class Pressure:
         others: further parameters that are trained along, with ``others_lr``.
         others_lr: their learning rate.
         warm_up: steps in which γ grows from 0.
-        decay: what learning rates are multiplied by every step.
         each_step: called with the number of steps made, after each.
     """
 
@@ -44,11 +46,10 @@ class Pressure:
         others: Sequence[nn.Parameter] = (),
         others_lr: float = 1e-3,
         warm_up: int = 0,
-        decay: float = 1.0,
         each_step: Callable[[int], None] = lambda step: None,
     ) -> None:
         self._gates, self._weights, self.gamma = gates, dict(weights), gamma
-        self._warm_up, self._decay, self._each_step = warm_up, decay, each_step
+        self._warm_up, self._each_step = warm_up, each_step
         held = [gates[group.name] for group in gates.groups]
         chosen = [
             {"params": [gate.log_variance for gate in held], "lr": lr},
@@ -58,6 +59,15 @@ class Pressure:
             chosen.append({"params": list(others), "lr": others_lr})
         self._optimizer = torch.optim.Adam(chosen, foreach=True)
         self.steps = 0
+
+    def state(self) -> State:
+        """Return the state for a checkpoint."""
+        return optimizer_state(self._optimizer), {"steps": self.steps, "gamma": self.gamma}
+
+    def restore(self, arrays: Mapping[str, Array], values: Mapping[str, Any]) -> None:
+        """Take up a state."""
+        restore_optimizer(self._optimizer, arrays)
+        self.steps, self.gamma = int(values["steps"]), float(values["gamma"])
 
     def scale(self) -> float:
         """Return γ/L as it is now, with the warm-up."""
@@ -91,8 +101,6 @@ class Pressure:
         if all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
             self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        for chosen in self._optimizer.param_groups:
-            chosen["lr"] *= self._decay
         self.steps += 1
         self._each_step(self.steps)
 
@@ -106,6 +114,14 @@ class Along:
 
     def __init__(self, parameters: Sequence[torch.nn.Parameter], lr: float) -> None:
         self._optimizer = torch.optim.Adam(parameters, lr) if parameters else None
+
+    def state(self) -> State:
+        """Return the state for a checkpoint."""
+        return optimizer_state(self._optimizer), {}
+
+    def restore(self, arrays: Mapping[str, Array], values: Mapping[str, Any]) -> None:
+        """Take up a state."""
+        restore_optimizer(self._optimizer, arrays)
 
     def set_rate(self, lr: float) -> None:
         """Set the learning rate."""

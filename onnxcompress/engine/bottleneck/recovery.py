@@ -14,10 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from onnxcompress.core.encoding import Array
+from onnxcompress.engine.bottleneck import keeping
 from onnxcompress.engine.bottleneck.averaging import Average
+from onnxcompress.engine.bottleneck.keeping import Part, State
 from onnxcompress.engine.bottleneck.normalisation import Normalisation
 from onnxcompress.engine.bottleneck.pressure import Along
 from onnxcompress.engine.training.augmentation import Augmentation
@@ -43,7 +46,7 @@ RISING = 0.05
 HORIZON = 0.05
 """Part of the steps over which weights are averaged."""
 
-State = tuple[dict[str, Array], dict[str, Any]]
+_Held = tuple[dict[str, Array], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -78,16 +81,16 @@ class Recovery:
 
     def start(self, original: Mapping[str, Array], epochs: float) -> float:
         """Take the better start and return the learning rate that goes with it."""
-        starts = [("the weights trained with gates", self._state())]
+        starts = [("the weights trained with gates", self._held())]
         self.trainer.graph.set_arrays(original)
         self.adapt()
         self.estimate()
-        starts.append(("the original weights", self._state()))
+        starts.append(("the original weights", self._held()))
         part = min(1.0, PROBE_STEPS / self.trainer.steps_per_epoch, epochs)
         found = []
         for words, state in starts:
             for factor in RATES:
-                self._restore(state)
+                self._put(state)
                 self._one(part, self.lr * factor, Along(self._others(), self.lr * factor), 0.0)
                 self.estimate()
                 loss = self.trainer.evaluate().loss
@@ -95,16 +98,31 @@ class Recovery:
         least, words, _, state = min(found, key=lambda way: way[0])
         good = [way for way in found if way[1] == words and way[0] <= AS_GOOD * least]
         factor = max((way[2] for way in good), default=RATES[0])
-        self._restore(state)
+        self._put(state)
         self.note(0.0, f"goes on from {words} with learning rate {self.lr * factor:g}")
         return self.lr * factor
 
-    def run(self, epochs: float, lr: float, higher_is_better: bool | None) -> str:
+    def run(
+        self,
+        epochs: float,
+        lr: float,
+        higher_is_better: bool | None,
+        take_up: Callable[[Part], None],
+        save: Callable[[State], None] | None,
+    ) -> str:
         """Train on and leave the graph in the best state (see ``better``); return why it stopped.
 
         A state is the running mean of the weights, which is what is evaluated after every epoch.
+
+        Args:
+            epochs: passes over the training split.
+            lr: the highest learning rate.
+            higher_is_better: direction of the metric; None: judged by the loss.
+            take_up: gives the state of an interrupted run back, where there is one.
+            save: told the state now and then, for a checkpoint.
         """
         along = _Averaging(self, epochs, lr, higher_is_better)
+        take_up(along)
         outcome = self.trainer.run(
             epochs,
             lr=lr,
@@ -115,6 +133,8 @@ class Recovery:
             parameters=self.parameters,
             augmentation=self.augmentation,
             progress=lambda f, text: self.progress(f * epochs, text),
+            save=None if save is None else lambda: save(along.state()),
+            save_every_s=keeping.SAVE_EVERY_S,
         )
         along.finish()
         return outcome.stopped
@@ -143,11 +163,11 @@ class Recovery:
         found = [*(graph.weight(n).data for n in (*self.parameters, *moving)), *norms]
         return [t for t in found if t.is_floating_point()]
 
-    def _state(self) -> State:
+    def _held(self) -> _Held:
         norms = {} if self.norms is None else copy.deepcopy(self.norms.state_dict())
         return self.trainer.graph.arrays(), norms
 
-    def _restore(self, state: State) -> None:
+    def _put(self, state: _Held) -> None:
         self.trainer.graph.set_arrays(state[0])
         if self.norms is not None:
             self.norms.load_state_dict(state[1])
@@ -182,6 +202,32 @@ class _Averaging:
         self._steps += 1
         if self._steps % self._per_epoch == 0 and self._steps < self._total:
             self._look()
+
+    def state(self) -> State:
+        """Return the state for a checkpoint."""
+        arrays = {f"along/{n}": a for n, a in self._along.state()[0].items()}
+        means, of_means = self._average.state()
+        arrays |= {f"mean/{n}": a for n, a in means.items()}
+        values: dict[str, Any] = {"steps": self._steps, "looked": self._looked, "means": of_means}
+        if self._best is not None:
+            found = self._best[0]
+            values["best"] = [found.loss, found.metric, found.examples]
+            arrays |= {f"best/{k}": t.cpu().numpy() for k, t in enumerate(self._best[1])}
+        return arrays, values
+
+    def restore(self, arrays: Mapping[str, Array], values: Mapping[str, Any]) -> None:
+        """Take up a state."""
+        parts: dict[str, dict[str, Array]] = {"along": {}, "mean": {}, "best": {}}
+        for key, array in arrays.items():
+            part, _, name = key.partition("/")
+            parts[part][name] = array
+        self._along.restore(parts["along"], {})
+        self._average.restore(parts["mean"], values["means"])
+        self._steps, self._looked = int(values["steps"]), int(values["looked"])
+        if "best" in values:
+            like = self._average.held
+            held = [torch.from_numpy(np.array(parts["best"][str(k)])).to(t) for k, t in enumerate(like)]
+            self._best = Evaluation(*values["best"]), held
 
     def finish(self) -> None:
         """Look at the last state and leave the best one."""

@@ -11,8 +11,11 @@ logarithmic scale.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+from onnxcompress.core.encoding import Array
 
 START = 9.0
 """log α of a fresh gate."""
@@ -52,6 +55,14 @@ class Steering:
     def every(self) -> int:
         """Steps between two looks."""
         return max(1, self.steps // LOOKS)
+
+    def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Return the state for a checkpoint."""
+        return {}, {"base": self._base, "gamma": self.gamma}
+
+    def restore(self, arrays: Mapping[str, Array], values: Mapping[str, Any]) -> None:
+        """Take up a state."""
+        self._base, self.gamma = float(values["base"]), float(values["gamma"])
 
     def planned(self, step: int) -> float:
         """Return the level planned for a moment."""

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -20,19 +21,32 @@ from onnxcompress.core.bottleneck import Bottleneck, PathPoint
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.model import Model
 from onnxcompress.core.run import Training, TrainingPoint
+from onnxcompress.engine.bottleneck import keeping
 from onnxcompress.engine.bottleneck.account import account, told
-from onnxcompress.engine.bottleneck.decision import Decision, decide, filled
+from onnxcompress.engine.bottleneck.decision import Decision
 from onnxcompress.engine.bottleneck.folding import folded
 from onnxcompress.engine.bottleneck.gates import Gates
 from onnxcompress.engine.bottleneck.job import Job, Pressed
+from onnxcompress.engine.bottleneck.keeping import (
+    Keeper,
+    OfModule,
+    Phase,
+    State,
+    decision_state,
+    read_decision,
+    read_way,
+    way_state,
+)
 from onnxcompress.engine.bottleneck.normalisation import Linear, Normalisation, hidden_layers
 from onnxcompress.engine.bottleneck.pressure import Pressure
 from onnxcompress.engine.bottleneck.recovery import Recovery
 from onnxcompress.engine.bottleneck.recurrence import Recurrence
 from onnxcompress.engine.bottleneck.steering import Steering
+from onnxcompress.engine.bottleneck.verdict import doubts, level, verdict
 from onnxcompress.engine.channels import site_key, tapped
 from onnxcompress.engine.graph.torchgraph import TorchGraph
 from onnxcompress.engine.training.augmentation import Augmentation
+from onnxcompress.engine.training.checkpoint import Checkpoint
 from onnxcompress.engine.training.noise import fitting_noise
 from onnxcompress.engine.training.scoring import in_words, point
 from onnxcompress.engine.training.shifts import fitting_shifts
@@ -87,6 +101,13 @@ class _Run:
         self.warnings: list[str] = []
         self.epochs = 0.0
         self.gated_epochs, self.after_epochs = self._lengths()
+        self.decided: State | None = None
+        self.recovery_lr = 0.0
+        folder = job.resources.checkpoint_dir
+        self.keeper = Keeper(
+            None if folder is None else Checkpoint(folder / f"vib-{len(model.steps)}", job.fingerprint),
+            resume=job.resources.resume,
+        )
 
     def _lengths(self) -> tuple[float, float]:
         """Return the passes with gates and after, where they were not asked for: more over few examples."""
@@ -96,26 +117,38 @@ class _Run:
         return gated, gated if after is None else after
 
     def run(self) -> Pressed:
-        self._note("the original")
+        before = self.keeper.values("run")
+        if before is None:
+            self._note("the original")
         with ExitStack() as stack:
             stack.enter_context(self.gates.on(self.graph))
             stack.enter_context(self.recurrent.on(self.graph.hooks))
             if self.norms is not None:
                 self._lend(stack)
             self._settle_axes()
-            stopped = self._gated()
-            alphas = self.gates.alphas()
-            decision = self._decide(alphas)
-            self._close(decision)
-            self._estimate()
-            self._note("after the decision")
-            if self.after_epochs > 0 and stopped == "done" and self.parameters:
-                stopped = self._recover()
+            phase = self._resumed(before)
+            if phase == "gated":
+                stopped = self._gated()
+                alphas = self.gates.alphas()
+                decision = verdict(self.job, alphas)
+                self._close(decision)
+                self._estimate()
+                self._note("after the decision")
+                self.decided = decision_state(decision, alphas, stopped)
+                phase = "decided"
+                self._save(phase)
+            assert self.decided is not None
+            decision, alphas, stopped = read_decision(*self.decided)
+            if self.after_epochs > 0 and stopped == "done" and self.parameters and phase != "done":
+                stopped = self._recover(phase)
+                self.decided = decision_state(decision, alphas, stopped)
+                self._save("done")
         arrays = self._arrays()
         words = f"{stopped}; {told(self.job.groups, decision.keep)}"
         bottleneck = account(self.job.groups, alphas, decision, self.path, self.job.target)
         keep = {name: mask for name, mask in decision.keep.items() if not mask.all()}
-        return Pressed(keep, arrays, self._facts(words, bottleneck), self._warnings(decision))
+        warnings = [*self.trainer.warnings, *self.warnings, *doubts(self.job, decision)]
+        return Pressed(keep, arrays, self._facts(words, bottleneck), tuple(dict.fromkeys(warnings)))
 
     # phases ------------------------------------------------------------------------------------------------
 
@@ -126,7 +159,7 @@ class _Run:
         lr = wishes.gate_lr or min(MOST_GATE_LR, max(wishes.lr, GATE_TRAVEL / steps))
         steering = None
         if self.job.target is not None:
-            steering = Steering(steps, self._level, wishes.gamma)
+            steering = Steering(steps, lambda: level(self.job, self.gates.alphas()), wishes.gamma)
         others = list(self.norms.parameters()) if self.norms is not None else []
         pressure = Pressure(
             self.gates,
@@ -138,6 +171,9 @@ class _Run:
             warm_up=round(wishes.warm_up * steps),
             each_step=lambda step: self._looked(step, steps, pressure, steering),
         )
+        self.keeper.give("pressure", pressure)
+        if steering is not None:
+            self.keeper.give("steering", steering)
         if not self.parameters:
             self.warnings.append("no gradient reaches a weight that may change; only gates were trained")
         outcome = trainer.run(
@@ -149,6 +185,8 @@ class _Run:
             parameters=self.parameters,
             augmentation=self.augmentation,
             progress=lambda f, text: self._progress(f * self.gated_epochs / self._total, text),
+            save=self._saving(lambda: self._save("gated", pressure=pressure, steering=steering)),
+            save_every_s=keeping.SAVE_EVERY_S,
         )
         return outcome.stopped
 
@@ -171,9 +209,9 @@ class _Run:
     def _total(self) -> float:
         return self.gated_epochs + self.after_epochs
 
-    def _recover(self) -> str:
+    def _recover(self, phase: Phase) -> str:
         """Train on without the channels that were given up; the best state is kept."""
-        before, wishes = self.epochs, self.wishes
+        before, wishes = self.gated_epochs, self.wishes
 
         def note(epoch: float, words: str) -> Evaluation:
             self.epochs = before + epoch
@@ -192,9 +230,15 @@ class _Run:
             note,
             lambda epoch, text: self._progress((before + epoch) / self._total, text),
         )
-        lr = recovery.start(self.original, self.after_epochs)
-        higher = self.trainer.higher_is_better if self.job.task.labelled else None
-        stopped = recovery.run(self.after_epochs, lr, higher)
+        if phase == "decided":
+            self.recovery_lr = recovery.start(self.original, self.after_epochs)
+        stopped = recovery.run(
+            self.after_epochs,
+            self.recovery_lr,
+            self.trainer.higher_is_better if self.job.task.labelled else None,
+            lambda part: self.keeper.give("recovery", part),
+            (lambda state: self._save("recovering", recovery=state)) if self.keeper.active else None,
+        )
         self._estimate()
         self._note("after training on")
         return stopped
@@ -202,35 +246,6 @@ class _Run:
     def _adapt(self) -> None:
         if self.norms is not None:
             self.norms.pause(self._look_at_batches)
-
-    def _decide(self, alphas: Mapping[str, Array]) -> Decision:
-        job, round_to = self.job, self.wishes.round_to
-        found = decide(
-            job.groups,
-            alphas,
-            self.wishes.threshold,
-            round_to=round_to,
-            share=job.share if job.target is not None else None,
-            most=job.target or 1.0,
-            few=job.quick_share is not None,
-        )
-        if job.target is None or job.share is None or job.quick_share is not None:
-            return found
-        return filled(found, job.groups, alphas, round_to=round_to, share=job.share, most=job.target)
-
-    def _level(self) -> float:
-        """Return log α of the channel at which the target is just met."""
-        job = self.job
-        share = job.quick_share or job.share
-        found = decide(
-            job.groups,
-            self.gates.alphas(),
-            self.wishes.threshold,
-            round_to=self.wishes.round_to,
-            share=share,
-            most=job.target or 1.0,
-        )
-        return math.log(max(found.threshold, 1e-30))
 
     def _close(self, decision: Decision) -> None:
         """Let the channels go, and the means of the others into the weights."""
@@ -247,6 +262,48 @@ class _Run:
         for name, alpha in self.gates.alphas().items():
             found[name] = alpha > min(self.wishes.threshold, float(alpha.max()) * (1 - 1e-9))
         return found
+
+    # checkpoints -------------------------------------------------------------------------------------------
+
+    def _saving(self, save: Callable[[], None]) -> Callable[[], None] | None:
+        return save if self.keeper.active else None
+
+    def _save(
+        self,
+        phase: Phase,
+        pressure: Pressure | None = None,
+        steering: Steering | None = None,
+        recovery: State | None = None,
+    ) -> None:
+        """Write the state down."""
+        parts = {"trainer": self.trainer.state(), "gates": OfModule(self.gates).state()}
+        if self.norms is not None:
+            parts["norms"] = OfModule(self.norms).state()
+        for name, part in (("pressure", pressure), ("steering", steering)):
+            if part is not None:
+                parts[name] = part.state()
+        if recovery is not None:
+            parts["recovery"] = recovery
+        if self.decided is not None:
+            parts["decision"] = self.decided
+        way = way_state(self.points, self.path)
+        parts["run"] = {}, {"phase": phase, "epochs": self.epochs, "lr": self.recovery_lr, **way}
+        self.keeper.save(parts)
+
+    def _resumed(self, before: Mapping[str, Any] | None) -> Phase:
+        """Take up what an interrupted run left; return what comes next."""
+        if before is None:
+            return "gated"
+        for name, part in (("trainer", self.trainer), ("gates", OfModule(self.gates))):
+            self.keeper.give(name, part)
+        if self.norms is not None:
+            self.keeper.give("norms", OfModule(self.norms))
+        if self.keeper.values("decision") is not None:
+            self.decided = self.keeper.arrays("decision"), dict(self.keeper.values("decision") or {})
+        self.points, self.path = read_way(before)
+        self.epochs, self.recovery_lr = float(before["epochs"]), float(before["lr"])
+        phase: Phase = before["phase"]
+        return phase
 
     # normalisation -----------------------------------------------------------------------------------------
 
@@ -338,12 +395,3 @@ class _Run:
             without_gradient=self.stuck,
             bottleneck=bottleneck,
         )
-
-    def _warnings(self, decision: Decision) -> tuple[str, ...]:
-        told = [*self.trainer.warnings, *self.warnings]
-        if self.job.target is not None and not 0.05 <= decision.threshold <= 200:
-            told.append(
-                f"the target was met only with a threshold of {decision.threshold:.3g} on α (usual is 1): "
-                "more epochs, or another --gamma to start with, would separate the channels better"
-            )
-        return tuple(dict.fromkeys(told))
