@@ -23,7 +23,7 @@ from onnxcompress.core.encoding import Array, Encoding, Site
 from onnxcompress.csteps.budget import Choices, at_price, within
 from onnxcompress.csteps.lowrank import Decomposition, decompose
 from onnxcompress.encodings import _nodes
-from onnxcompress.encodings._base import ENCODINGS, Projection
+from onnxcompress.encodings._base import ENCODINGS, PROJECTIONS, Projection
 from onnxcompress.encodings._layout import WORTH, Layout, Scheme, layouts_of, most_useful, ranks_up_to
 
 _EXACT_BITS = 52
@@ -59,7 +59,15 @@ class LowRank(Encoding):
     def decode(self) -> Array:
         """Multiply the factors."""
         product = self.left.astype(np.float64) @ self.right.astype(np.float64)
-        return self.layout.weight(product.astype(self.dtype), self.shape)
+        for dtype in self._rounding:
+            product = product.astype(dtype)
+        return self.layout.weight(product, self.shape)
+
+    @property
+    def _rounding(self) -> tuple[np.dtype[np.generic], ...]:
+        """The types the product goes through: half precision by way of float32, as runtimes do."""
+        half = self.dtype.itemsize < np.dtype(np.float32).itemsize
+        return (np.dtype(np.float32), self.dtype) if half else (self.dtype,)
 
     def stored_bits(self) -> int:
         """Bits of the factors."""
@@ -87,8 +95,8 @@ class LowRank(Encoding):
         if self.dtype != np.float64:
             factors = [_cast(site, f, np.dtype(np.float64)) for f in factors]
         value = site.node("MatMul", factors)
-        if self.dtype != np.float64:
-            value = _cast(site, value, self.dtype)
+        for dtype in self._rounding if self.dtype != np.float64 else ():
+            value = _cast(site, value, dtype)
         dealt = [self.shape[a] for a in (*self.layout.rows, *self.layout.columns)]
         if dealt != [*self.layout.sides(self.shape)]:
             value = _nodes.reshape(site, value, dealt)
@@ -155,6 +163,7 @@ def stored(shape: Sequence[int], layouts: Sequence[Layout]) -> Options:
     return Options(float(math.prod(shape)), tuple(Option(la, float(sum(la.sides(shape)))) for la in layouts))
 
 
+@PROJECTIONS.register("low-rank")
 @dataclass(frozen=True)
 class FixedRank(Projection):
     """The closest weights of a given rank (methods.md section 2, "low rank r"): the truncated SVD.
@@ -165,6 +174,7 @@ class FixedRank(Projection):
         layouts: instead of the scheme's.
     """
 
+    joint: ClassVar[bool] = False
     rank: int
     scheme: Scheme = "auto"
     layouts: tuple[Layout, ...] = ()
@@ -187,6 +197,7 @@ class FixedRank(Projection):
         return low_rank(*found[best].truncated(self.rank), weight.shape, layouts[best], weight.dtype)
 
 
+@PROJECTIONS.register("rank")
 @dataclass(frozen=True)
 class LearnedRank(Projection):
     """The ranks of several weights chosen together (methods.md section 2, "rank selection").

@@ -13,6 +13,7 @@ from onnxcompress.core.encoding import Encoding
 from onnxcompress.encodings._base import ENCODINGS, Projection
 from onnxcompress.encodings.codebook import AdaptiveCodebook
 from onnxcompress.encodings.dense import Dense
+from onnxcompress.encodings.lowrank import FixedRank, LearnedRank
 from onnxcompress.encodings.scaled import Binary, IntGrid, PowersOfTwo, Ternary
 from onnxcompress.encodings.sparse import L1Ball, Pruning
 from onnxcompress.encodings.sparse_codebook import PruneCodebook
@@ -42,6 +43,9 @@ PROJECTIONS: dict[str, Projection] = {
     "half zeros, codebook": PruneCodebook(4, 0.5),
     "mostly zeros, codebook": PruneCodebook(3, 0.04),
     "l1 ball": L1Ball(20.0),
+    "rank 3": FixedRank(3),
+    "rank 5, scheme 2": FixedRank(5, scheme="2"),
+    "rank learned": LearnedRank(keep=0.4),
 }
 SHAPE = (24, 13, 3, 3)
 
@@ -56,6 +60,11 @@ def project(name: str, array: np.ndarray) -> Encoding:
 
 def distance(array: np.ndarray, encoding: Encoding) -> float:
     return float(np.square(array.astype(np.float64) - encoding.decode().astype(np.float64)).sum())
+
+
+def rounding(name: str, array: np.ndarray) -> float:
+    """Return what rounding may move a weight by: products of factors are rounded as sums, not one by one."""
+    return 1e-6 * float(np.abs(array).max()) if "rank" in name else 0.0
 
 
 def test_every_registered_encoding_is_covered() -> None:
@@ -76,7 +85,7 @@ def test_decoded_values_have_shape_and_type(name: str) -> None:
 def test_projecting_a_feasible_point_returns_it(name: str) -> None:
     decoded = project(name, weight()).decode()
     again = project(name, decoded).decode()
-    assert np.allclose(again, decoded, rtol=1e-6, atol=0)
+    assert np.allclose(again, decoded, rtol=1e-6, atol=rounding(name, decoded))
 
 
 @pytest.mark.parametrize("name", PROJECTIONS)
@@ -157,7 +166,11 @@ ARRAYS = hnp.arrays(
 )
 """Weights with ties, zeros, one value only, one element only."""
 
-FREE = [name for name, kind in PROJECTIONS.items() if getattr(kind, "granularity", "tensor") != "group"]
+FREE = [
+    name
+    for name, kind in PROJECTIONS.items()
+    if getattr(kind, "granularity", "tensor") != "group" and not isinstance(kind, LearnedRank)
+]
 """Projections that take any shape of two or more axes."""
 
 
@@ -173,7 +186,7 @@ def test_any_array_is_projected_to_a_feasible_point_no_further_than_zero(
     assert decoded.dtype == array.dtype
     assert np.isfinite(decoded).all()
     again = project(name, decoded).decode()
-    assert np.allclose(again, decoded, rtol=1e-5, atol=1e-7)
+    assert np.allclose(again, decoded, rtol=1e-5, atol=max(1e-7, rounding(name, decoded)))
     keep = np.arange(0, array.shape[0], 2)
     assert np.array_equal(encoding.take(0, keep).decode(), decoded[keep])
     if "unscaled" not in name:  # a scale of 0 is feasible
