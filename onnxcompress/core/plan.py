@@ -9,6 +9,7 @@ from onnxcompress.core.encoding import Array, Encoding
 from onnxcompress.core.quantization import Quantization, QuantizationFacts
 from onnxcompress.core.refusal import Refusal
 from onnxcompress.core.run import Training
+from onnxcompress.core.simplification import Simplification
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Plan:
         quantization: which nodes compute with 8 bits: the graph is rewritten for them, and ``weights`` says
             how the quantiser stores theirs.
         quantized: why that was decided, for the report.
+        simplification: what may be simplified without loss; surgery finds out where.
     """
 
     weights: Mapping[str, Encoding] = field(default_factory=dict)
@@ -40,3 +42,4 @@ class Plan:
     training: Training | None = None
     quantization: Quantization | None = None
     quantized: QuantizationFacts | None = None
+    simplification: Simplification | None = None

@@ -17,6 +17,7 @@ from onnxcompress.core.profile import OperatorProfile
 from onnxcompress.core.quantization import QuantizationFacts
 from onnxcompress.core.refusal import Refusal
 from onnxcompress.core.sensitivity import Sensitivity
+from onnxcompress.core.simplification import SimplificationFacts
 
 SCHEMA = "onnxcompress.run/1"
 
@@ -288,6 +289,7 @@ class Run:
     quantizations: tuple[QuantizationFacts, ...] = ()
     sensitivity: Sensitivity | None = None
     operators: OperatorProfile | None = None
+    simplifications: tuple[SimplificationFacts, ...] = ()
 
     def to_json(self) -> str:
         """Return the run as JSON; NaN and infinities are written as null."""

@@ -12,6 +12,8 @@ from onnxcompress.core.channel_facts import CutFacts, GroupCut
 from onnxcompress.core.encoding import Encoding
 from onnxcompress.core.model import Model
 from onnxcompress.core.plan import Plan
+from onnxcompress.core.refusal import Refusal
+from onnxcompress.core.simplification import SimplificationFacts
 from onnxcompress.core.task import Feeds, Task
 from onnxcompress.engine.channels import Channels, Keep, analyse
 from onnxcompress.engine.channels.unsharing import UNSHARED
@@ -31,11 +33,15 @@ class CarriedOut:
         model: the model.
         cut: what was cut; None where nothing was.
         warnings: sentences the user must see.
+        simplified: what was simplified without loss; None where nothing was.
+        refusals: what surgery left alone, and why.
     """
 
     model: Model
     cut: CutFacts | None
     warnings: tuple[str, ...]
+    simplified: SimplificationFacts | None = None
+    refusals: tuple[Refusal, ...] = ()
 
 
 def carry_out(
@@ -64,6 +70,9 @@ def carry_out(
     if plan.quantization is not None:
         graph = quantized(prepare(model, shapes).proto, plan.quantization)
         return CarriedOut(rebuilt(model, graph, method), None, ())
+    if plan.simplification is not None:
+        found = surgery.simplify(model, plan.simplification, shapes, method=method, seed=seed)
+        return CarriedOut(found.model, None, (), found.facts, found.refusals)
     encodings = {**plan.values, **plan.weights}
     if not cuts(plan):
         return CarriedOut(model.with_encodings(encodings, method), None, ())

@@ -22,6 +22,7 @@ from onnxcompress.core.plan import Plan
 from onnxcompress.core.refusal import Refusal
 from onnxcompress.core.resources import Resources
 from onnxcompress.core.run import SCHEMA, Accuracy, Benchmark, Comparison, MethodFacts, Run
+from onnxcompress.core.simplification import SimplificationFacts
 from onnxcompress.core.task import Task
 from onnxcompress.core.version import VERSION
 from onnxcompress.encodings.dense import Dense
@@ -97,8 +98,8 @@ def compress(request: Request) -> Run:
     _use_torch_threads(request.threads)
     decided = _decide(request, original, task)
     model, plans = decided.model, decided.plans
-    refusals = tuple(r for plan in plans for r in plan.refusals)
-    if not (decided.cuts or any(plan.weights or plan.values for plan in plans)):
+    refusals = (*(r for plan in plans for r in plan.refusals), *decided.refusals)
+    if not (decided.cuts or decided.simplified or any(plan.weights or plan.values for plan in plans)):
         raise _nothing_changed(original.model, refusals)
     final, folded, gone = _fold(model) if request.fold else (model, (), frozenset())
     refusals = tuple(r for r in refusals if r.where not in gone)
@@ -141,6 +142,7 @@ def compress(request: Request) -> Run:
             cuts=decided.cuts,
             channels=channel_facts(original.model, original.shapes) if decided.cuts else None,
             quantizations=tuple(plan.quantized for plan in plans if plan.quantized is not None),
+            simplifications=decided.simplified,
         )
         run = replace(run, gates=gates.decide(run, request.limits))
         if request.output is not None:
@@ -178,6 +180,8 @@ class _Decided:
     facts: tuple[MethodFacts, ...] = ()
     cuts: tuple[CutFacts, ...] = ()
     warnings: tuple[str, ...] = ()
+    simplified: tuple[SimplificationFacts, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
 
 
 def _decide(request: Request, original: Original, task: Task | None) -> _Decided:
@@ -221,8 +225,22 @@ def _decide(request: Request, original: Original, task: Task | None) -> _Decided
             (*decided.facts, method_facts),
             (*decided.cuts, *([done.cut] if done.cut is not None else [])),
             (*decided.warnings, *plan.warnings, *done.warnings),
+            (*decided.simplified, *([done.simplified] if done.simplified is not None else [])),
+            (*decided.refusals, *done.refusals),
         )
-    return decided
+    return _without_duplicates(decided, original, request.recipe.seed)
+
+
+def _without_duplicates(decided: _Decided, original: Original, seed: int) -> _Decided:
+    """Store equal constants once where a method simplifies; last, so that no method meets them welded."""
+    pairs = zip(decided.facts, decided.plans, strict=True)
+    name = next((facts.name for facts, plan in pairs if plan.simplification is not None), None)
+    if name is None:
+        return decided
+    joined = surgery.join_duplicates(decided.model, original.shapes, method=name, seed=seed)
+    if joined.facts is None:
+        return decided
+    return replace(decided, model=joined.model, simplified=(*decided.simplified, joined.facts))
 
 
 def _changed(before: Model, after: Model, plans: tuple[Plan, ...]) -> dict[str, Encoding]:

@@ -1,0 +1,5 @@
+"""Simplification without loss: the graph computes the same afterwards, and that is proven."""
+
+from onnxcompress.surgery.lossless.simplification import Simplified, join_duplicates, simplify
+
+__all__ = ["Simplified", "join_duplicates", "simplify"]
