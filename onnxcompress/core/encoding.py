@@ -112,7 +112,8 @@ class Encoding(ABC):
     def numbers(self) -> tuple[Numbers, ...]:
         """Return what training may change while the form stays; the weight is the sum of what they make.
 
-        Empty where the encoding knows none: the weight is then left as it is.
+        What each makes is rounded to the weight's type, and so is the sum. Empty where the encoding knows
+        none: the weight is then left as it is.
         """
         return ()
 

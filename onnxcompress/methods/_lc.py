@@ -138,17 +138,19 @@ class LcMethod(Method):
 
         kept, refusals = [], []
         for part in parts:
-            names = []
-            for name in part.weights:
+            stay = []
+            for position, name in enumerate(part.weights):
                 before = int(arrays[name].nbytes)
                 after = -(-direct[name].stored_bits() // 8) + self.node_bytes
                 if after < before:
-                    names.append(name)
+                    stay.append(position)
                 else:
                     sizes = f"{before} bytes now, about {after} with the nodes that decode it"
                     refusals.append(Refusal(name, f"would not get smaller: {sizes}"))
-            if names:
-                kept.append(Part(tuple(names), part.projection))
+            if len(stay) == len(part.weights):
+                kept.append(part)
+            elif stay:
+                kept.append(Part(tuple(part.weights[i] for i in stay), part.projection.of(stay)))
         return kept, refusals
 
     # what is done ------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -13,7 +13,7 @@ from onnxcompress.methods._base import METHODS, Needs, option
 from onnxcompress.methods._lc import Chosen, LcMethod, untrained_advice
 
 if TYPE_CHECKING:
-    from onnxcompress.core.encoding import Encoding
+    from onnxcompress.core.encoding import Array, Encoding
     from onnxcompress.core.refusal import Refusal
     from onnxcompress.encodings._base import Projection
     from onnxcompress.engine.layers import Layer
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 Codebook = Literal["adaptive", "binary", "ternary", "pow2", "int"]
 Granularity = Literal["tensor", "channel", "group"]
+
+_MORE_NODES = 250
+"""What the nodes that decode codes take in the file besides those of a sparse weight."""
 
 DEFAULT_BITS = 4
 """Bits where neither bits nor entries are given: what direct compression usually survives."""
@@ -30,6 +33,8 @@ DEFAULT_BITS = 4
 @dataclass(frozen=True)
 class LcQuant(LcMethod):
     """Codebook quantisation. With data: learning-compression; without: the closest codebook.
+
+    Of weights that are stored sparse the zeros stay, and the codebook is of the others.
 
     See the options' own texts; None is "found automatically".
 
@@ -122,19 +127,40 @@ class LcQuant(LcMethod):
     def _parts(self, chosen: Chosen) -> tuple[list[Part], list[Refusal]]:
         from onnxcompress.engine.lc.loop import Part  # noqa: PLC0415
 
+        sparse, refusals = self._sparse_parts(chosen)
+        refused = {refusal.where for refusal in refusals} | {n for part in sparse for n in part.weights}
+        layers = [layer for layer in chosen.layers if layer.weight not in refused]
         if self.joint:
-            # One codebook has one type: weights of another type have another one.
-            types = dict.fromkeys(array.dtype for array in chosen.arrays.values())
-            groups = [tuple(n for n, array in chosen.arrays.items() if array.dtype == t) for t in types]
-            return [Part(names, self._projection(None)) for names in groups], []
-        return [Part((layer.weight,), self._projection(layer)) for layer in chosen.layers], []
+            names = [layer.weight for layer in layers]
+            return [*sparse, *(Part(g, self._projection(None)) for g in _by_type(chosen, names))], refusals
+        return [*sparse, *(Part((layer.weight,), self._projection(layer)) for layer in layers)], refusals
+
+    def _sparse_parts(self, chosen: Chosen) -> tuple[list[Part], list[Refusal]]:
+        """Return the parts of weights that are stored sparse: their zeros stay, the others get a codebook."""
+        from onnxcompress.core.refusal import Refusal  # noqa: PLC0415
+        from onnxcompress.encodings.sparse_codebook import OnNonzeros  # noqa: PLC0415
+        from onnxcompress.engine.lc.loop import Part  # noqa: PLC0415
+
+        stays, refusals = {}, []
+        for name, stay in _non_zeros(chosen).items():
+            direct = OnNonzeros(self._projection(None), (stay,)).project([chosen.arrays[name]])[0]
+            before = chosen.model.encodings[name].stored_bits() // 8
+            after = -(-direct.stored_bits() // 8) + _MORE_NODES
+            if after < before:
+                stays[name] = stay
+            else:
+                why = f"would not get smaller: {before} bytes now, sparse, about {after} with a codebook"
+                refusals.append(Refusal(name, why))
+        groups = _by_type(chosen, list(stays)) if self.joint else [(name,) for name in stays]
+        codebook = self._projection(None)
+        return [Part(g, OnNonzeros(codebook, tuple(stays[n] for n in g))) for g in groups], refusals
 
     def _projection(self, layer: Layer | None) -> Projection:
         """Return Π for one weight, or for several jointly."""
         from onnxcompress.encodings.codebook import AdaptiveCodebook  # noqa: PLC0415
         from onnxcompress.encodings.scaled import Binary, IntGrid, PowersOfTwo, Ternary  # noqa: PLC0415
 
-        axis = layer.out_axis if layer is not None else None
+        axis = layer.out_axis if layer is not None else None  # of no layer: one codebook for all
         where: dict[str, Any] = {"granularity": "tensor"}
         if axis is not None and self.granularity != "tensor":
             where = {"granularity": self.granularity, "axis": axis, "group_size": self.group_size}
@@ -148,11 +174,19 @@ class LcQuant(LcMethod):
         return kind(entries=self.size, scaled=self.learn_scale, **where)
 
     def _warnings(self, chosen: Chosen, encodings: Mapping[str, Encoding]) -> list[str]:
-        unknown = [layer.weight for layer in chosen.layers if layer.out_axis is None]
-        if self.granularity == "tensor" or not unknown:
-            return []
-        told = ", ".join(f"'{name}'" for name in unknown[:3])
-        return [f"the output channels of {told} cannot be told; they have one codebook each"]
+        told = []
+        sparse = _non_zeros(chosen)
+        unknown = [la.weight for la in chosen.layers if la.out_axis is None and la.weight not in sparse]
+        if self.granularity != "tensor" and unknown:
+            names = ", ".join(f"'{name}'" for name in unknown[:3])
+            told.append(f"the output channels of {names} cannot be told; they have one codebook each")
+        if self.granularity != "tensor" and sparse:
+            told.append(
+                f"{len(sparse)} sparse weights have one codebook each: channels have few weights left"
+            )
+        if self.joint and sparse and len(sparse) < len(chosen.layers):
+            told.append("sparse and other weights have a joint codebook each")
+        return told
 
     def _untrained_warnings(self, chosen: Chosen, encodings: Mapping[str, Encoding]) -> list[str]:
         advice = untrained_advice(chosen.task)
@@ -163,3 +197,22 @@ class LcQuant(LcMethod):
         if self.size <= 16:
             return [f"codebooks of {self.size} entries without training are marginal; {advice}"]
         return []
+
+
+def _non_zeros(chosen: Chosen) -> dict[str, Array]:
+    """Return where the weights that are stored sparse are not zero, those of zeros alone left out."""
+    from onnxcompress.encodings.sparse import Sparse  # noqa: PLC0415
+    from onnxcompress.encodings.sparse_codebook import SparseCodebook  # noqa: PLC0415
+
+    found = {}
+    for name, array in chosen.arrays.items():
+        encoding = chosen.model.encodings.get(name)
+        if isinstance(encoding, (Sparse, SparseCodebook)) and array.any():
+            found[name] = encoding.mask()
+    return found
+
+
+def _by_type(chosen: Chosen, names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return the weights in groups of one type: one codebook has one type."""
+    types = dict.fromkeys(chosen.arrays[name].dtype for name in names)
+    return [tuple(n for n in names if chosen.arrays[n].dtype == t) for t in types]

@@ -95,9 +95,9 @@ class TrainedNumbers:
             if made.factors is not None:
                 part = part * made.factors
             part = _rounded(part, narrow)
-            total = part if total is None else _rounded(total + part, narrow)
+            total = part if total is None else total + part
         assert total is not None
-        return total
+        return _rounded(total, narrow)
 
     def _hold(self, key: str, numbers: Numbers, weight: nn.Parameter) -> _Made:
         unit = None if numbers.factors is None else _typical(numbers)
