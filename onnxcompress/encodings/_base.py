@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
+import numpy as np
+
 from onnxcompress.core.encoding import Array, Encoding
 from onnxcompress.core.registry import Registry
 
@@ -36,6 +38,29 @@ class Projection(ABC):
     def of(self, positions: Sequence[int]) -> Projection:
         """Return the same compression for some of the weights it was made for, by their positions."""
         return self
+
+    def free(self, encoding: Encoding) -> Array | None:
+        """Return where the weights may have any value at no further cost, as bool; None: nowhere."""
+        return None
+
+    def project_seen(
+        self,
+        weights: Sequence[Array],
+        hidden: Sequence[Array],
+        *,
+        mu: float | None = None,
+        previous: Sequence[Encoding] | None = None,
+    ) -> list[Encoding]:
+        """Return Θ that fits the weights outside ``hidden`` (bool, of their shapes), whatever the others get.
+
+        Here the hidden ones are taken to be what they were in the previous result, so that they are in no
+        one's way: no exact solution, but never a worse one than before.
+        """
+        if previous is None:
+            return self.project(weights, mu=mu)
+        before = [p.decode() for p in previous]
+        filled = [np.where(h, b, w) for w, h, b in zip(weights, hidden, before, strict=True)]
+        return self.project(filled, mu=mu, previous=previous)
 
     @abstractmethod
     def project(

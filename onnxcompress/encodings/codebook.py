@@ -188,6 +188,19 @@ class AdaptiveCodebook(Projection):
             results.append(Codebook(nearest(w, stored), stored))
         return results
 
+    def project_seen(
+        self,
+        weights: Sequence[Array],
+        hidden: Sequence[Array],
+        *,
+        mu: float | None = None,
+        previous: Sequence[Encoding] | None = None,
+    ) -> list[Encoding]:
+        """Return the closest codebook for the weights outside ``hidden``: exact where it is one for all."""
+        if self.granularity != "tensor":
+            return super().project_seen(weights, hidden, mu=mu, previous=previous)
+        return recoded(self, weights, hidden, previous)
+
     def _by_group(self, weight: Array, previous: Encoding | None) -> Codebook:
         group_size = self.group_size if self.granularity == "group" else None
         start = None if previous is None else previous.codebook()
@@ -204,3 +217,14 @@ class AdaptiveCodebook(Projection):
             self.axis,
             group_size,
         )
+
+
+def recoded(
+    kind: Projection, weights: Sequence[Array], hidden: Sequence[Array], previous: Sequence[Encoding] | None
+) -> list[Encoding]:
+    """Return codes of all weights for the one codebook that fits those outside ``hidden``."""
+    seen = [w[~h] for w, h in zip(weights, hidden, strict=True)]
+    if not any(s.size for s in seen):
+        return kind.project(weights, previous=previous)
+    entries = [e.codebook() for e in kind.project(seen, previous=previous)]
+    return [Codebook(nearest(w, e), e) for w, e in zip(weights, entries, strict=True) if e is not None]

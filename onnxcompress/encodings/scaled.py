@@ -25,7 +25,7 @@ from onnxcompress.encodings._base import ENCODINGS, PROJECTIONS, Projection
 from onnxcompress.encodings._grouped_nodes import emit_codes, emit_ungrouped
 from onnxcompress.encodings._groups import Granularity, grouped, interleave, join, split, ungrouped
 from onnxcompress.encodings._packing import Packing, packing
-from onnxcompress.encodings.codebook import Codebook
+from onnxcompress.encodings.codebook import Codebook, recoded
 
 
 @ENCODINGS.register("scaled")
@@ -159,6 +159,19 @@ class FixedLevels(Projection):
             entries = (self.levels() * float(w.dtype.type(scale))).astype(w.dtype)
             results.append(Codebook(nearest(w, entries), entries))
         return results
+
+    def project_seen(
+        self,
+        weights: Sequence[Array],
+        hidden: Sequence[Array],
+        *,
+        mu: float | None = None,
+        previous: Sequence[Encoding] | None = None,
+    ) -> list[Encoding]:
+        """Return the closest codebook for the weights outside ``hidden``: exact where it is one for all."""
+        if self.scaled and self.granularity != "tensor":
+            return super().project_seen(weights, hidden, mu=mu, previous=previous)
+        return recoded(self, weights, hidden, previous)
 
     def _by_group(self, weight: Array) -> Encoding:
         group_size = self.group_size if self.granularity == "group" else None

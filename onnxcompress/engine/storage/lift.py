@@ -8,7 +8,7 @@ out are the codes.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,15 +19,10 @@ from onnxcompress.core.encoding import Array, Encoding
 from onnxcompress.core.model import constant_of, subgraphs
 from onnxcompress.encodings._base import ENCODINGS
 from onnxcompress.encodings.sparse import sparse
+from onnxcompress.engine.storage.evaluation import UnknownError, array_of, evaluate
 
 _INTERNAL = re.compile(r"[nqkst]_[0-9a-z]+")
-_LAST = frozenset({"Gather", "Reshape", "Slice", "Transpose", "Cast", "Mul", "ScatterElements"})
-_LARGEST = 1 << 31
-"""No decoded weight has more elements; a hostile file could ask for it."""
-
-
-class _UnknownError(Exception):
-    """The nodes are not what ``lower`` writes."""
+_LAST = frozenset({"Gather", "Reshape", "Slice", "Transpose", "Cast", "Mul", "Add", "ScatterElements"})
 
 
 @dataclass
@@ -60,6 +55,45 @@ def _read(last: ir.Node) -> _Found | None:
         return None
     if not any(_internal(v) for v in last.inputs if v is not None):
         return None
+    try:
+        terms = _terms(last)
+        if len(terms) == 1:
+            return _decipher(name, *_collected(last))
+        found = [_decipher(name, *_collected(term)) for term in terms]
+        if any(f.rows is not None for f in found):
+            return None
+        return _Found(name, [last], None, _make("additive", tuple(f.encoding for f in found)))
+    except (UnknownError, ValueError, IndexError, KeyError, TypeError, OverflowError):
+        return None
+
+
+def _terms(last: ir.Node) -> list[ir.Node]:
+    """Return the nodes whose outputs are added up, casts in between left out; the node where none are."""
+    total = last
+    if last.op_type == "Cast" and last.inputs[0] is not None:
+        producer = last.inputs[0].producer()
+        total = last if producer is None or producer.op_type != "Add" else producer
+    if total.op_type != "Add":
+        return [last]
+    waiting, terms = [total], []
+    while waiting:
+        node = waiting.pop(0)
+        producers = [None if v is None else v.producer() for v in node.inputs]
+        if node.op_type == "Add":
+            if None in producers:
+                raise UnknownError
+            waiting[:0] = [p for p in producers if p is not None]
+        elif total is last:
+            terms.append(node)
+        elif node.op_type == "Cast" and producers[0] is not None:
+            terms.append(producers[0])
+        else:
+            raise UnknownError
+    return terms
+
+
+def _collected(last: ir.Node) -> tuple[list[ir.Node], dict[str, list[ir.Value]], list[ir.Value]]:
+    """Return what an output comes from: nodes, last one first, tensors by role, values from elsewhere."""
     nodes: list[ir.Node] = []
     tensors: dict[str, list[ir.Value]] = {"k": [], "s": [], "q": []}
     outside: list[ir.Value] = []
@@ -85,30 +119,27 @@ def _read(last: ir.Node) -> _Found | None:
                 waiting.append(producer)
             else:
                 outside.append(value)
-    try:
-        return _decipher(name, nodes, {r: _unique(v) for r, v in tensors.items()}, _unique(outside))
-    except (_UnknownError, ValueError, IndexError, KeyError, TypeError, OverflowError):
-        return None
+    return nodes, {r: _unique(v) for r, v in tensors.items()}, _unique(outside)
 
 
 def _decipher(
     name: str, nodes: list[ir.Node], tensors: Mapping[str, list[ir.Value]], outside: list[ir.Value]
 ) -> _Found:
     if not tensors["q"]:
-        raise _UnknownError
+        raise UnknownError
     if outside:
         return _decipher_rows(nodes, tensors, outside)
     if len(tensors["k"]) != 1 or len(tensors["s"]) > 1:
-        raise _UnknownError
+        raise UnknownError
     table = tensors["k"][0]
-    entries = _array(table)
+    entries = array_of(table)
     if any(node.op_type == "CumSum" for node in nodes):
         return _decipher_sparse(name, nodes, tensors, entries)
-    scales = _array(tensors["s"][0]) if tensors["s"] else None
+    scales = array_of(tensors["s"][0]) if tensors["s"] else None
     if entries.ndim == 2:
         return _decipher_pooled(name, nodes, table, entries)
     given = {id(table): np.arange(len(entries))}
-    codes = _evaluate(nodes[0].outputs[0], given, skip_scaling=True)
+    codes = evaluate(nodes[0].outputs[0], given, skip_scaling=True)
     shape = codes.shape
     axis, groups = _layout(nodes)
     if scales is None and groups is None:
@@ -131,9 +162,9 @@ def _decipher_sparse(
     last = nodes[0].outputs[0]
     if len(tensors["q"]) == 1:
         # Where values are, and which, needs no codes: the weight itself tells both.
-        return _Found(name, nodes, None, sparse(_evaluate(last, {}, skip_scaling=False)))
+        return _Found(name, nodes, None, sparse(evaluate(last, {}, skip_scaling=False)))
     numbers = np.arange(1, len(entries) + 1).astype(entries.dtype)
-    coded = _evaluate(last, {id(tensors["k"][0]): numbers}, skip_scaling=False).astype(np.int64)
+    coded = evaluate(last, {id(tensors["k"][0]): numbers}, skip_scaling=False).astype(np.int64)
     places = np.flatnonzero(coded)
     codes = (coded.reshape(-1)[places] - 1).astype(np.uint8)
     return _Found(name, nodes, None, _make("sparse-codebook", places, codes, entries, coded.shape))
@@ -144,11 +175,11 @@ def _decipher_pooled(name: str, nodes: list[ir.Node], table: ir.Value, entries: 
     count, width = entries.shape
     rows = np.repeat(np.arange(count)[:, None], width, axis=1)
     last = nodes[0].outputs[0]
-    places = _evaluate(last, {id(table): rows * width + np.arange(width)}, skip_scaling=False)
+    places = evaluate(last, {id(table): rows * width + np.arange(width)}, skip_scaling=False)
     row = int(places.flat[0]) // width
     codes = places - row * width
     if codes.min() < 0 or codes.max() >= width:
-        raise _UnknownError
+        raise UnknownError
     return _Found(name, nodes, None, _make("codebook", codes.astype(np.uint8), entries[row].copy()))
 
 
@@ -159,14 +190,14 @@ def _decipher_rows(
     tables = [v for v in outside if constant_of(v) is not None]
     rows = [v for v in outside if constant_of(v) is None]
     if len(tables) != 1 or len(rows) != 1 or rows[0].shape is None or tensors["k"]:
-        raise _UnknownError
-    entries = _array(tables[0])
-    count = _array(tensors["q"][0]).shape[0]
+        raise UnknownError
+    entries = array_of(tables[0])
+    count = array_of(tensors["q"][0]).shape[0]
     lead = len(rows[0].shape)
     numbers = np.arange(count).reshape([1] * (lead - 1) + [count]) if lead else np.arange(count)
     if not lead:
-        raise _UnknownError
-    codes = _evaluate(
+        raise UnknownError
+    codes = evaluate(
         nodes[0].outputs[0],
         {id(tables[0]): np.arange(len(entries)), id(rows[0]): numbers},
         skip_scaling=False,
@@ -196,7 +227,7 @@ def _layout(nodes: list[ir.Node]) -> tuple[int, int | None]:
             ):
                 offsets = [v for v in places.inputs if v is not None and v.producer() is not None]
                 for value in offsets:
-                    column = _evaluate(value, {}, skip_scaling=False)
+                    column = evaluate(value, {}, skip_scaling=False)
                     if column.ndim == 2 and column.shape[1] == 1:
                         groups = len(column)
     return axis, groups
@@ -208,10 +239,10 @@ def _group_size(nodes: list[ir.Node], channels: int, groups: int) -> int | None:
         return None
     for node in nodes:
         if node.op_type == "Reshape" and node.inputs[1] is not None:
-            dims = _array(node.inputs[1])
+            dims = array_of(node.inputs[1])
             if len(dims) == 2 and dims[0] == groups and dims[1] > 0:
                 return int(dims[1])
-    raise _UnknownError
+    raise UnknownError
 
 
 def _restore(graph: ir.Graph, found: _Found) -> None:
@@ -253,117 +284,6 @@ def _sweep(graph: ir.Graph) -> None:
             if value in graph.inputs:
                 graph.inputs.remove(value)
             del graph.initializers[name]
-
-
-def _evaluate(value: ir.Value, given: Mapping[int, Array], *, skip_scaling: bool) -> Array:
-    """Compute a value of a decoding subgraph with NumPy; ``given`` replaces values by their id."""
-    known: dict[int, Array] = dict(given)
-    waiting = [value]
-    while waiting:
-        current = waiting[-1]
-        if id(current) in known:
-            waiting.pop()
-            continue
-        if constant_of(current) is not None:
-            known[id(current)] = _array(current)
-            continue
-        node = current.producer()
-        if node is None:
-            raise _UnknownError
-        inputs = [v for v in node.inputs if v is not None]
-        if skip_scaling and any(_is_scale(v) for v in inputs):
-            inputs = inputs[:1]
-            operator: Callable[..., Array] = lambda x: x  # noqa: E731
-        else:
-            operator = _operator(node)
-        missing = [v for v in inputs if id(v) not in known]
-        if missing:
-            waiting += missing
-            continue
-        results = operator(*(known[id(v)] for v in inputs))
-        known[id(current)] = results[current.index() or 0] if node.op_type == "Split" else results
-    return known[id(value)]
-
-
-def _is_scale(value: ir.Value) -> bool:
-    """Whether a value holds scales: a tensor of that role, or the cast of one."""
-    producer = value.producer()
-    if producer is not None and producer.op_type == "Cast" and producer.inputs[0] is not None:
-        value = producer.inputs[0]
-    return (value.name or "").startswith("s_")
-
-
-def _operator(node: ir.Node) -> Callable[..., Array]:
-    simple: dict[str, Callable[..., Array]] = {
-        "Add": np.add,
-        "Mul": np.multiply,
-        "Sub": np.subtract,
-        "Div": np.floor_divide,
-        "Mod": np.mod,
-        "Range": np.arange,
-        "Equal": np.equal,
-        "Where": np.where,
-        "Concat": lambda *parts: np.concatenate(parts, axis=_axis(node)),
-        "CumSum": lambda x, axis: np.cumsum(x, axis=int(np.ravel(axis)[0])),
-        "ConstantOfShape": lambda shape: _zeros(node, shape),
-        "ScatterElements": _scatter,
-        "Gather": lambda data, places: np.take(data, places, axis=_axis(node)),
-        "Split": lambda x, *sizes: _split(node, x, *sizes),
-        "Cast": lambda x: x.astype(np.int64) if x.dtype.kind in "iu" else x,
-        "Transpose": lambda x: np.transpose(x, node.attributes["perm"].as_ints()),
-        "Reshape": lambda x, *shape: _reshape(x, shape[0] if shape else node.attributes["shape"].as_ints()),
-        "Slice": lambda x, *bounds: _slice(node, x, *bounds),
-    }
-    if node.domain not in ("", "ai.onnx") or node.op_type not in simple:
-        raise _UnknownError
-    return simple[node.op_type]
-
-
-def _zeros(node: ir.Node, shape: Array) -> Array:
-    value = node.attributes["value"].as_tensor().numpy()
-    if int(np.prod(shape)) > _LARGEST or value.item() != 0:
-        raise _UnknownError
-    return np.zeros([int(d) for d in shape], value.dtype)
-
-
-def _scatter(data: Array, places: Array, updates: Array) -> Array:
-    result = data.copy()
-    result[places] = updates
-    return result
-
-
-def _axis(node: ir.Node) -> int:
-    return node.attributes["axis"].as_int() if "axis" in node.attributes else 0
-
-
-def _split(node: ir.Node, x: Array, *sizes: Array) -> Any:
-    if sizes:
-        parts = sizes[0]
-    elif "split" in node.attributes:
-        parts = np.array(node.attributes["split"].as_ints())
-    else:
-        parts = np.full(len(node.outputs), len(x) // len(node.outputs))
-    return np.split(x, np.cumsum(parts)[:-1])
-
-
-def _reshape(x: Array, shape: Iterable[Any]) -> Array:
-    dims = [x.shape[i] if d == 0 and i < x.ndim and x.size else int(d) for i, d in enumerate(shape)]
-    return x.reshape(dims)
-
-
-def _slice(node: ir.Node, x: Array, *bounds: Array) -> Array:
-    if bounds:
-        end, axis = int(bounds[1][0]), int(bounds[2][0]) if len(bounds) > 2 else 0
-    else:
-        end, axis = node.attributes["ends"].as_ints()[0], node.attributes["axes"].as_ints()[0]
-    return x[(slice(None),) * axis + (slice(0, end),)]
-
-
-def _array(value: ir.Value) -> Array:
-    tensor = constant_of(value)
-    if tensor is None or tensor.size > _LARGEST:
-        raise _UnknownError
-    return np.asarray(tensor.numpy())
 
 
 def _internal(value: ir.Value) -> bool:
