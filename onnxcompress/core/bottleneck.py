@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class PathPoint:
-    """One moment of the training: γ, and how many channels of each group were over the threshold."""
+    """One moment of the training: γ, and how many channels of each group were over the threshold.
+
+    ``information`` is what the group's gates let through, in nats, empty where it was not estimated.
+    """
 
     epoch: float
     gamma: float
     kept: dict[str, int]
+    information: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,9 @@ class Vib(Method):
         "Lend BatchNormalization to hidden layers without, for the time of training. "
         "[default: with class labels of 20,000 examples or more]",
     )
+    information: bool = option(
+        False, "Estimate along training what each layer's gates let through of their input, for the report."
+    )
     include: tuple[str, ...] = option((), "Gate only layers whose weight's, or node's, name matches.")
     exclude: tuple[str, ...] = option((), "Leave layers alone whose weight's, or node's, name matches.")
 
@@ -136,12 +139,15 @@ class Vib(Method):
         from onnxcompress.core.plan import Plan  # noqa: PLC0415
         from onnxcompress.core.refusal import Refusal  # noqa: PLC0415
         from onnxcompress.encodings.dense import Dense  # noqa: PLC0415
+        from onnxcompress.engine.bottleneck import information  # noqa: PLC0415
         from onnxcompress.engine.bottleneck.choice import gated_groups  # noqa: PLC0415
         from onnxcompress.engine.bottleneck.training import press  # noqa: PLC0415
         from onnxcompress.engine.channels import analyse  # noqa: PLC0415
 
         if task is None:
             raise UsageError("method 'vib' needs data", fix="give inputs with --data")
+        if self.information:
+            information.check()
         channels = analyse(model, resources.input_shapes)
         groups, refusals = gated_groups(channels, self.include, self.exclude, inputs=self.gate_inputs)
         if not groups:
@@ -228,4 +234,5 @@ class Vib(Method):
             shift=may_shift(self.augment, task),
             farthest=self.farthest,
             round_to=self.round_to,
+            information=self.information,
         )

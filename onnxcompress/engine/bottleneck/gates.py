@@ -106,6 +106,8 @@ class Gates(nn.Module):
         self._examples: int | None = None
         self._drawn: dict[tuple[str, int | None], torch.Tensor] = {}
         self._example_axes: dict[str, list[int]] = {}
+        self._seen: dict[str, list[torch.Tensor]] | None = None
+        self._noted: set[str] = set()
 
     def __getitem__(self, name: str) -> Gate:
         gate = self._gates[self._numbers[name]]
@@ -148,11 +150,49 @@ class Gates(nn.Module):
             for name in self._places:
                 del hooks[name]
 
+    @contextmanager
+    def watched(self, seen: dict[str, list[torch.Tensor]]) -> Any:
+        """Note for a while what comes into the gates: group name -> examples × channels of each call.
+
+        Of a feature map it is one place, another for each example.
+        """
+        self._seen = seen
+        try:
+            yield
+        finally:
+            self._seen = None
+
     # inside ------------------------------------------------------------------------------------------------
+
+    def _watch(self, place: _Axis, along: int | None, value: torch.Tensor) -> None:
+        """Note what comes into the gates of one axis."""
+        assert self._seen is not None
+        count = self._examples or 1
+        if along is None or value.shape[along] != count:
+            return
+        rows = (
+            value.detach().movedim((along, place.axis), (0, 1)).flatten(2)
+            if value.dim() > 2
+            else (value.detach().movedim((along, place.axis), (0, 1))[:, :, None])
+        )
+        spots = torch.arange(count, device=rows.device) * 7919 % rows.shape[2]
+        rows = rows[torch.arange(count, device=rows.device), :, spots]
+        start = 0
+        for name in place.groups:
+            size = len(self[name].mean)
+            columns = torch.arange(size) + start
+            if place.columns is not None:
+                at = {int(c): k for k, c in reversed(list(enumerate(place.columns.tolist())))}
+                columns = torch.tensor([at.get(int(c), -1) for c in columns])
+            start += size
+            if name not in self._noted and bool((columns >= 0).all()):
+                self._noted.add(name)
+                self._seen.setdefault(name, []).append(rows[:, columns.to(rows.device)].cpu())
 
     def _new_call(self, graph: nn.Module, arguments: tuple[Any, ...]) -> None:
         """Forget the noise of the last call."""
         self._drawn.clear()
+        self._noted.clear()
         fed = [v for v in arguments[0].values() if isinstance(v, (torch.Tensor, np.ndarray)) and v.ndim > 0]
         self._examples = len(fed[0]) if fed else None
 
@@ -160,6 +200,8 @@ class Gates(nn.Module):
         noisy = torch.is_grad_enabled()
         for place in self._places[name]:
             along = self._example_axis(f"{name}:{place.axis}", place.axis, value)
+            if self._seen is not None:
+                self._watch(place, along, value)
             rows = None if not noisy else (self._examples or 1) if along is not None else 1
             factors = self._factors(place, rows)
             value = value * _spread(factors, place.axis, along, value.shape).to(value.dtype)

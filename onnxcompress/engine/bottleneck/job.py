@@ -34,6 +34,7 @@ class Wishes:
         farthest: most pixels of a shift; None: as far as the original hardly notices.
         noise: noise on inputs, see :mod:`onnxcompress.engine.training.noise`.
         round_to: block of widths.
+        information: estimate along training what the gates let through.
     """
 
     gamma: float
@@ -50,6 +51,7 @@ class Wishes:
     farthest: float | None = None
     noise: float = 0.0
     round_to: int = 1
+    information: bool = False
 
 
 @dataclass(frozen=True)

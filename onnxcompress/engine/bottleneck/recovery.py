@@ -108,7 +108,7 @@ class Recovery:
         lr: float,
         higher_is_better: bool | None,
         take_up: Callable[[Part], None],
-        save: Callable[[State], None] | None,
+        save: Callable[[State], None],
     ) -> str:
         """Train on and leave the graph in the best state (see ``better``); return why it stopped.
 
@@ -133,7 +133,7 @@ class Recovery:
             parameters=self.parameters,
             augmentation=self.augmentation,
             progress=lambda f, text: self.progress(f * epochs, text),
-            save=None if save is None else lambda: save(along.state()),
+            save=lambda: save(along.state()),
             save_every_s=keeping.SAVE_EVERY_S,
         )
         along.finish()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -26,17 +26,9 @@ from onnxcompress.engine.bottleneck.account import account, told
 from onnxcompress.engine.bottleneck.decision import Decision
 from onnxcompress.engine.bottleneck.folding import folded
 from onnxcompress.engine.bottleneck.gates import Gates
+from onnxcompress.engine.bottleneck.information import EXAMPLES, LOOKS, passing
 from onnxcompress.engine.bottleneck.job import Job, Pressed
-from onnxcompress.engine.bottleneck.keeping import (
-    Keeper,
-    OfModule,
-    Phase,
-    State,
-    decision_state,
-    read_decision,
-    read_way,
-    way_state,
-)
+from onnxcompress.engine.bottleneck.keeping import Keeper, OfModule, Phase, State
 from onnxcompress.engine.bottleneck.normalisation import Linear, Normalisation, hidden_layers
 from onnxcompress.engine.bottleneck.pressure import Pressure
 from onnxcompress.engine.bottleneck.recovery import Recovery
@@ -134,14 +126,14 @@ class _Run:
                 self._close(decision)
                 self._estimate()
                 self._note("after the decision")
-                self.decided = decision_state(decision, alphas, stopped)
+                self.decided = keeping.decision_state(decision, alphas, stopped)
                 phase = "decided"
                 self._save(phase)
             assert self.decided is not None
-            decision, alphas, stopped = read_decision(*self.decided)
+            decision, alphas, stopped = keeping.read_decision(*self.decided)
             if self.after_epochs > 0 and stopped == "done" and self.parameters and phase != "done":
                 stopped = self._recover(phase)
-                self.decided = decision_state(decision, alphas, stopped)
+                self.decided = keeping.decision_state(decision, alphas, stopped)
                 self._save("done")
         arrays = self._arrays()
         words = f"{stopped}; {told(self.job.groups, decision.keep)}"
@@ -185,7 +177,7 @@ class _Run:
             parameters=self.parameters,
             augmentation=self.augmentation,
             progress=lambda f, text: self._progress(f * self.gated_epochs / self._total, text),
-            save=self._saving(lambda: self._save("gated", pressure=pressure, steering=steering)),
+            save=lambda: self._save("gated", pressure=pressure, steering=steering),
             save_every_s=keeping.SAVE_EVERY_S,
         )
         return outcome.stopped
@@ -195,15 +187,21 @@ class _Run:
         if steering is not None and step % steering.every == 0:
             pressure.gamma = steering.look(step)
         per_epoch = self.trainer.steps_per_epoch
-        if step % max(1, steps // 50) == 0 or step == steps:
+        estimated = self.wishes.information and step % max(1, steps // LOOKS) == 0
+        if estimated or step % max(1, steps // 50) == 0 or step == steps:
             kept = {n: int(m.sum()) for n, m in self._open().items()}
-            self.path.append(PathPoint(step / per_epoch, pressure.gamma, kept))
+            passed = self._passing() if estimated else {}
+            self.path.append(PathPoint(step / per_epoch, pressure.gamma, kept, passed))
         if step % per_epoch == 0 or step == steps:
             self.epochs = step / per_epoch
             left = sum(int(m.sum()) for m in self._open().values())
             self._note(
                 f"gamma {pressure.gamma:.3g}, {left} of {sum(g.size for g in self.job.groups)} channels left"
             )
+
+    def _passing(self) -> dict[str, float]:
+        job, look = self.job, lambda: self.trainer.evaluate(limit=EXAMPLES)
+        return passing(self.gates, job.groups, look, job.task.seed)
 
     @property
     def _total(self) -> float:
@@ -237,7 +235,7 @@ class _Run:
             self.recovery_lr,
             self.trainer.higher_is_better if self.job.task.labelled else None,
             lambda part: self.keeper.give("recovery", part),
-            (lambda state: self._save("recovering", recovery=state)) if self.keeper.active else None,
+            lambda state: self._save("recovering", recovery=state),
         )
         self._estimate()
         self._note("after training on")
@@ -265,9 +263,6 @@ class _Run:
 
     # checkpoints -------------------------------------------------------------------------------------------
 
-    def _saving(self, save: Callable[[], None]) -> Callable[[], None] | None:
-        return save if self.keeper.active else None
-
     def _save(
         self,
         phase: Phase,
@@ -275,7 +270,9 @@ class _Run:
         steering: Steering | None = None,
         recovery: State | None = None,
     ) -> None:
-        """Write the state down."""
+        """Write the state down, where it is to be kept."""
+        if not self.keeper.active:
+            return
         parts = {"trainer": self.trainer.state(), "gates": OfModule(self.gates).state()}
         if self.norms is not None:
             parts["norms"] = OfModule(self.norms).state()
@@ -286,7 +283,7 @@ class _Run:
             parts["recovery"] = recovery
         if self.decided is not None:
             parts["decision"] = self.decided
-        way = way_state(self.points, self.path)
+        way = keeping.way_state(self.points, self.path)
         parts["run"] = {}, {"phase": phase, "epochs": self.epochs, "lr": self.recovery_lr, **way}
         self.keeper.save(parts)
 
@@ -300,7 +297,7 @@ class _Run:
             self.keeper.give("norms", OfModule(self.norms))
         if self.keeper.values("decision") is not None:
             self.decided = self.keeper.arrays("decision"), dict(self.keeper.values("decision") or {})
-        self.points, self.path = read_way(before)
+        self.points, self.path = keeping.read_way(before)
         self.epochs, self.recovery_lr = float(before["epochs"]), float(before["lr"])
         phase: Phase = before["phase"]
         return phase

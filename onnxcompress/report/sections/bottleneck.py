@@ -28,7 +28,7 @@ def bottleneck(run: Run) -> tuple[Block, ...]:
         found = method.training.bottleneck if method.training is not None else None
         if found is not None:
             blocks.append(Paragraph((f"{method.name}: ", _told(found))))
-            blocks += [*_path(found), *_histograms(found)]
+            blocks += [*_path(found), *_information(found), *_histograms(found)]
     return tuple(blocks)
 
 
@@ -73,6 +73,30 @@ def _path(b: Bottleneck) -> tuple[Block, ...]:
         alt = f"Line chart of γ along epochs, between {low} and {high}."
         charts.append(Lines("Strength γ of the bottleneck", alt, "epoch", "γ", (series,), y_log=True))
     return tuple(charts)
+
+
+def _information(b: Bottleneck) -> tuple[Block, ...]:
+    """Draw the paper's figure 2: what each layer's gates let through, along training."""
+    lines = []
+    for held in _shown(b):
+        points = tuple((p.epoch, p.information[held.group]) for p in b.path if held.group in p.information)
+        if len(points) > 1:
+            lines.append(Series(held.group, points))
+    if not lines:
+        return ()
+    told = "; ".join(
+        f"{s.name} from {fmt.number(s.points[0][1]).text} to {fmt.number(s.points[-1][1]).text}"
+        for s in lines
+    )
+    return (
+        Lines(
+            "Mutual information of each layer's channels before and after their gates (sum of estimates)",
+            f"Line chart of nats along epochs: {told}.",
+            "epoch",
+            "nats",
+            tuple(lines),
+        ),
+    )
 
 
 def _histograms(b: Bottleneck) -> tuple[Block, ...]:
