@@ -69,7 +69,8 @@ class WeightFacts:
 
     ``macs`` are the multiply-accumulates of the nodes that use it in one inference; ``role`` is how they do
     ("contraction", "recurrent", "embedding"). ``relative_error`` is None where nothing was compressed, and
-    where channels were cut: then ``shape_after`` is the shape that is left, else it is None.
+    where channels were cut: then ``shape_after`` is the shape that is left, else it is None. ``rank`` is
+    that of a weight of which two layers hold a factor each, or that is stored as two factors, else None.
     """
 
     name: str
@@ -86,6 +87,7 @@ class WeightFacts:
     role: str | None = None
     macs: int | None = None
     shape_after: tuple[int, ...] | None = None
+    rank: int | None = None
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -20,6 +20,8 @@ from onnxcompress.engine.channels.unsharing import UNSHARED
 from onnxcompress.engine.data.examples import Examples
 from onnxcompress.engine.int8.prepare import prepare, rebuilt
 from onnxcompress.engine.quantizer import quantized
+from onnxcompress.pipeline._factoring import two_layers
+from onnxcompress.surgery.factoring import Factored
 
 PROOF_EXAMPLES = 2
 """Examples of the data on which a cut is compared with silencing, besides random inputs."""
@@ -35,6 +37,7 @@ class CarriedOut:
         warnings: sentences the user must see.
         simplified: what was simplified without loss; None where nothing was.
         refusals: what surgery left alone, and why.
+        factored: weight name -> the two layers' weights it became.
     """
 
     model: Model
@@ -42,6 +45,7 @@ class CarriedOut:
     warnings: tuple[str, ...]
     simplified: SimplificationFacts | None = None
     refusals: tuple[Refusal, ...] = ()
+    factored: Mapping[str, Factored] = field(default_factory=dict)
 
 
 def carry_out(
@@ -75,7 +79,9 @@ def carry_out(
         return CarriedOut(found.model, None, (), found.facts, found.refusals)
     encodings = {**plan.values, **plan.weights}
     if not cuts(plan):
-        return CarriedOut(model.with_encodings(encodings, method), None, ())
+        encoded = model.with_encodings(encodings, method)
+        split = two_layers(encoded, shapes, feeds=_examples(task), seed=seed)
+        return CarriedOut(split.model, None, split.warnings, refusals=split.refusals, factored=split.layers)
     unshared = analyse(model, shapes).model
     decided = unshared.with_encodings(_of_copies(unshared, encodings), method)
     channels = analyse(decided, shapes)

@@ -33,6 +33,7 @@ from onnxcompress.methods._base import Method, Needs
 from onnxcompress.pipeline import _original as originals
 from onnxcompress.pipeline._carrying_out import carry_out
 from onnxcompress.pipeline._channels import channel_facts
+from onnxcompress.pipeline._factoring import as_stored
 from onnxcompress.pipeline._latency import latency_of_cuts
 from onnxcompress.pipeline._original import Compared, Original, Source, path_of
 from onnxcompress.pipeline._quantized import (
@@ -42,6 +43,7 @@ from onnxcompress.pipeline._quantized import (
     stopwatch,
 )
 from onnxcompress.recipe import TASK_OPTIONS, Recipe, options_of
+from onnxcompress.surgery.factoring import Factored
 
 RANDOM_EXAMPLES = 512
 """Random examples that --random-data (``random`` in a recipe) makes, unless --limit says otherwise."""
@@ -133,7 +135,7 @@ def compress(request: Request) -> Run:
                 facts.model_facts(staged.path, final, original.shapes, name=name),
             ),
             methods=(*decided.facts, *folded),
-            weights=facts.weight_facts(original.model, _changed(original.model, model, plans)),
+            weights=facts.weight_facts(original.model, _changed(original.model, decided)),
             refusals=refusals,
             warnings=tuple(dict.fromkeys(warnings)),
             comparisons=comparisons,
@@ -182,6 +184,7 @@ class _Decided:
     warnings: tuple[str, ...] = ()
     simplified: tuple[SimplificationFacts, ...] = ()
     refusals: tuple[Refusal, ...] = ()
+    factored: Mapping[str, Factored] = field(default_factory=dict)
 
 
 def _decide(request: Request, original: Original, task: Task | None) -> _Decided:
@@ -227,6 +230,7 @@ def _decide(request: Request, original: Original, task: Task | None) -> _Decided
             (*decided.warnings, *plan.warnings, *done.warnings),
             (*decided.simplified, *([done.simplified] if done.simplified is not None else [])),
             (*decided.refusals, *done.refusals),
+            {**decided.factored, **done.factored},
         )
     return _without_duplicates(decided, original, request.recipe.seed)
 
@@ -243,20 +247,22 @@ def _without_duplicates(decided: _Decided, original: Original, seed: int) -> _De
     return replace(decided, model=joined.model, simplified=(*decided.simplified, joined.facts))
 
 
-def _changed(before: Model, after: Model, plans: tuple[Plan, ...]) -> dict[str, Encoding]:
+def _changed(before: Model, decided: _Decided) -> dict[str, Encoding]:
     """Return how the weights are stored now that were encoded or cut, those that are gone left out."""
-    encoded = {name for plan in plans for name in plan.weights}
-    quantised = quantised_weights(plans)
-    return {
-        name: quantised[name]
-        if name in quantised
-        else after.encodings[name]
-        if name in after.encodings
-        else Dense(after.array(name))
-        for name, weight in before.weights.items()
-        if name in quantised
-        or (name in after.weights and (name in encoded or after.weights[name].shape != weight.shape))
-    }
+    after = decided.model
+    encoded = {name for plan in decided.plans for name in plan.weights}
+    found = quantised_weights(decided.plans)
+    for name, weight in before.weights.items():
+        if name in found:
+            continue
+        if name in decided.factored:
+            stored = as_stored(after, decided.factored[name])
+            found |= {} if stored is None else {name: stored}
+        elif name in after.encodings:
+            found[name] = after.encodings[name]
+        elif name in after.weights and (name in encoded or after.weights[name].shape != weight.shape):
+            found[name] = Dense(after.array(name))
+    return found
 
 
 def _check_device(name: str) -> None:

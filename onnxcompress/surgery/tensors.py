@@ -38,6 +38,7 @@ class Tensors:
         outputs = [node.outputs[0] for node in self._graph if node.op_type == "Constant"]
         self._constants |= {value.name: value for value in outputs if value.name}
         self._names = {v.name for v in _values(self._graph) if v.name}
+        self._names |= {node.name for node in self._graph.all_nodes() if node.name}
         self._made: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
 
     def value(self, name: str) -> ir.Value:

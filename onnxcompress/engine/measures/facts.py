@@ -19,6 +19,7 @@ from onnxcompress.core.encoding import Array, Encoding
 from onnxcompress.core.model import Model, Weight, constant_of, subgraphs
 from onnxcompress.core.run import Environment, Histogram, ModelFacts, WeightFacts
 from onnxcompress.core.task import Feeds
+from onnxcompress.encodings.lowrank import LowRank
 from onnxcompress.engine.measures.costs import count_macs
 from onnxcompress.engine.measures.tensorfile import TensorFile
 
@@ -144,6 +145,7 @@ def _weight_facts(before: Model, weight: Weight, encoding: Encoding) -> WeightFa
         codebook=tuple(float(c) for c in flat) if shown and flat is not None else None,
         histogram=histogram(array),
         shape_after=tuple(encoding.shape) if tuple(encoding.shape) != weight.shape else None,
+        rank=encoding.rank if isinstance(encoding, LowRank) else None,
     )
 
 

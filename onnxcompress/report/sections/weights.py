@@ -106,6 +106,8 @@ def _shape(w: WeightFacts) -> str:
 
 
 def _stored(w: WeightFacts) -> str:
+    if w.rank is not None:
+        return f"{w.encoding}, rank {w.rank}"
     return f"{w.encoding}, {w.dtype}" if w.encoding == "dense" else w.encoding
 
 
