@@ -18,6 +18,7 @@ from onnxcompress.core.encoding import Encoding
 from onnxcompress.core.errors import UsageError
 from onnxcompress.encodings._base import PROJECTIONS, Projection
 from onnxcompress.encodings.codebook import AdaptiveCodebook
+from onnxcompress.encodings.half import TYPES, HalfPrecision
 from onnxcompress.encodings.scaled import Binary, IntGrid, PowersOfTwo, Ternary
 from onnxcompress.encodings.sparse import L0Penalty, L1Ball, L1Penalty, Pruning
 from onnxcompress.encodings.sparse_codebook import PruneCodebook
@@ -30,6 +31,7 @@ EXAMPLES: dict[str, tuple[Projection, ...]] = {
     "int": (IntGrid(entries=4), IntGrid(entries=3, symmetric=True)),
     "prune": (Pruning(0.3), Pruning(count=3)),
     "prune-codebook": (PruneCodebook(2, 0.3), PruneCodebook(3, count=3), PruneCodebook(16, 0.1)),
+    "half": (HalfPrecision("fp16"), HalfPrecision("bf16")),
     "l0-penalty": (L0Penalty(0.01), L0Penalty(0.5)),
     "l1": (L1Ball(0.5), L1Ball(6.0)),
     "l1-penalty": (L1Penalty(0.01), L1Penalty(0.5)),
@@ -223,6 +225,15 @@ def by_face(kind: Projection, w: np.ndarray, mu: float) -> float:
     return mu / 2 * best
 
 
+def by_every_half(kind: Projection, w: np.ndarray, mu: float) -> float:
+    """Try every number of 16 bits for every weight."""
+    assert isinstance(kind, HalfPrecision)
+    every = np.arange(1 << 16, dtype=np.uint16).view(TYPES[kind.kind])
+    with np.errstate(invalid="ignore"):
+        every = every[np.isfinite(every)].astype(np.float64)
+    return mu / 2 * sum(float(np.square(every - x).min()) for x in w)
+
+
 ORACLES: dict[str, Least] = {
     "codebook": by_partition,
     "binary": by_levels,
@@ -230,6 +241,7 @@ ORACLES: dict[str, Least] = {
     "pow2": by_levels,
     "int": by_levels,
     "prune": by_support,
+    "half": by_every_half,
     "prune-codebook": by_partition_and_zero,
     "l0-penalty": by_any_support,
     "l1": by_face,

@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcompress.core.encoding import Array, Encoding
-from onnxcompress.core.model import constant_of, subgraphs
+from onnxcompress.core.model import FLOAT_TYPES, constant_of, subgraphs
 from onnxcompress.encodings._base import ENCODINGS
 from onnxcompress.encodings.sparse import sparse
 from onnxcompress.engine.storage.evaluation import UnknownError, array_of, evaluate
@@ -129,6 +129,8 @@ def _decipher(
         raise UnknownError
     if outside:
         return _decipher_rows(nodes, tensors, outside)
+    if len(nodes) == 1 and nodes[0].op_type == "Cast" and not tensors["k"]:
+        return _decipher_half(name, nodes, array_of(tensors["q"][0]))
     if len(tensors["k"]) != 1 or len(tensors["s"]) > 1:
         raise UnknownError
     table = tensors["k"][0]
@@ -168,6 +170,15 @@ def _decipher_sparse(
     places = np.flatnonzero(coded)
     codes = (coded.reshape(-1)[places] - 1).astype(np.uint8)
     return _Found(name, nodes, None, _make("sparse-codebook", places, codes, entries, coded.shape))
+
+
+def _decipher_half(name: str, nodes: list[ir.Node], values: Array) -> _Found:
+    """Values of 16 bits that are cast to the weight's type."""
+    to = nodes[0].attributes["to"]
+    dtype = ir.DataType[to.as_string()] if to.type == ir.AttributeType.STRING else ir.DataType(to.as_int())
+    if dtype not in FLOAT_TYPES:
+        raise UnknownError
+    return _Found(name, nodes, None, _make("half", values, np.dtype(dtype.numpy())))
 
 
 def _decipher_pooled(name: str, nodes: list[ir.Node], table: ir.Value, entries: Array) -> _Found:
