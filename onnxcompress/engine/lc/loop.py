@@ -138,10 +138,12 @@ class State:
 
     Attributes:
         step: L steps made.
+        theta: Θ, weight name -> encoding.
         decoded: Δ(Θ), weight name -> array.
         multipliers: λ, weight name -> array; empty while it is zero.
         before: all weights at the start of the L step under way; empty between two steps.
-        best: Δ(Θ) and the uncompressed weights of the best state so far.
+        best_theta: Θ of the best state so far.
+        best: the uncompressed weights of it.
         best_score: its score.
         best_step: the number of L steps it was found after; 0 is direct compression.
         points: the path.
@@ -151,9 +153,11 @@ class State:
     """
 
     step: int = 0
+    theta: dict[str, Encoding] = field(default_factory=dict)
     decoded: dict[str, Array] = field(default_factory=dict)
     multipliers: dict[str, Array] = field(default_factory=dict)
     before: dict[str, Array] = field(default_factory=dict)
+    best_theta: dict[str, Encoding] = field(default_factory=dict)
     best: dict[str, Array] = field(default_factory=dict)
     best_score: Score | None = None
     best_step: int = 0
@@ -233,16 +237,12 @@ class _Loop:
     ) -> None:
         self.parts, self.learner, self.schedule, self.state, self.tell = parts, learner, schedule, state, tell
         self.names = [name for part in parts for name in part.weights]
-        self.theta: dict[str, Encoding] = {}
-        self.best_theta: dict[str, Encoding] | None = None
         self.score: Score | None = None
         self.began = time.monotonic() - state.elapsed_s
 
     def run(self) -> Result:
         state = self.state
         if state.points:
-            # Projecting what was decoded gives the same Θ back: projections are idempotent.
-            self.theta = project(self.parts, state.decoded)
             if (loss := state.points[-1].compressed_loss) is not None:
                 self.score = self._judged(Score(loss, state.points[-1].compressed_metric))
         else:
@@ -256,14 +256,13 @@ class _Loop:
         if whole and self._last_is_due():
             self._keep()
             stopped += "; the original remembers the validation split, which can judge no other state"
-        encodings = self.best_theta or project(self.parts, {name: state.best[name] for name in self.names})
-        others = {name: array for name, array in state.best.items() if name not in encodings}
-        return Result(encodings, others, tuple(state.points), state.best_step, state.epochs, stopped)
+        points = tuple(state.points)
+        return Result(state.best_theta, state.best, points, state.best_step, state.epochs, stopped)
 
     def _start(self) -> None:
         """Direct compression: the μ → 0 end of the path, and the state every later one has to beat."""
         weights = self.learner.weights(self.names)
-        self.theta = project(self.parts, weights, mu=self.schedule.mu(0) or None)
+        self.state.theta = project(self.parts, weights, mu=self.schedule.mu(0) or None)
         self.state.decoded = self._decode()
         if self.schedule.mode == "idc":
             self.learner.put(self.state.decoded)
@@ -277,7 +276,8 @@ class _Loop:
         if learned is None:
             return "the loss diverged"
         weights = self.learner.weights(self.names)
-        self.theta = project(self.parts, self._shifted(weights, mu), mu=mu or None, previous=self.theta)
+        shifted = self._shifted(weights, mu)
+        state.theta = project(self.parts, shifted, mu=mu or None, previous=state.theta)
         state.decoded = self._decode()
         if schedule.mode == "idc":
             self.learner.put(state.decoded)
@@ -336,7 +336,7 @@ class _Loop:
             self.state.multipliers[name] = (-step if old is None else old - step).astype(np.float32)
 
     def _decode(self) -> dict[str, Array]:
-        return {name: encoding.decode() for name, encoding in self.theta.items()}
+        return {name: encoding.decode() for name, encoding in self.state.theta.items()}
 
     def _note(self, weights: Mapping[str, Array], mu: float | None, loss: float | None) -> TrainingPoint:
         """Score Δ(Θ), keep it if it is the best so far, and append a point to the path."""
@@ -364,14 +364,14 @@ class _Loop:
 
     def _judged(self, score: Score) -> Score:
         """Return the score with what penalty forms add to the loss: the objective L(Δ(Θ)) + α·C(Θ)."""
-        costs = (part.projection.cost([self.theta[n] for n in part.weights]) for part in self.parts)
+        costs = (part.projection.cost([self.state.theta[n] for n in part.weights]) for part in self.parts)
         return Score(score.loss + sum(costs), score.metric)
 
     def _keep(self) -> None:
         """Make the present state the one that is returned."""
         state = self.state
-        state.best_score, state.best_step, self.best_theta = self.score, state.step, self.theta
-        state.best = {**self.learner.others(), **state.decoded}
+        state.best_score, state.best_step, state.best_theta = self.score, state.step, state.theta
+        state.best = {name: a for name, a in self.learner.others().items() if name not in state.theta}
 
     def _last_is_due(self) -> bool:
         """Return whether the last state is kept although another scored better (see ``Learner.sufficient``).

@@ -16,6 +16,7 @@ from onnxcompress.core.run import Training, TrainingPoint
 from onnxcompress.core.task import Task
 from onnxcompress.encodings.codebook import AdaptiveCodebook
 from onnxcompress.engine.graph.torchgraph import TorchGraph
+from onnxcompress.engine.lc.keeping import put_together, taken_apart
 from onnxcompress.engine.lc.loop import Part, Schedule, Score, State, compress, project
 from onnxcompress.engine.lc.lstep import TrainedLearner
 from onnxcompress.engine.lc.schedule import Wishes, fit_schedule
@@ -33,7 +34,8 @@ _REMEMBERED = 1e-3
 _FORGIVEN = 0.02
 """How much more than the original the last state may err there and still be kept: it has not seen them."""
 
-_GROUPS = ("decoded", "multipliers", "before", "best")
+_GROUPS = ("multipliers", "before", "best")
+_ENCODED = ("theta", "best_theta")
 
 
 @dataclass(frozen=True)
@@ -245,11 +247,16 @@ class _Run:
         state = self.state
         for group in _GROUPS:
             held.update({f"{group}/{name}": array for name, array in getattr(state, group).items()})
+        described = {}
+        for group in _ENCODED:
+            arrays, described[group] = taken_apart(getattr(state, group))
+            held.update({f"{group}/{place}": array for place, array in arrays.items()})
         self.checkpoint.save(
             held,
             {
                 "trainer": values,
                 "schedule": dataclasses.asdict(self.schedule),
+                "described": described,
                 "step": state.step,
                 "best_step": state.best_step,
                 "best_score": None if state.best_score is None else dataclasses.asdict(state.best_score),
@@ -267,16 +274,19 @@ class _Run:
         if found is None:
             return False
         arrays, values = found
-        groups: dict[str, dict[str, Array]] = {name: {} for name in ("trainer", *_GROUPS)}
+        groups: dict[str, dict[str, Array]] = {name: {} for name in ("trainer", *_GROUPS, *_ENCODED)}
         for key, array in arrays.items():
             group, _, name = key.partition("/")
             groups[group][name] = array
         self.trainer.restore(groups["trainer"], values["trainer"])
         self.schedule = Schedule(**values["schedule"])
         score = values["best_score"]
+        theta, best_theta = (put_together(groups[g], values["described"][g]) for g in _ENCODED)
         self.state = State(
             step=values["step"],
-            decoded=groups["decoded"],
+            theta=theta,
+            decoded={name: encoding.decode() for name, encoding in theta.items()},
+            best_theta=best_theta,
             multipliers=groups["multipliers"],
             before=groups["before"],
             best=groups["best"],
