@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from onnxcompress.core.errors import UnsupportedError, UsageError
 from onnxcompress.methods._base import METHODS, Method, Needs, option
+from onnxcompress.methods._cutting import KEEP, check_cut, target_of
 
 if TYPE_CHECKING:
     from onnxcompress.core.channels import Group, Member
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from onnxcompress.encodings._base import Projection
     from onnxcompress.engine.allocation import Allocation, Costs, Target
     from onnxcompress.engine.channels import Channels
-
-KEEP = 0.5
-"""Share that stays where neither --keep nor --target is given."""
 
 NODE_BYTES = 500
 """What the nodes and names that decode one sparse weight take in the file, at least."""
@@ -78,20 +76,13 @@ class Magnitude(Method):
         for name in ("include", "exclude"):
             if isinstance(getattr(self, name), str):
                 object.__setattr__(self, name, (getattr(self, name),))
-        if self.keep is not None and not 0 < self.keep <= 1:
-            raise UsageError("--keep must be over 0 and at most 1", why=f"found {self.keep:g}")
-        if self.keep is not None and self.target is not None:
-            raise UsageError("--keep and --target exclude each other", fix="give one of them")
+        check_cut(self.keep, self.target, self.round_to)
         if self.importance not in _IMPORTANCES:
             raise UsageError(
                 f"there is no importance {self.importance!r}", fix=f"choose one of {', '.join(_IMPORTANCES)}"
             )
-        if self.round_to not in (1, 2) and (self.round_to < 1 or self.round_to % 4):
-            raise UsageError("--round-to must be 1, 2 or a multiple of 4", why=f"found {self.round_to}")
         if self.granularity == "weight":
             self._check_weight()
-        if self.target is not None:
-            self._target()
 
     def _check_weight(self) -> None:
         why = "zeros make the file smaller, but neither the work nor the latency less"
@@ -101,13 +92,6 @@ class Magnitude(Method):
             raise UsageError(
                 f"--importance {self.importance} is for channels", why="weights go by their size"
             )
-
-    def _target(self) -> Target:
-        from onnxcompress.engine.allocation import Target  # noqa: PLC0415
-
-        if self.target is not None:
-            return Target.read(self.target)
-        return Target("channels", KEEP if self.keep is None else self.keep)
 
     def plan(self, model: Model, task: Task | None, resources: Resources) -> Plan:
         """Rank channels or weights and decide which stay.
@@ -137,7 +121,7 @@ class Magnitude(Method):
         )
         evidence = Evidence(channels, task, resources.device, resources.seed if task is None else task.seed)
         scores = IMPORTANCES[self.importance]().scores(groups, evidence)
-        target = self._target()
+        target = target_of(self.keep, self.target)
         found = allocate(
             groups,
             scores.of,
@@ -210,7 +194,7 @@ class Magnitude(Method):
             else:
                 arrays[layer.weight] = model.array(layer.weight)
         _check_finite(arrays)
-        projection = Pruning(self._target().share)
+        projection = Pruning(target_of(self.keep, self.target).share)
         names, small = self._worthwhile(arrays, projection)
         if self.scope == "joint" and names:
             encodings = dict(zip(names, projection.project([arrays[n] for n in names]), strict=True))

@@ -1,4 +1,4 @@
-"""Pruned first, then quantised, then fine-tuned: zeros stay, the rest shares a codebook, the file is small."""
+"""Pruned first, then quantised, then fine-tuned: zeros stay, the rest gets a codebook."""
 
 from __future__ import annotations
 
