@@ -41,7 +41,8 @@ def tagger(kind, width=8, words=20, deep=10, directions=1):
     """Embedding, recurrent layer, a hidden layer, and a label for every step; batch first outside."""
     tensors = {
         "table": RNG.normal(size=(words, deep)), **recurrent(kind, width, deep, directions),
-        "w1": RNG.normal(size=(directions * width, 6)), "b1": RNG.normal(size=6), "w2": RNG.normal(size=(6, 4)),
+        "w1": RNG.normal(size=(directions * width, 6)), "b1": RNG.normal(size=6),
+        "w2": RNG.normal(size=(6, 4)),
     }  # fmt: skip
     way = {"direction": "bidirectional"} if directions == 2 else {}
     more = {"linear_before_reset": 1} if kind == "GRU" else {}
@@ -98,14 +99,13 @@ def test_gated_folded_and_cut_agree(kind, directions):
     assert any(small.shapes)
 
 
-@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
-def test_a_tagger_is_cut_and_taught_without_labels(kind, tmp_path):
+def test_a_tagger_is_cut_and_taught_without_labels(tmp_path):
     source, data = tmp_path / "tagger.onnx", tmp_path / "words.npz"
-    source.write_bytes(exporter.dense_bytes(tagger(kind, width=16)))
-    np.savez(data, x=RNG.integers(0, 20, (400, 7)))
+    source.write_bytes(exporter.dense_bytes(tagger("LSTM", width=16)))
+    np.savez(data, x=RNG.integers(0, 20, (300, 7)))
     result = onnxcompress.compress(
         source, method="vib", output=tmp_path / "cut.onnx", data=data, target="macs=0.6", round_to=4,
-        epochs=20.0, after=10.0, batch_size=32,
+        epochs=12.0, after=6.0, batch_size=32,
     )  # fmt: skip
     run = result.run
     assert run.models[1].macs <= 0.6 * run.models[0].macs
@@ -117,7 +117,7 @@ def test_a_tagger_is_cut_and_taught_without_labels(kind, tmp_path):
 def test_the_lstm_of_the_fixtures(tmp_path):
     result = onnxcompress.compress(
         FIXTURES / "digits_lstm.onnx", method="vib", output=tmp_path / "cut.onnx",
-        data=FIXTURES / "digits.npz", target="macs=0.5", round_to=4, epochs=12.0, after=8.0, batch_size=64,
+        data=FIXTURES / "digits.npz", target="macs=0.5", round_to=4, epochs=6.0, after=4.0, batch_size=64,
     )  # fmt: skip
     run = result.run
     assert run.models[1].macs <= 0.5 * run.models[0].macs
