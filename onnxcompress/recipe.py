@@ -28,9 +28,10 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from onnxcompress.core.errors import OutputError, UsageError
+from onnxcompress.core.kinds import fits, kind_words
 from onnxcompress.methods._base import METHODS, Method
 
 TASK_OPTIONS: Mapping[str, Any] = {
@@ -237,52 +238,11 @@ def _check_type(flag: str, value: Any, kind: Any, metadata: Mapping[str, Any]) -
     for number in value if isinstance(value, (list, tuple)) else (value,):
         if isinstance(number, float) and not math.isfinite(number):
             raise UsageError(f"{flag} must be a finite number", why=f"found {number}")
-    if not _fits(value, kind):
-        words = ", ".join(metadata["choices"]) if "choices" in metadata else _kind_words(kind)
+    if not fits(value, kind):
+        words = ", ".join(metadata["choices"]) if "choices" in metadata else kind_words(kind)
         raise UsageError(
             f"{flag} must be {'one of ' if 'choices' in metadata else ''}{words}", why=f"found {value!r}"
         )
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    """Return whether a value is of the annotated kind; whole numbers are numbers, True is none.
-
-    >>> _fits(2, float | None), _fits(True, int), _fits(["a"], tuple[str, ...])
-    (True, False, True)
-    """
-    origin, arguments = get_origin(kind), get_args(kind)
-    if kind is Any or kind is type(None):
-        return kind is Any or value is None
-    if origin in (Union, types.UnionType):
-        return any(_fits(value, argument) for argument in arguments)
-    if origin is Literal:
-        return value in arguments
-    if origin is tuple:
-        if hasattr(value, "tolist"):  # an array, from Python
-            value = value.tolist()
-        if isinstance(value, (str, int, float)):  # one of several may stand alone
-            return _fits(value, arguments[0])
-        return isinstance(value, (list, tuple)) and all(_fits(v, arguments[0]) for v in value)
-    if origin is Callable:
-        return callable(value)
-    if kind is float:
-        return isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if kind is int:
-        return isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    return isinstance(value, kind)
-
-
-def _kind_words(kind: Any) -> str:
-    """Return an option's kind in words, "a whole number"."""
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-    origin, arguments = get_origin(kind), [a for a in get_args(kind) if a is not type(None)]
-    if origin is Literal:
-        return "one of " + ", ".join(map(str, arguments))
-    if origin is tuple:
-        return "a list, each " + _kind_words(arguments[0])
-    if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(_kind_words(a) for a in arguments))
-    return words.get(kind, "a function")
 
 
 def _meant(given: Mapping[str, Any], methods: list[type[Method]]) -> dict[str, dict[str, Any]]:
@@ -290,7 +250,7 @@ def _meant(given: Mapping[str, Any], methods: list[type[Method]]) -> dict[str, d
     meant: dict[str, dict[str, Any]] = {method.name: {} for method in methods}
     for name, value in given.items():
         having = [method for method in methods if name in option_fields(method)]
-        fitting = [method for method in having if _fits(value, option_type(method, name))]
+        fitting = [method for method in having if fits(value, option_type(method, name))]
         for method in fitting or having:
             meant[method.name][name] = value
     return meant
