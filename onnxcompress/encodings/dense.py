@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxcompress.core.encoding import Array, Encoding, Site
+from onnxcompress.core.encoding import Array, Encoding, Numbers, Site
 from onnxcompress.encodings._base import ENCODINGS
 
 
@@ -43,6 +44,14 @@ class Dense(Encoding):
     def take(self, axis: int, keep: Array) -> Dense:
         """Keep some slices along one axis."""
         return Dense(np.take(self.values, keep, axis=axis))
+
+    def numbers(self) -> tuple[Numbers, ...]:
+        """Return the values."""
+        return (Numbers(self.values.reshape(-1)),)
+
+    def with_numbers(self, values: Sequence[Array]) -> Dense:
+        """Return other values."""
+        return Dense(values[0].reshape(self.shape))
 
     def emit(self, site: Site) -> ir.Value:
         """Emit one tensor."""

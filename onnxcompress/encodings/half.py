@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from onnxcompress.core.encoding import Array, Encoding, Site
+from onnxcompress.core.encoding import Array, Encoding, Numbers, Site
 from onnxcompress.encodings import _nodes
 from onnxcompress.encodings._base import ENCODINGS, PROJECTIONS, Projection
 
@@ -63,6 +63,14 @@ class Half(Encoding):
     def take(self, axis: int, keep: Array) -> Half:
         """Keep some slices along one axis."""
         return Half(np.take(self.values, keep, axis=axis), self.dtype)
+
+    def numbers(self) -> tuple[Numbers, ...]:
+        """Return the values."""
+        return (Numbers(self.values.reshape(-1)),)
+
+    def with_numbers(self, values: Sequence[Array]) -> Half:
+        """Return other values, of the same kind."""
+        return Half(values[0].reshape(self.shape), self.dtype)
 
     def emit(self, site: Site) -> ir.Value:
         """Emit the values and a Cast."""

@@ -73,6 +73,7 @@ class Finetune(Method):
     def plan(self, model: Model, task: Task | None, resources: Resources) -> Plan:
         """Train; raises UsageError where a glob matches nothing, or the device is not there."""
         from onnxcompress.core.plan import Plan  # noqa: PLC0415
+        from onnxcompress.core.refusal import Refusal  # noqa: PLC0415
         from onnxcompress.encodings.dense import Dense  # noqa: PLC0415
         from onnxcompress.engine.finetuning import Job, finetune  # noqa: PLC0415
         from onnxcompress.engine.training.distillation import with_teacher  # noqa: PLC0415
@@ -97,6 +98,8 @@ class Finetune(Method):
         )
         found = finetune(job)
         values = {n: Dense(a) for n, a in found.arrays.items()}
+        if not (found.arrays or found.encodings):
+            refusals += tuple(Refusal(name, _why_not(model, task, resources)) for name in names)
         return Plan(
             found.encodings, values, refusals=refusals, warnings=found.warnings, training=found.training
         )
@@ -135,3 +138,14 @@ class Finetune(Method):
 def _dense(model: Model, name: str) -> bool:
     encoding = model.encodings.get(name)
     return encoding is None or encoding.kind == "dense"
+
+
+def _why_not(model: Model, task: Task, resources: Resources) -> str:
+    """Return why training changed nothing."""
+    own = resources.teacher is None or resources.teacher is model
+    if own and not task.labelled:
+        return (
+            "has nothing to learn: without labels the model is its own teacher; give labels, or compress and "
+            "fine-tune the original model in one run"
+        )
+    return "did better on the validation examples as it was than after any epoch"

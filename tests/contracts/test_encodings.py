@@ -139,7 +139,7 @@ def test_the_weight_is_the_sum_of_what_its_numbers_make(name: str) -> None:
     total = np.zeros(SHAPE)
     for numbers in encoding.numbers():
         places = np.arange(total.size).reshape(SHAPE) if numbers.places is None else numbers.places
-        made = np.append(numbers.values, 0)[places]
+        made = np.append(numbers.values.astype(np.float64), 0)[places]
         total = total + (made if numbers.factors is None else made * numbers.factors)
     if encoding.numbers():
         assert np.array_equal(total.astype(np.float32), encoding.decode())

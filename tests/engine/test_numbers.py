@@ -7,9 +7,12 @@ import torch
 from onnx import helper
 from pruning_models import mlp, model_of
 
+from onnxcompress.encodings.additive import Sum
 from onnxcompress.encodings.codebook import AdaptiveCodebook
+from onnxcompress.encodings.half import HalfPrecision
 from onnxcompress.encodings.scaled import IntGrid, Ternary
 from onnxcompress.encodings.sparse import Pruning
+from onnxcompress.encodings.sparse_codebook import PruneCodebook
 from onnxcompress.engine.graph.torchgraph import TorchGraph
 from onnxcompress.engine.training.numbers import TrainedNumbers
 
@@ -22,6 +25,9 @@ PROJECTIONS = {
     "scales": IntGrid(entries=16, granularity="channel", axis=0),
     "scales of groups": Ternary(granularity="group", axis=1, group_size=5),
     "sparse": Pruning(0.3),
+    "sparse codebook": PruneCodebook(4, 0.4),
+    "sum": Sum((AdaptiveCodebook(2), Pruning(0.1))),
+    "half": HalfPrecision("bf16"),
 }
 
 
@@ -62,14 +68,14 @@ def test_gradients_are_those_of_the_numbers(name):
     loss.backward()
     dense = torch.tensor(encoding.decode(), requires_grad=True)
     (x @ dense.T - goal).square().sum().backward()
-    (made,) = encoding.numbers()
-    factors = np.ones(weight.shape) if made.factors is None else made.factors.astype(np.float64)
-    used = made.places >= 0
-    wanted = np.bincount(made.places[used], (dense.grad.numpy() * factors)[used], len(made.values))
-    (held,) = numbers.parameters()
-    unit = held.detach().numpy() / np.where(made.values == 0, 1, made.values)
-    found = held.grad.numpy() * np.where(made.values == 0, 1, unit)
-    assert np.allclose(found, wanted, rtol=1e-4, atol=1e-3)
+    for made, held in zip(encoding.numbers(), numbers.parameters(), strict=True):
+        places = np.arange(weight.size).reshape(weight.shape) if made.places is None else made.places
+        factors = np.ones(weight.shape) if made.factors is None else made.factors.astype(np.float64)
+        used = places >= 0
+        wanted = np.bincount(places[used], (dense.grad.numpy() * factors)[used], len(made.values))
+        values = made.values.astype(np.float64)
+        unit = np.where(values == 0, 1, held.detach().numpy() / np.where(values == 0, 1, values))
+        assert np.allclose(held.grad.numpy() * unit, wanted, rtol=1e-4, atol=1e-3)
 
 
 def test_numbers_are_as_large_as_weights():
