@@ -30,7 +30,7 @@ from onnxcompress.engine.training.checkpoint import Checkpoint
 from onnxcompress.engine.training.evaluation import Evaluation, Evaluator
 from onnxcompress.engine.training.numbers import TrainedNumbers
 from onnxcompress.engine.training.scoring import better, in_words, point
-from onnxcompress.engine.training.shifts import fitting_shifts
+from onnxcompress.engine.training.shifts import fitting_shifts, words
 from onnxcompress.engine.training.trainer import Trainer
 
 LAST_LR = 0.05
@@ -245,10 +245,8 @@ class _Run:
         return max(rate for rate, loss in losses.items() if loss <= _AS_GOOD * best or loss == best)
 
     def _facts(self, stopped: str) -> Training:
-        task, shifts = self.job.task, self.augmentation.shifts.values()
-        shown = (
-            f"; pictures shown shifted by up to {max(s.pixels for s in shifts):.1f} pixels" if shifts else ""
-        )
+        task, shifts = self.job.task, self.augmentation.shifts
+        shown = f"; pictures shown {words(shifts)}" if shifts else ""
         return Training(
             data=task.origin + shown,
             random_data=task.random,

@@ -70,6 +70,32 @@ def test_every_picture_is_moved_by_itself_within_the_distance():
     assert (last.sum((1, 2, 3)) - 1).abs().max() < 1e-4
 
 
+def test_a_linear_map_moves_points_of_the_edge_and_not_the_middle():
+    images = torch.zeros(2, 1, 21, 21)
+    images[:, 0, 10, 10] = images[:, 0, 10, 16] = 1
+    linear = torch.zeros(2, 2, 2)
+    linear[0, 0, 0] = 3.0  # what is sampled lies farther out, at the edge by 3 of 10.5
+    linear[1, 1, 0] = 3.0  # and farther down, the more it lies to the right
+    stretched, sheared = shifted(images, torch.zeros(2, 2), linear)[:, 0]
+    centre = torch.arange(21.0) - 10
+    right = stretched[10, 12:]
+    assert stretched[10, 10] > 0.7
+    assert float((right * centre[12:]).sum() / right.sum()) == pytest.approx(6 / (1 + 3 / 10.5), abs=0.2)
+    column = sheared[:, 16]
+    assert float((column * centre).sum() / column.sum()) == pytest.approx(-6 * 3 / 10.5, abs=0.2)
+
+
+def test_turned_pictures_differ_from_shifted_ones():
+    torch.manual_seed(3)
+    images = torch.rand(5, 1, 16, 16)
+    torch.manual_seed(0)
+    plain = Shift(1.0, False).apply(images)
+    torch.manual_seed(0)
+    turned = Shift(1.0, False, turned=True).apply(images)
+    assert turned.shape == images.shape
+    assert (plain - turned).abs().mean() > 0.01
+
+
 @pytest.mark.parametrize(
     ("shape", "expected"),
     [

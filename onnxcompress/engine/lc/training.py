@@ -24,7 +24,7 @@ from onnxcompress.engine.training.augmentation import Augmentation
 from onnxcompress.engine.training.checkpoint import Checkpoint
 from onnxcompress.engine.training.mixing import with_mixtures
 from onnxcompress.engine.training.noise import fitting_noise
-from onnxcompress.engine.training.shifts import fitting_shifts
+from onnxcompress.engine.training.shifts import fitting_shifts, words
 from onnxcompress.engine.training.trainer import Trainer
 
 _SAVE_EVERY_S = 20.0
@@ -119,7 +119,9 @@ class _Run:
         compressed = tuple(name for part in self.parts for name in part.weights)
         along = tuple(n for n in job.others if n not in unreached and n not in compressed)
         noise = fitting_noise(original, job.task, job.noise) if job.noise > 0 else {}
-        shifts = fitting_shifts(original, job.task) if job.shift else {}
+        # Where only the original teaches, it answers for any picture: the more they differ, the better.
+        turned = not job.task.labelled
+        shifts = fitting_shifts(original, job.task, turned=turned) if job.shift else {}
         # Without labels the loss says more than the share of equal decisions, of which few examples have few.
         self.learner = TrainedLearner(
             self.trainer,
@@ -189,8 +191,7 @@ class _Run:
         if self.mixtures:
             told.append(f"{self.mixtures} mixtures of two training examples added")
         if augmentation is not None and augmentation.shifts:
-            pixels = max(shift.pixels for shift in augmentation.shifts.values())
-            told.append(f"pictures shown shifted by up to {pixels:.1f} pixels")
+            told.append(f"pictures shown {words(augmentation.shifts)}")
         if augmentation is not None and augmentation.noise:
             told.append("shown with noise")
         return Training(

@@ -22,7 +22,10 @@ ENOUGH = 20000
 MOST_BYTES = 128 << 20
 """Inputs added take at most this many bytes: they are computed with, too."""
 
-_MOST_FOLD = 50
+_MOST, _MOST_FOLD = 50000, 120
+"""No more are added, and no more times as many as there are. Chosen on 10,000 held-out examples of MNIST
+with 500 unlabelled ones to train on (4 entries): with 20,000 mixtures 0.0097 of the outputs' variance goes,
+with 43,000 0.0080."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ def with_mixtures(task: Task, noise: Callable[[], Mapping[str, float]] = dict) -
     if any(np.dtype(array.dtype).kind not in "fV" for array in one.values()):
         return task, 0
     size = max(1, sum(array.nbytes for array in one.values()))
-    added = min(ENOUGH, _MOST_FOLD * count, MOST_BYTES // size)
+    added = min(_MOST, _MOST_FOLD * count, MOST_BYTES // size)
     if added < 1:
         return task, 0
     generator = np.random.default_rng([task.seed, 0x317])

@@ -3,14 +3,15 @@
 A picture moved a little is another example, of which the original itself is asked for the answer; its class
 is the same (Simard, Steinkraus, Platt 2003, Best practices for convolutional neural networks applied to
 visual document analysis, section 2). Few examples become many that way, and they stay pictures, which
-mixtures and noise do not. The distance is found, not set: the largest at which shifts, drawn evenly along
-both axes, move the original's outputs by no more than ``SHARE`` of their variance. An original that notices
+mixtures and noise do not; turned, stretched and sheared ones are more different still. The distance is
+found, not set: the largest at which shifts, drawn evenly along both axes, move the original's outputs by no
+more than ``SHARE`` of their variance. An original that notices
 the least shift (its inputs are no pictures, whatever their shape) is shown none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,26 +50,47 @@ class Shift:
     Attributes:
         pixels: largest distance along each axis.
         channels_last: the stack is N H W C, otherwise N C H W.
+        turned: pictures are turned, stretched and sheared, too: each of the four numbers of the linear map
+            moves points of the edge by up to ``pixels``.
         whole: move by whole pixels only, the nearest to what was drawn: nothing is blurred, and examples
             that would move by less than half a pixel stay as they are.
     """
 
     pixels: float
     channels_last: bool
+    turned: bool = False
     whole: bool = False
 
     def apply(self, stack: torch.Tensor) -> torch.Tensor:
         """Return the stack, every example moved by itself; what comes in at an edge repeats the edge."""
         images = stack.movedim(-1, 1) if self.channels_last else stack
         drawn = (2 * torch.rand(len(images), 2, device=images.device) - 1) * self.pixels
-        moved = rolled(images, drawn.round().long()) if self.whole else shifted(images, drawn)
+        if self.whole:
+            moved = rolled(images, drawn.round().long())
+        elif self.turned:
+            linear = (2 * torch.rand(len(images), 2, 2, device=images.device) - 1) * self.pixels
+            moved = shifted(images, drawn, linear)
+        else:
+            moved = shifted(images, drawn)
         return moved.movedim(1, -1) if self.channels_last else moved
 
 
-def shifted(images: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
-    """Return images N C H W moved by ``pixels`` (N, 2: along W, along H), bilinear between pixels."""
+def words(shifts: Mapping[str, Shift]) -> str:
+    """Return what is done to pictures, "shifted by up to 1.5 pixels"."""
+    how = "shifted, turned and stretched" if any(s.turned for s in shifts.values()) else "shifted"
+    return f"{how} by up to {max(s.pixels for s in shifts.values()):.1f} pixels"
+
+
+def shifted(images: torch.Tensor, pixels: torch.Tensor, linear: torch.Tensor | None = None) -> torch.Tensor:
+    """Return images N C H W moved by ``pixels`` (N, 2: along W, along H), bilinear between pixels.
+
+    ``linear`` (N, 2, 2), in pixels that points of the edge are moved by, is what a linear map of the picture
+    differs from the identity by.
+    """
     height, width = images.shape[2:]
     matrices = torch.eye(2, 3, device=images.device).repeat(len(images), 1, 1)
+    if linear is not None:
+        matrices[:, :, :2] += 2 * linear / min(height, width)
     matrices[:, :, 2] = -2 * pixels / torch.tensor([width, height], device=images.device)
     grid = F.affine_grid(matrices.to(images.dtype), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
@@ -108,13 +130,16 @@ def may_shift(augment: Literal["auto", "shift", "none"], task: Task) -> bool:
     return task.loss == "ce" and labels is not None and labels.ndim == 1
 
 
-def fitting_shifts(graph: TorchGraph, task: Task, share: float = SHARE) -> dict[str, Shift]:
+def fitting_shifts(
+    graph: TorchGraph, task: Task, share: float = SHARE, *, turned: bool = False
+) -> dict[str, Shift]:
     """Return the shift for each input that holds pictures; empty where none fits.
 
     Args:
         graph: holds the original's weights.
         task: the data; training examples are used.
         share: see the top of this file.
+        turned: turn, stretch and shear them, too.
     """
     feeding = getattr(task.samples, "feeding", None) or Feeding(False, None)
     if feeding.whole:
@@ -130,18 +155,22 @@ def fitting_shifts(graph: TorchGraph, task: Task, share: float = SHARE) -> dict[
     if not layouts:
         return {}
     clean = feeding.predict(graph.run, stack)
-    directions = torch.from_numpy(generator.uniform(-1, 1, (len(some), 2)).astype(np.float32))
+    directions = torch.from_numpy(generator.uniform(-1, 1, (len(some), 2, 3)).astype(np.float32))
 
     def moved(pixels: float) -> float:
         seen = {
-            name: _moved_array(array, directions * pixels, layouts[name]) if name in layouts else array
+            name: _moved_array(array, directions * pixels, layouts[name], turned)
+            if name in layouts
+            else array
             for name, array in stack.items()
         }
         return moved_share(clean, feeding.predict(graph.run, seen))
 
     sides = [min(stack[n].shape[1:3] if last else stack[n].shape[2:]) for n, last in layouts.items()]
     pixels = _largest(lambda distance: moved(distance) <= share, FARTHEST * min(sides))
-    return {name: Shift(pixels, last) for name, last in layouts.items()} if pixels >= LEAST_PIXELS else {}
+    if pixels < LEAST_PIXELS:
+        return {}
+    return {name: Shift(pixels, last, turned=turned) for name, last in layouts.items()}
 
 
 def _largest(good: Callable[[float], bool], most: float) -> float:
@@ -155,8 +184,8 @@ def _largest(good: Callable[[float], bool], most: float) -> float:
     return low
 
 
-def _moved_array(array: Array, pixels: torch.Tensor, last: bool) -> Array:
+def _moved_array(array: Array, pixels: torch.Tensor, last: bool, turned: bool) -> Array:
     images = torch.from_numpy(np.ascontiguousarray(array, np.float32))
     images = images.movedim(-1, 1) if last else images
-    found = shifted(images, pixels)
+    found = shifted(images, pixels[:, :, 0], pixels[:, :, 1:] if turned else None)
     return (found.movedim(1, -1) if last else found).numpy().astype(array.dtype)
