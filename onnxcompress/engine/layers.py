@@ -147,10 +147,17 @@ def select(
     """
     for option, globs in (("--include", include), ("--exclude", exclude)):
         for glob in globs:
-            if not any(_matches(layer, glob) for layer in found):
-                raise _unmatched(option, glob, found, others)
+            matching(found, glob, option=option, others=others)
     chosen = [layer for layer in found if not include or any(_matches(layer, g) for g in include)]
     return tuple(layer for layer in chosen if not any(_matches(layer, g) for g in exclude))
+
+
+def matching(found: Sequence[Layer], glob: str, *, option: str, others: Iterable[str] = ()) -> list[Layer]:
+    """Return the layers that one glob chooses; raises UsageError as :func:`select`, naming the ``option``."""
+    matched = [layer for layer in found if _matches(layer, glob)]
+    if not matched:
+        raise _unmatched(option, glob, found, others)
+    return matched
 
 
 def _matches(layer: Layer, glob: str) -> bool:

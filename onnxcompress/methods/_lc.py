@@ -182,10 +182,11 @@ class LcMethod(Method):
             return Plan({}, refusals=tuple(refusals))
         warnings = self._warnings(chosen, encodings)
         if task is None or self.mode == "dc":
-            warnings = [*warnings, *self._untrained_warnings(chosen, encodings)]
-            return Plan(encodings, refusals=tuple(refusals), warnings=tuple(warnings))
-        plan = self._trained(chosen, parts, found)
-        return replace(plan, refusals=tuple(refusals), warnings=(*warnings, *plan.warnings))
+            plan = Plan(encodings, warnings=tuple(self._untrained_warnings(chosen, encodings)))
+        else:
+            plan = self._trained(chosen, parts, found)
+        plan = replace(plan, refusals=tuple(refusals), warnings=(*warnings, *plan.warnings))
+        return _without_whole(plan)
 
     def _trained(self, chosen: Chosen, parts: Sequence[Part], found: Sequence[Layer]) -> Plan:
         """Return the weights after the path; the layers no part names are trained along."""
@@ -270,6 +271,21 @@ def untrained_advice(task: Task | None) -> str:
     if task is not None:
         return "use --mode lc"
     return "give --data, labels are not needed (the original teaches)"
+
+
+def _without_whole(plan: Plan) -> Plan:
+    """Return the plan without weights that came out as they went in; their values stay where they changed."""
+    from onnxcompress.core.refusal import Refusal  # noqa: PLC0415
+
+    whole = {name: e for name, e in plan.weights.items() if e.kind == "dense"}
+    trained = {} if plan.training is None else whole
+    told = [Refusal(name, "is worth more whole than it costs") for name in whole]
+    return replace(
+        plan,
+        weights={name: e for name, e in plan.weights.items() if name not in whole},
+        values={**plan.values, **trained},
+        refusals=(*plan.refusals, *told),
+    )
 
 
 def _encoded(model: Model, name: str) -> bool:

@@ -17,7 +17,8 @@ from onnxcompress.engine.tensor_info import TensorInfo
 from onnxcompress.methods._base import METHODS, Needs
 
 SHAPES = {"x": (1, 1, 6, 6)}
-QUICK = {"steps": 2, "epochs": 1.0, "lr": 0.05, "batch_size": 32}
+QUICK = {"steps": 2, "epochs": 1.0, "lr": 0.05, "batch_size": 32, "mix": False}
+QUICK |= {"part": ("*=codebook(entries=4)",)}
 """Options that make a method quick, used where it has them."""
 
 
