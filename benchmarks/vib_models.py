@@ -2,7 +2,7 @@
 
 Usage: ``python benchmarks/vib_models.py --shared ../shared [--only mnist_cntk …] [--epochs 9]``
 
-``--method vib --target macs=0.5`` trains two thirds of the epochs with gates and a third without;
+``--method vib --target macs=0.5`` trains a third of the epochs with gates and two thirds without;
 ``--method magnitude --target macs=0.5 --method finetune`` spends all of them on fine-tuning. Digits and
 CIFAR-10 have labels, whose test error is told. The audio models have none: coloured noise with a random
 envelope stands for sound, the original is the teacher, and the relative error of the outputs is told.
@@ -62,7 +62,7 @@ def measure(name: str, method: str, arguments: argparse.Namespace) -> dict[str, 
     source = arguments.shared / "models" / f"{name}.onnx"
     epochs, options = arguments.epochs, {"target": "macs=0.5", "round_to": 4}
     if method == "vib":
-        options |= {"epochs": epochs * 2 / 3, "after": epochs / 3}
+        options |= {"epochs": epochs / 3, "after": epochs * 2 / 3}
     else:
         options |= {"scope": "joint", "epochs": epochs}
     with tempfile.TemporaryDirectory() as folder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -72,18 +73,28 @@ def decide(
         levels = levels[np.unique(np.linspace(0, len(levels) - 1, 2**_LATENCY_LEVELS).astype(int))]
     levels = np.concatenate([[0.0], levels])  # at level 0 everything stays, at the last but one channel each
     low, high = 0, len(levels) - 1
-    least = share(at(levels[high]))
+    require(share(at(levels[high])), most)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if share(at(levels[middle])) <= most + 1e-9 else (middle, high)
+    keep = at(levels[high])
+    return Decision(keep, float(levels[high]), share(keep))
+
+
+def require(least: float, most: float) -> None:
+    """Raise UnsupportedError where the least that can stay is more than the target."""
     if least > most + 1e-9:
         raise UnsupportedError(
             f"the target {most:g} cannot be reached",
             why=f"{least:.3g} stays with every gated group at its least width",
             fix="ask for less, or let more be cut: `onnxcompress inspect` says what is frozen",
         )
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if share(at(levels[middle])) <= most + 1e-9 else (middle, high)
-    keep = at(levels[high])
-    return Decision(keep, float(levels[high]), share(keep))
+
+
+def narrowest(groups: Sequence[Group], round_to: int) -> dict[str, Array]:
+    """Return masks of the least widths, whichever channels they keep."""
+    allowed = {g.name: widths(g.size, positions(g), round_to) for g in groups}
+    return _masks(groups, {g.name: np.ones(g.size) for g in groups}, allowed, math.inf)
 
 
 def filled(

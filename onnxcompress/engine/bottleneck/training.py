@@ -34,7 +34,7 @@ from onnxcompress.engine.bottleneck.pressure import Pressure
 from onnxcompress.engine.bottleneck.recovery import Recovery
 from onnxcompress.engine.bottleneck.recurrence import Recurrence
 from onnxcompress.engine.bottleneck.steering import Steering
-from onnxcompress.engine.bottleneck.verdict import doubts, level, verdict
+from onnxcompress.engine.bottleneck.verdict import doubts, level, require_reachable, verdict
 from onnxcompress.engine.channels import site_key, tapped
 from onnxcompress.engine.graph.torchgraph import TorchGraph
 from onnxcompress.engine.training.augmentation import Augmentation
@@ -50,12 +50,16 @@ GATE_TRAVEL = 40.0
 EPOCHS, LEAST_STEPS = 10.0, 1000
 """Passes over the data with gates, and least number of steps, where nothing else is asked for."""
 
+BATCH_SIZE = 64
+"""Examples of one step: a few epochs of small batches make more steps than of large ones."""
+
 MOST_GATE_LR = 0.3
 STATISTICS_BATCHES = 60
 
 
 def press(job: Job) -> Pressed:
     """Train; raises as the trainer does, and UnsupportedError where a target cannot be met."""
+    require_reachable(job)
     return _Run(job).run()
 
 
@@ -74,7 +78,7 @@ class _Run:
             self.graph,
             job.task,
             job.resources,
-            batch_size=job.wishes.batch_size,
+            batch_size=job.wishes.batch_size or BATCH_SIZE,
             bn="train" if batch_norm else "eval",
             teacher=self.teacher,
         )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from onnxcompress.core.encoding import Array
-from onnxcompress.engine.bottleneck.decision import Decision, decide, filled
+from onnxcompress.engine.bottleneck.decision import Decision, decide, filled, narrowest, require
 from onnxcompress.engine.bottleneck.job import Job
 
 USUAL = (0.05, 200.0)
@@ -28,6 +28,12 @@ def verdict(job: Job, alphas: Mapping[str, Array]) -> Decision:
     if job.target is None or job.share is None or job.quick_share is not None:
         return found
     return filled(found, job.groups, alphas, round_to=round_to, share=job.share, most=job.target)
+
+
+def require_reachable(job: Job) -> None:
+    """Raise UnsupportedError, before anything is trained, where the target is out of reach."""
+    if job.target is not None and job.share is not None:
+        require(job.share(narrowest(job.groups, job.wishes.round_to)), job.target)
 
 
 def level(job: Job, alphas: Mapping[str, Array]) -> float:
