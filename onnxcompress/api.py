@@ -14,7 +14,10 @@ from onnxcompress import gates, pipeline
 from onnxcompress.core.errors import UsageError
 from onnxcompress.core.resources import Resources
 from onnxcompress.core.run import Run
+from onnxcompress.pipeline import packing
 from onnxcompress.recipe import build
+
+pack, unpack = packing.pack, packing.unpack
 
 
 @dataclass(frozen=True)

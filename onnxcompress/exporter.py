@@ -59,7 +59,7 @@ def export(model: Model, path: Path, *, overwrite: bool = False) -> Exported:
     """
     check_target(path, None if model.source.path is None else Path(model.source.path), overwrite=overwrite)
     lowered = stored.lower_all(model)
-    with _staging(path) as folder:
+    with staging(path) as folder:
         staged = _write(lowered.graph, folder / path.name)
         _prove(model, lowered, staged, folder)
         size = sum(f.stat().st_size for f in (staged, _external(staged)) if f.exists())
@@ -124,13 +124,14 @@ def place(staged: Path, path: Path) -> None:
     try:
         data = _external(staged)
         if data.exists():
-            _move(data, _external(path))
-        _move(staged, path)
+            move(data, _external(path))
+        move(staged, path)
     except OSError as error:
         raise OutputError("cannot write the output", where=str(path), why=error.strerror) from error
 
 
-def _move(source: Path, target: Path) -> None:
+def move(source: Path, target: Path) -> None:
+    """Move a file in one step, replacing what is there, also to another file system."""
     try:
         source.replace(target)
     except OSError:  # another file system: copy beside the target, then rename
@@ -143,7 +144,7 @@ def _move(source: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def _staging(path: Path) -> Iterator[Path]:
+def staging(path: Path) -> Iterator[Path]:
     """Make a folder beside the target, so that renaming is atomic, and remove it whatever happens."""
     try:
         folder = tempfile.TemporaryDirectory(prefix=".onnxcompress-", dir=path.parent)

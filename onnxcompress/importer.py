@@ -70,6 +70,18 @@ def load(source: str | Path | onnx.ModelProto | ir.Model) -> Model:
     )
 
 
+def files_of(path: Path) -> tuple[str, ...]:
+    """Return the files a model consists of, relative to its folder: itself first, then its external data.
+
+    Raises:
+        UsageError: there is no such file, or it cannot be opened.
+        ModelImportError: it is no ONNX model, or breaks a limit: external data lies outside its folder.
+    """
+    proto = _parse(_read(path), str(path))
+    _refuse(str(path), limits.problems(proto, path.parent))
+    return (path.name, *sorted(limits.external_files(proto)))
+
+
 def _from_file(path: Path) -> Model:
     data = _read(path)
     proto = _parse(data, str(path))

@@ -16,6 +16,8 @@ COMMANDS = {
     "bench": "latency only, interleaved, with confidence intervals",
     "sensitivity": "rank layers by how far compressing each alone moves the outputs",
     "report": "render a stored run (JSON) again",
+    "pack": "put a model into a small archive for transport",
+    "unpack": "get the model out of such an archive, bit by bit",
     "list": "methods, encodings or operators",
 }
 

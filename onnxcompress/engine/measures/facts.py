@@ -68,7 +68,7 @@ def model_facts(
         name=name or (file.name if isinstance(file, Path) else "model in memory"),
         sha256=_digest(tensors.main_blocks()),
         size_bytes=tensors.size_bytes,
-        gzip_bytes=_gzip_bytes(tensors.blocks()),
+        gzip_bytes=gzip_bytes(tensors.blocks()),
         nodes=_count_nodes(tensors.proto),
         parameters=parameters,
         bits_per_weight=8 * _weight_bytes(tensors, model) / parameters if parameters else None,
@@ -233,7 +233,7 @@ def _digest(blocks: Iterator[bytes]) -> str:
     return digest.hexdigest()
 
 
-def _gzip_bytes(blocks: Iterator[bytes]) -> int:
+def gzip_bytes(blocks: Iterator[bytes]) -> int:
     """Return the size after ``gzip -6``, in constant memory."""
     packer = zlib.compressobj(6, zlib.DEFLATED, 31)
     return sum(len(packer.compress(block)) for block in blocks) + len(packer.flush())
