@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 from onnxcompress.core.version import VERSION
 
 if TYPE_CHECKING:
-    from onnxcompress.api import Result, compress, pack, unpack
+    from onnxcompress.api import Result, compare, compress, pack, unpack
 
 __version__ = VERSION
-__all__ = ["Result", "__version__", "compress", "pack", "unpack"]
+__all__ = ["Result", "__version__", "compare", "compress", "pack", "unpack"]
 
 
 def __getattr__(name: str) -> Any:
     # `onnxcompress --help` must start at once: the stages are imported when they are asked for.
-    if name in {"compress", "pack", "unpack", "Result"}:
+    if name in {"compare", "compress", "pack", "unpack", "Result"}:
         from onnxcompress import api  # noqa: PLC0415
 
         return getattr(api, name)

@@ -51,6 +51,10 @@ def compress(
     fold: bool = True,
     benchmark: bool = False,
     limits: Mapping[str, float] | None = None,
+    budgets: str | Path | gates.Budgets | None = None,
+    baseline: str | Path | Run | None = None,
+    max_regression: float = gates.REGRESSION,
+    strict: bool = False,
     **options: Any,
 ) -> Result:
     """Compress a model; the argument is never changed.
@@ -70,6 +74,10 @@ def compress(
         fold: fold constants that shift a layer's input into its bias.
         benchmark: measure latency too.
         limits: gates, see :mod:`onnxcompress.gates`.
+        budgets: limits of several models by file name; those of this one are taken, ``limits`` win over them.
+        baseline: a stored run; where this one is worse, a gate fails.
+        max_regression: share by which the baseline may be exceeded; latency: five times that.
+        strict: gates that noise leaves undecided fail too.
         options: options of the methods (``bits=2``, ``exclude=("conv1.*",)``).
 
     Raises:
@@ -79,6 +87,7 @@ def compress(
     if threads < 1:
         raise UsageError(f"threads must be 1 or more, not {threads}")
     names = [method] if isinstance(method, str) else list(method)
+    demands = gates.Demands.read(budgets, baseline, max_regression, strict)
     given = {"path": data, "random": random_data or None, **(data_options or {})}
     recipe = build(names, options, data=given, seed=seed)
     with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder:
@@ -92,11 +101,68 @@ def compress(
                 input_shapes=input_shapes or {},
                 threads=threads,
                 resources=resources or Resources(),
-                limits=limits or {},
+                limits=demands.limits(limits or {}, _names(output, model)),
                 fold=fold,
                 benchmark=benchmark,
             )
         )
         compressed = onnx.load(target) if output is None else None
-    gates.require(run)
+    run = demands.decided(run, each=False)
+    gates.require(run, strict=strict)
     return Result(compressed, Path(output) if output is not None else None, run)
+
+
+def compare(
+    *models: str | Path,
+    data: Any = None,
+    data_options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    threads: int = 1,
+    benchmark: bool = True,
+    limits: Mapping[str, float] | None = None,
+    budgets: str | Path | gates.Budgets | None = None,
+    baseline: str | Path | Run | None = None,
+    max_regression: float = gates.REGRESSION,
+    strict: bool = False,
+) -> Run:
+    """Compare models with the first one: outputs, size, latency.
+
+    Args:
+        models: files, two or more; the first is the reference.
+        data: compare outputs on examples of this, as for ``compress``; None: on seeded random inputs.
+        data_options: as for ``compress``.
+        seed: of random inputs and of the order of measurements.
+        input_shapes: concrete shapes of inputs with symbolic dimensions.
+        threads: CPU threads.
+        benchmark: measure latency too.
+        limits: gates, see :mod:`onnxcompress.gates`.
+        budgets: limits of several models by file name; every model is held to its own.
+        baseline: a stored run; where this one is worse, a gate fails.
+        max_regression: share by which the baseline may be exceeded; latency: five times that.
+        strict: gates that noise leaves undecided fail too.
+
+    Raises:
+        OnnxCompressError: one of its tree; GateError where a limit does not hold.
+    """
+    if len(models) < 2:
+        raise UsageError("there is nothing to compare with", fix="name two or more models")
+    demands = gates.Demands.read(budgets, baseline, max_regression, strict)
+    run = pipeline.compare(
+        [Path(model) for model in models],
+        data={"path": data, **(data_options or {})} if data is not None else dict(data_options or {}),
+        input_shapes=input_shapes,
+        seed=seed,
+        threads=threads,
+        benchmark=benchmark,
+        limits=limits,
+    )
+    run = demands.decided(run, each=True)
+    gates.require(run, strict=strict)
+    return run
+
+
+def _names(output: str | Path | None, model: pipeline.Source) -> list[str]:
+    """Return what a budget may call a model: the file that is written, the one it was made from."""
+    paths = [output, model if isinstance(model, (str, Path)) else None]
+    return [Path(path).name for path in paths if path is not None] or ["model in memory"]

@@ -162,3 +162,39 @@ def test_what_is_wrong_is_one_of_our_errors(given, error, tmp_path, monkeypatch)
         onnxcompress.compress(**arguments)
     assert "\n" not in str(raised.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_budgets_and_baselines_as_on_the_command_line(tmp_path):
+    (tmp_path / "budgets.toml").write_text('[models."small.onnx"]\nmax_size_ratio = 1e-4\n')
+    with pytest.raises(UsageError, match="say nothing of this model"):
+        onnxcompress.compress(MODEL, method="half", budgets=tmp_path / "budgets.toml")
+    with pytest.raises(GateError, match="max_size_ratio"):
+        onnxcompress.compress(
+            MODEL, method="half", output=tmp_path / "small.onnx", budgets=str(tmp_path / "budgets.toml")
+        )
+    before = onnxcompress.compress(MODEL, method="lc-quant", bits=2)
+    with pytest.raises(GateError, match="baseline_bytes"):
+        onnxcompress.compress(MODEL, method="half", baseline=before.run)
+    again = onnxcompress.compress(MODEL, method="half", baseline=before.run, max_regression=9.0)
+    assert {g.name for g in again.run.gates} >= {"baseline_bytes", "baseline_rel_err"}
+    with pytest.raises(UsageError, match="0 or more"):
+        onnxcompress.compress(MODEL, method="half", baseline=before.run, max_regression=-1.0)
+
+
+def test_compare(tmp_path):
+    onnxcompress.compress(MODEL, method="half", output=tmp_path / "half.onnx")
+    run = onnxcompress.compare(MODEL, tmp_path / "half.onnx", benchmark=False, limits={"max_size_ratio": 0.9})
+    assert run.kind == "compare"
+    assert run.models[1].size_bytes < run.models[0].size_bytes
+    assert [g.passed for g in run.gates] == [True]
+    (tmp_path / "budgets.toml").write_text('[models."half*"]\nmax_bytes = 10\n')
+    with pytest.raises(GateError, match="max_bytes"):
+        onnxcompress.compare(
+            MODEL, tmp_path / "half.onnx", benchmark=False, budgets=tmp_path / "budgets.toml"
+        )
+    with pytest.raises(GateError, match="baseline"):
+        onnxcompress.compare(MODEL, MODEL, benchmark=False, baseline=run)
+    with pytest.raises(UsageError, match="nothing to compare"):
+        onnxcompress.compare(MODEL)
+    with pytest.raises(UsageError, match="none is given"):
+        onnxcompress.compare(MODEL, MODEL, benchmark=False, data_options={"labels": "y"})

@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from onnxcompress.cli import _options as shared
-from onnxcompress.cli._gates import Demands, further
+from onnxcompress.cli._gates import demands as asked_for
+from onnxcompress.cli._gates import further
 from onnxcompress.core.errors import UsageError
 from onnxcompress.gates import LIMITS, require
 
@@ -50,7 +51,7 @@ def compare(
     if len(sources) < 2:
         raise UsageError("there is nothing to compare with", fix="name two or more models, or use `bench`")
     check_reports(reports)
-    demands = Demands.read(options)
+    demands = asked_for(options)
     if options["random_data"]:
         raise UsageError(
             "--random-data is for training", why="outputs are compared on random inputs without it"

@@ -11,7 +11,8 @@ from typing import Any
 import click
 
 from onnxcompress.cli import _options as shared
-from onnxcompress.cli._gates import Demands, further
+from onnxcompress.cli._gates import demands as asked_for
+from onnxcompress.cli._gates import further
 from onnxcompress.core.errors import OutputError, UsageError
 from onnxcompress.gates import LIMITS, require
 
@@ -83,7 +84,7 @@ def compress(
     common = {
         key: options.pop(key) for key in ("input_shapes", "threads", "seed", "random_data", *shared.DATA_KEYS)
     }
-    demands = Demands.read(options)
+    demands = asked_for(options)
     limits = {key: value for key in LIMITS if (value := options.pop(key)) is not None}
     given = shared.translated(options)
     resolved = recipes.build(

@@ -2,12 +2,14 @@
 
 from onnxcompress.gates.baseline import REGRESSION, Regression, against, read_run
 from onnxcompress.gates.budgets import Budgets, read_budgets
+from onnxcompress.gates.demands import Demands
 from onnxcompress.gates.limits import LIMITS, Limit, check, decide, require
 
 __all__ = [
     "LIMITS",
     "REGRESSION",
     "Budgets",
+    "Demands",
     "Limit",
     "Regression",
     "against",
