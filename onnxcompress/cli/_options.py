@@ -237,7 +237,7 @@ def parse_shapes(specs: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
         except ValueError:
             name = ""
             shape = ()
-        if not name or any(d < 0 for d in shape):
+        if not name or any(d < 0 for d in shape) or (dims and not shape):
             raise UsageError(f"cannot read --input-shape {spec!r}", fix="write NAME:1,3,224,224")
         shapes[name] = shape
     return shapes

@@ -15,6 +15,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxcompress import bench, exporter, importer, verify
+from onnxcompress.core.errors import UsageError
 from onnxcompress.core.model import Model
 from onnxcompress.core.run import Benchmark, Comparison
 from onnxcompress.core.task import Feeds, Task
@@ -70,7 +71,13 @@ def open_original(source: Source, input_shapes: Mapping[str, tuple[int, ...]], t
     path = path_of(source)
     file = path if path is not None else exporter.dense_bytes(model)
     session = runtime.open_session(file, threads=threads)
-    return Original(model, file, session, feeds.resolve_shapes(model, session, input_shapes))
+    try:
+        shapes = feeds.resolve_shapes(model, session, input_shapes)
+    except UsageError as error:  # of several models, which one
+        raise UsageError(
+            error.what, where=error.where or model.source.path, why=error.why, fix=error.fix
+        ) from error
+    return Original(model, file, session, shapes)
 
 
 def data_task(original: Original, options: Mapping[str, Any], seed: int) -> Task:

@@ -205,6 +205,7 @@ OPTIONS = {
     "--limit 0": "--limit",
     "--input-shape image": "--input-shape",
     "--input-shape image:1,a": "--input-shape",
+    "--input-shape image:x": "--input-shape",
     "--input-shape picture:1,1,8,8": "picture",
     "--input-shape image:1,3,8,8": "image",
     "--input-shape image:1,1,8": "image",

@@ -2,6 +2,8 @@
 
 import json
 
+import onnx
+
 QUICK = "--budget 0.5 --report r.json --report r.html --report r.md"
 
 
@@ -67,3 +69,23 @@ def test_weights_that_callers_may_replace_are_told(folder, call):
     assert done.code == 0, done.err
     (warning,) = [w for w in json.loads((folder / "r.json").read_text())["warnings"] if "as inputs" in w]
     assert warning.startswith("open.onnx lists 6 weights as inputs")
+
+
+def test_shapes_of_inputs_count_for_every_model(folder, call):
+    """What is compared, counted and timed has the shapes asked for; a model they do not fit is named."""
+    small(call)
+    words = "--no-bench -q --input-shape image:5,1,8,8 --report r.json"
+    assert call(f"compare digits_mlp.onnx small.onnx {words}").code == 0
+    run = json.loads((folder / "r.json").read_text())
+    assert [m["input_shapes"]["image"] for m in run["models"]] == [[5, 1, 8, 8]] * 2
+    assert run["comparisons"][0]["outputs"][0]["shape"][0] == 5
+    plain = call("compare digits_mlp.onnx small.onnx --no-bench -q --report r.json")
+    assert plain.code == 0
+    single = json.loads((folder / "r.json").read_text())
+    assert run["models"][0]["macs"] == 5 * single["models"][0]["macs"]
+    fixed = onnx.load(folder / "small.onnx")
+    fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(fixed, folder / "fixed.onnx")
+    done = call(f"compare digits_mlp.onnx fixed.onnx {words}")
+    assert done.code == 2
+    assert "fixed.onnx" in done.err
