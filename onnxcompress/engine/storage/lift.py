@@ -7,6 +7,7 @@ out are the codes.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,11 +19,14 @@ import onnx_ir as ir
 from onnxcompress.core.encoding import Array, Encoding
 from onnxcompress.core.model import FLOAT_TYPES, constant_of, subgraphs
 from onnxcompress.encodings._base import ENCODINGS
+from onnxcompress.encodings._layout import Layout
 from onnxcompress.encodings.sparse import sparse
 from onnxcompress.engine.storage.evaluation import UnknownError, array_of, evaluate
 
 _INTERNAL = re.compile(r"[nqkst]_[0-9a-z]+")
-_LAST = frozenset({"Gather", "Reshape", "Slice", "Transpose", "Cast", "Mul", "Add", "ScatterElements"})
+_LAST = frozenset(
+    {"Gather", "Reshape", "Slice", "Transpose", "Cast", "Mul", "Add", "MatMul", "ScatterElements"}
+)
 
 
 @dataclass
@@ -133,6 +137,8 @@ def _decipher(
         return _decipher_half(name, nodes, array_of(tensors["q"][0]))
     if len(tensors["k"]) != 1 or len(tensors["s"]) > 1:
         raise UnknownError
+    if any(node.op_type == "MatMul" for node in nodes):
+        return _decipher_product(name, nodes, *(array_of(tensors[role][0]) for role in "qk"))
     table = tensors["k"][0]
     entries = array_of(table)
     if any(node.op_type == "CumSum" for node in nodes):
@@ -179,6 +185,22 @@ def _decipher_half(name: str, nodes: list[ir.Node], values: Array) -> _Found:
     if dtype not in FLOAT_TYPES:
         raise UnknownError
     return _Found(name, nodes, None, _make("half", values, np.dtype(dtype.numpy())))
+
+
+def _decipher_product(name: str, nodes: list[ir.Node], left: Array, right: Array) -> _Found:
+    """Two factors, and how the axes of the weight are dealt to the rows and columns of their product."""
+    dealt, order = [left.shape[0], right.shape[1]], None
+    for node in nodes:
+        if node.op_type == "Transpose":
+            order = [int(i) for i in node.attributes["perm"].as_ints()]
+        if node.op_type == "Reshape" and node.inputs[1] is not None:
+            dealt = [int(d) for d in array_of(node.inputs[1])]
+    places = range(len(dealt)) if order is None else np.argsort(order)
+    axes = [int(a) for a in places]
+    rows = next(i for i in range(len(dealt) + 1) if math.prod(dealt[:i]) == left.shape[0])
+    shape = tuple(dealt[axes.index(a)] for a in range(len(axes)))
+    layout = Layout(tuple(axes[:rows]), tuple(axes[rows:]))
+    return _Found(name, nodes, None, _make("low-rank", left, right, shape, layout))
 
 
 def _decipher_pooled(name: str, nodes: list[ir.Node], table: ir.Value, entries: Array) -> _Found:
