@@ -81,7 +81,7 @@ def carry_out(
     if not cuts(plan):
         encoded = model.with_encodings(encodings, method)
         split = two_layers(encoded, shapes, feeds=_examples(task), seed=seed)
-        return CarriedOut(split.model, None, split.warnings, refusals=split.refusals, factored=split.layers)
+        return CarriedOut(split.model, None, split.warnings, factored=split.layers)
     unshared = analyse(model, shapes).model
     decided = unshared.with_encodings(_of_copies(unshared, encodings), method)
     channels = analyse(decided, shapes)

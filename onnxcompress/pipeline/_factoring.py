@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 from onnxcompress.core.encoding import Encoding
 from onnxcompress.core.model import Model
-from onnxcompress.core.refusal import Refusal
 from onnxcompress.core.task import Feeds
 from onnxcompress.encodings.lowrank import LowRank
 from onnxcompress.surgery.factoring import Factored, factor
@@ -22,13 +21,11 @@ class TwoLayers:
     Attributes:
         model: the model.
         layers: weight name -> what it became.
-        refusals: low-rank weights that stay one.
         warnings: sentences the user must see.
     """
 
     model: Model
     layers: Mapping[str, Factored] = field(default_factory=dict)
-    refusals: tuple[Refusal, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
@@ -51,7 +48,7 @@ def two_layers(
     result = factor(model)
     if result.layers:
         prove_factoring(model, result, shapes, feeds=feeds, seed=seed)
-    return TwoLayers(result.model, result.layers, result.kept, result.warnings)
+    return TwoLayers(result.model, result.layers, result.warnings)
 
 
 @dataclass(frozen=True, eq=False)

@@ -103,4 +103,5 @@ def _layer_facts(model: Model, layer: Layer, by_node: Mapping[str, int]) -> Weig
         histogram=facts.histogram(model.array(layer.weight)),
         role=layer.role,
         macs=sum(counted) if counted else None,
+        rank=facts.rank_of(encoding),
     )

@@ -82,20 +82,26 @@ def factor(model: Model) -> FactoredModel:
         found = ways(weight)
         if isinstance(found, str) or not found.allows(encoding.layout):
             why = found if isinstance(found, str) else "is used as another matrix than it is stored as"
-            kept.append(Refusal(name, f"{why}: the file is smaller for its two factors, nothing is faster"))
+            kept.append(Refusal(name, why))
             continue
         if weight.value.is_graph_input():
             inputs.append(name)
         layers[name] = _Layer(clone.ir, weight, encoding, names).split(found.uses)
     encodings = {n: e for n, e in model.encodings.items() if n not in layers}
     result = Model(clone.ir, model.source, encodings, model.steps)
-    warnings = []
+    warnings = [_told_kept(kept)] if kept else []
     if inputs and (clone.ir.ir_version or 0) >= _INITIALIZERS_ALONE:
         shown = ", ".join(f"'{n}'" for n in inputs[:3]) + (" …" if len(inputs) > 3 else "")
         warnings.append(
             f"{len(inputs)} weights were also optional inputs of the model and are constants now: {shown}"
         )
     return FactoredModel(result, layers, tuple(kept), tuple(warnings))
+
+
+def _told_kept(kept: Sequence[Refusal]) -> str:
+    reasons = "; ".join(f"'{r.where}' {r.why}" for r in kept[:3]) + ("; …" if len(kept) > 3 else "")
+    count = "1 weight stays" if len(kept) == 1 else f"{len(kept)} weights stay"
+    return f"{count} one layer, stored as two factors: the file is smaller, nothing is faster ({reasons})"
 
 
 _INITIALIZERS_ALONE = 4

@@ -294,7 +294,7 @@ def test_what_needs_the_weight_itself_says_so_and_stays_one(case: str) -> None:
     result = factor(encoded)
     assert not result.layers
     assert [r.where for r in result.kept] == ["w"]
-    assert "nothing is faster" in result.kept[0].why
+    assert "nothing is faster" in result.warnings[0]
     assert np.array_equal(outputs(result.model)["y"], outputs(encoded)["y"])
 
 

@@ -145,8 +145,13 @@ def _weight_facts(before: Model, weight: Weight, encoding: Encoding) -> WeightFa
         codebook=tuple(float(c) for c in flat) if shown and flat is not None else None,
         histogram=histogram(array),
         shape_after=tuple(encoding.shape) if tuple(encoding.shape) != weight.shape else None,
-        rank=encoding.rank if isinstance(encoding, LowRank) else None,
+        rank=rank_of(encoding),
     )
+
+
+def rank_of(encoding: Encoding | None) -> int | None:
+    """Return the rank of a weight that is the product of two factors, None of every other."""
+    return encoding.rank if isinstance(encoding, LowRank) else None
 
 
 def relative_error(before: Array, after: Array) -> float:
