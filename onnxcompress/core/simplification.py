@@ -43,10 +43,10 @@ class SameProof:
     """Evidence that the simplified graph computes what the graph did, measured before anything is written.
 
     ``inputs`` counts the inputs, of ``sizes`` different sizes, on which onnxruntime, told to optimise
-    nothing, gave bitwise equal outputs before and after the exact changes. ``bitwise`` is false where that
-    cannot be seen: onnxruntime computes half precision in single and rounds between nodes, not where there
-    is no node any more; then equality holds as told below. ``unrepeatable`` outputs differ from run to run
-    (random operators) and prove nothing.
+    nothing, gave bitwise equal outputs before and after the exact changes. ``bitwise`` is null where
+    there were none, and false where that cannot be seen: onnxruntime computes half precision in single
+    and rounds between nodes, not where there is no node any more; then equality holds as told below.
+    ``unrepeatable`` outputs differ from run to run (random operators) and prove nothing.
 
     The others, where there were any, hold to ``float64_error`` with the new weights left in float64, of which
     rounding alone explains ``float64_floor`` (both relative to the largest value at the same place), and to
@@ -57,7 +57,7 @@ class SameProof:
     inputs: int
     sizes: int
     unrepeatable: tuple[str, ...] = ()
-    bitwise: bool = True
+    bitwise: bool | None = None
     float64_error: float | None = None
     float64_floor: float | None = None
     ort_error: float | None = None

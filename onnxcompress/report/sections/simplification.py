@@ -20,19 +20,21 @@ def simplification(run: Run) -> tuple[Block, ...]:
 
 def _changes(simplifications: tuple[SimplificationFacts, ...]) -> Table:
     columns = (
+        Column("Rule"),
         Column("What went"),
         Column("Number", numeric=True),
         Column("Bytes", numeric=True),
         Column("Outputs"),
-        Column("The first of them"),
+        Column("First of them"),
     )
     rows = tuple(
         (
-            f"{change.rule}: {change.what}",
+            change.rule,
+            change.what,
             fmt.count(change.count),
             Quantity(f"{change.bytes:,}"),
             "equal bit by bit" if change.exact else "equal to rounding",
-            Names(change.where[:3]),
+            Names(change.where[:2]),
         )
         for facts in simplifications
         for change in facts.changes
@@ -53,23 +55,26 @@ def _totals(simplifications: tuple[SimplificationFacts, ...]) -> str:
 def _proof(proof: SameProof) -> list[Inline]:
     sizes = f" of {fmt.plural(proof.sizes, 'size')}" if proof.sizes > 1 else ""
     parts: list[Inline] = []
-    if proof.inputs and proof.bitwise:
+    if proof.bitwise:
         parts += [
             f"On {fmt.plural(proof.inputs, 'random input')}{sizes}, in onnxruntime without optimisation, the "
             "exact changes left all outputs ",
             Strong("equal bit by bit"),
             ". ",
         ]
-    if not proof.bitwise:
+    if proof.bitwise is False:
         parts.append(
             "onnxruntime computes half precision in single and rounds between nodes, so that equality bit by "
             "bit cannot be seen there. "
         )
-    if proof.float64_error is not None and proof.float64_floor is not None:
+    if proof.float64_error is not None:
+        floor = proof.float64_floor
         parts += [
             "Computed in float64, with the weights not rounded, values differ by at most ",
             Strong(f"{proof.float64_error:.2g}"),
-            f" of the largest one (rounding alone may do {proof.float64_floor:.2g}). ",
+            " of the largest one",
+            "" if floor is None else f" (rounding alone may do {floor:.2g})",
+            ". ",
         ]
     if proof.ort_error is not None and proof.ort_tolerance is not None:
         parts.append(

@@ -82,6 +82,6 @@ def _unmeasured(run: Run) -> list[Callout]:
             ".",
         )
         found.append(Callout("warning", "Few bits, no training", parts))
-    if run.methods and not reading.compressed(run) and not run.cuts:
+    if run.methods and not (reading.compressed(run) or run.cuts or run.simplifications):
         found.append(Callout("warning", "No weight changed", ("Every weight was left as it was.",)))
     return found

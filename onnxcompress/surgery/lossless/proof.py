@@ -65,7 +65,7 @@ def prove_exact(before: Model, after: Model, shapes: Shapes, *, seed: int) -> Sa
                     why="it is not equal bit by bit",
                     fix="nothing was written; please report this model",
                 )
-    return SameProof(len(inputs), sizes, tuple(sorted(unrepeatable)))
+    return SameProof(len(inputs), sizes, tuple(sorted(unrepeatable)), bitwise=True)
 
 
 def _half(model: Model) -> bool:
@@ -147,7 +147,8 @@ def _compare64(
     return outputs, replace(
         proof,
         float64_error=agreement.error,
-        float64_floor=agreement.floor,
+        # Infinite where a value is zero until weights are off: that says nothing of the others.
+        float64_floor=agreement.floor if np.isfinite(agreement.floor) else None,
         single_precision=agreement.single,
     )
 

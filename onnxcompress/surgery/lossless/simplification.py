@@ -28,21 +28,19 @@ class Rule:
     apply: Apply
 
 
-FREEZE = Rule(
-    "frozen inputs", "weights that a caller could replace and that are constants now", freeze_inputs
-)
+FREEZE = Rule("frozen inputs", "weights that are constants now, and no inputs", freeze_inputs)
 RULES = (
     Rule("unused", "nodes and constants that nothing reads", remove_unused),
-    Rule("passing on", "nodes that pass their input on unchanged, or undo one another", remove_passing),
-    Rule("equal nodes", "nodes that compute what another one computes already", merge_nodes),
-    Rule("constants", "nodes whose result is the same for every input, and smaller stored", fold_constants),
-    Rule("Constant nodes", "Constant nodes that are stored as initializers, in fewer bytes", store_constants),
+    Rule("passing on", "nodes that change nothing, or undo one another", remove_passing),
+    Rule("equal nodes", "nodes that compute what another one does", merge_nodes),
+    Rule("constants", "results that are the same for every input, stored", fold_constants),
+    Rule("Constant nodes", "constants stored as initializers, in fewer bytes", store_constants),
 )
-DUPLICATES = Rule("duplicates", "constants that are there already", merge_constants)
+DUPLICATES = Rule("duplicates", "constants that are stored already", merge_constants)
 NORMALISATION, SCALES = "normalisation", "scales and shifts"
 WORDS = {
-    NORMALISATION: "BatchNormalizations that are in the weights of the layer beside them now",
-    SCALES: "products with and sums of constants that are in the weights of the layer beside them now",
+    NORMALISATION: "folded into the weights of the layer beside it",
+    SCALES: "folded into the weights of the layer beside them",
 }
 
 ROUNDS = 50

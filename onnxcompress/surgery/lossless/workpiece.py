@@ -247,8 +247,8 @@ def plain(node: ir.Node) -> bool:
 
 def label(node: ir.Node) -> str:
     """Return what to call a node in a report."""
-    name = node.name or next((v.name for v in node.outputs if v.name), None)
-    return f"{node.op_type} {name}" if name else node.op_type
+    result = next((v.name for v in node.outputs if v.name), None)
+    return node.name or (f"{node.op_type} of {result}" if result else node.op_type)
 
 
 def number(node: ir.Node, name: str, default: float) -> float:
