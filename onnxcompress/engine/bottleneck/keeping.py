@@ -101,25 +101,12 @@ class OfModule:
                 tensor.copy_(torch.from_numpy(np.array(arrays[name])))
 
 
-def optimizer_state(optimizer: torch.optim.Optimizer | None) -> dict[str, Array]:
-    """Return what an optimiser remembers, as ``<parameter>.<name>``."""
-    held = {} if optimizer is None else optimizer.state_dict()["state"]
-    return {
-        f"{index}.{name}": value.detach().cpu().numpy()
-        for index, of in held.items()
-        for name, value in of.items()
-        if isinstance(value, torch.Tensor)
-    }
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer | None, arrays: Mapping[str, Array]) -> None:
-    """Give an optimiser, just made, what :func:`optimizer_state` returned."""
-    if optimizer is None:
-        return
+def restore_optimizer(optimizer: torch.optim.Optimizer, arrays: Mapping[str, Array]) -> None:
+    """Give an optimiser, just made, what ``optimizer_arrays`` returned."""
     whole = optimizer.state_dict()
     whole["state"] = {}
     for key, array in arrays.items():
-        index, _, name = key.partition(".")
+        _, index, name = key.split("/")
         whole["state"].setdefault(int(index), {})[name] = torch.from_numpy(np.array(array))
     optimizer.load_state_dict(whole)
 

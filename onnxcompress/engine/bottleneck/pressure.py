@@ -14,7 +14,8 @@ from torch import nn
 
 from onnxcompress.core.encoding import Array
 from onnxcompress.engine.bottleneck.gates import Gates
-from onnxcompress.engine.bottleneck.keeping import State, optimizer_state, restore_optimizer
+from onnxcompress.engine.bottleneck.keeping import State, restore_optimizer
+from onnxcompress.engine.training.state import optimizer_arrays
 
 MOST_MEAN_LR = 0.01
 """μ multiplies weights: it cannot be hurried as log σ² can."""
@@ -62,7 +63,7 @@ class Pressure:
 
     def state(self) -> State:
         """Return the state for a checkpoint."""
-        return optimizer_state(self._optimizer), {"steps": self.steps, "gamma": self.gamma}
+        return optimizer_arrays(self._optimizer), {"steps": self.steps, "gamma": self.gamma}
 
     def restore(self, arrays: Mapping[str, Array], values: Mapping[str, Any]) -> None:
         """Take up a state."""
@@ -117,11 +118,12 @@ class Along:
 
     def state(self) -> State:
         """Return the state for a checkpoint."""
-        return optimizer_state(self._optimizer), {}
+        return {} if self._optimizer is None else optimizer_arrays(self._optimizer), {}
 
     def restore(self, arrays: Mapping[str, Array], values: Mapping[str, Any]) -> None:
         """Take up a state."""
-        restore_optimizer(self._optimizer, arrays)
+        if self._optimizer is not None:
+            restore_optimizer(self._optimizer, arrays)
 
     def set_rate(self, lr: float) -> None:
         """Set the learning rate."""
