@@ -89,6 +89,12 @@ class Model:
             object.__setattr__(self, "_weights", cached)
         return cached
 
+    @property
+    def opset(self) -> int:
+        """Version of the default operator set."""
+        opsets = self.ir.opset_imports
+        return int(opsets.get("", opsets.get("ai.onnx", 1)))
+
     def array(self, name: str) -> Array:
         """Return the value of one weight, decoded if it is encoded, in its storage type."""
         if name in self.encodings:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -225,14 +225,17 @@ class OnNonzeros(Projection):
     Attributes:
         codebook: how they are quantised, one codebook for all weights given.
         stays: for each weight, where it is not zero: bool, in its shape, somewhere true.
+        apart: store where they are apart from their codes; otherwise zero is a further entry of the codebook,
+            which takes more bits a weight, but no operator set from 11 on.
     """
 
     codebook: Projection
     stays: tuple[Array, ...]
+    apart: bool = True
 
     def of(self, positions: Sequence[int]) -> OnNonzeros:
         """Return the same for some of the weights."""
-        return OnNonzeros(self.codebook, tuple(self.stays[i] for i in positions))
+        return replace(self, stays=tuple(self.stays[i] for i in positions))
 
     def project(
         self,
@@ -243,11 +246,23 @@ class OnNonzeros(Projection):
     ) -> list[Encoding]:
         """Return the closest codebook of the weights that stay, and zeros elsewhere."""
         chosen = [w[s] for w, s in zip(weights, self.stays, strict=True)]
+        books = self.codebook.project(chosen, mu=mu, previous=previous if self.apart else None)
         found: list[Encoding] = []
-        for stay, book in zip(
-            self.stays, self.codebook.project(chosen, mu=mu, previous=previous), strict=True
-        ):
+        for stay, book in zip(self.stays, books, strict=True):
             assert isinstance(book, Codebook)
             assert book.axis is None, "channels and groups are torn apart by zeros"
-            found.append(SparseCodebook(np.flatnonzero(stay), book.codes, book.entries, tuple(stay.shape)))
+            if self.apart:
+                found.append(
+                    SparseCodebook(np.flatnonzero(stay), book.codes, book.entries, tuple(stay.shape))
+                )
+            else:
+                found.append(_with_zero(book, stay))
         return found
+
+
+def _with_zero(book: Codebook, stay: Array) -> Codebook:
+    """Return the codebook of a whole weight: ``book`` where ``stay``, zero elsewhere."""
+    values = np.zeros(stay.shape, book.dtype)
+    values[stay] = book.decode()
+    entries = np.union1d(book.entries, np.zeros(1, book.dtype))
+    return Codebook(nearest(values, entries), entries)

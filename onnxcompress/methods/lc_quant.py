@@ -138,25 +138,28 @@ class LcQuant(LcMethod):
     def _sparse_parts(self, chosen: Chosen) -> tuple[list[Part], list[Refusal]]:
         """Return the parts of weights that are stored sparse: their zeros stay, the others get a codebook."""
         from onnxcompress.core.refusal import Refusal  # noqa: PLC0415
-        from onnxcompress.encodings.sparse_codebook import OnNonzeros  # noqa: PLC0415
+        from onnxcompress.encodings.sparse_codebook import OnNonzeros, SparseCodebook  # noqa: PLC0415
         from onnxcompress.engine.lc.loop import Part  # noqa: PLC0415
 
         stays, refusals = {}, []
+        # Below that operator set no sparse form can be decoded: zero becomes an entry.
+        apart = chosen.model.opset >= SparseCodebook.least_opset
+        codebook = self._projection(None, most=256 if apart else 255)
         for name, stay in _non_zeros(chosen).items():
-            direct = OnNonzeros(self._projection(None), (stay,)).project([chosen.arrays[name]])[0]
-            before = chosen.model.encodings[name].stored_bits() // 8
-            after = -(-direct.stored_bits() // 8) + _MORE_NODES
+            direct = OnNonzeros(codebook, (stay,), apart).project([chosen.arrays[name]])[0]
+            now = chosen.model.encodings[name].stored_bits() // 8
+            before = now if apart else int(chosen.arrays[name].nbytes)
+            after = -(-direct.stored_bits() // 8) + (_MORE_NODES if apart else self.node_bytes)
             if after < before:
                 stays[name] = stay
             else:
-                why = f"would not get smaller: {before} bytes now, sparse, about {after} with a codebook"
+                why = f"would not get smaller: {before} bytes now, about {after} with a codebook"
                 refusals.append(Refusal(name, why))
         groups = _by_type(chosen, list(stays)) if self.joint else [(name,) for name in stays]
-        codebook = self._projection(None)
-        return [Part(g, OnNonzeros(codebook, tuple(stays[n] for n in g))) for g in groups], refusals
+        return [Part(g, OnNonzeros(codebook, tuple(stays[n] for n in g), apart)) for g in groups], refusals
 
-    def _projection(self, layer: Layer | None) -> Projection:
-        """Return Π for one weight, or for several jointly."""
+    def _projection(self, layer: Layer | None, most: int = 256) -> Projection:
+        """Return Π for one weight, or for several jointly; ``most`` entries of a learned codebook."""
         from onnxcompress.encodings.codebook import AdaptiveCodebook  # noqa: PLC0415
         from onnxcompress.encodings.scaled import Binary, IntGrid, PowersOfTwo, Ternary  # noqa: PLC0415
 
@@ -165,7 +168,7 @@ class LcQuant(LcMethod):
         if axis is not None and self.granularity != "tensor":
             where = {"granularity": self.granularity, "axis": axis, "group_size": self.group_size}
         if self.codebook == "adaptive":
-            return AdaptiveCodebook(self.size, pin_zero=self.pin_zero, **where)
+            return AdaptiveCodebook(min(self.size, most), pin_zero=self.pin_zero, **where)
         if self.codebook == "binary":
             return Binary(scaled=self.learn_scale, **where)
         if self.codebook == "ternary":

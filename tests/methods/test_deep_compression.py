@@ -21,10 +21,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
 from pruning_models import model_of, task_for
 
 RNG = np.random.default_rng(0)
-QUICK = {"steps": 3, "epochs": 2, "batch_size": 32, "lr": 0.05}
+QUICK = {"steps": 2, "epochs": 2, "batch_size": 32, "lr": 0.05}
 
 
-def net():
+def net(opset: int = 17):
     """x (N 64) → Gemm 96 → Relu → Gemm 8."""
     nodes = [
         helper.make_node("Gemm", ["x", "w1", "b1"], ["h"], "fc1", transB=1),
@@ -37,7 +37,7 @@ def net():
         "w2": RNG.normal(size=(64, 96)) * 0.2,
         "b2": np.zeros(64),
     }
-    return model_of(nodes, tensors, (64,), 64)
+    return model_of(nodes, tensors, (64,), 64, opset)
 
 
 def pruned(model, keep: float = 0.2, **options):
@@ -80,7 +80,7 @@ def test_trained_with_data_it_comes_closer_and_keeps_the_zeros():
         assert np.array_equal(encoding.mask(), small.encodings[name].mask())
     loss = [point.compressed_loss for point in trained.training.points]
     assert min(loss) < loss[0]
-    tuned = Finetune(epochs=4, lr=3e-3, augment="none").plan(after(small, direct, "q"), task, resources)
+    tuned = Finetune(epochs=2, lr=3e-3, augment="none").plan(after(small, direct, "q"), task, resources)
     assert tuned.weights.keys() == {"w1", "w2"}
     for name, encoding in tuned.weights.items():
         assert np.array_equal(encoding.places, direct.weights[name].places)
@@ -103,6 +103,23 @@ def test_channels_of_sparse_weights_share_one_codebook_and_the_user_is_told():
     plan = LcQuant(bits=2, granularity="channel").plan(pruned(net()), None, Resources())
     assert all(encoding.entries.ndim == 1 for encoding in plan.weights.values())
     assert any("sparse weights have one codebook each" in warning for warning in plan.warnings)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_where_no_sparse_form_can_be_decoded_zero_is_an_entry(joint):
+    model = pruned(net(opset=9))
+    plan = LcQuant(bits=2, joint=joint).plan(model, None, Resources())
+    for name in ("w1", "w2"):
+        encoding = plan.weights[name]
+        assert encoding.kind == "codebook"
+        assert encoding.entries.size == 5
+        assert np.array_equal(encoding.decode() != 0, model.encodings[name].mask())
+    _, refusals = stored.lower(after(model, plan, "q"))
+    assert not refusals
+    task = task_for((64,), 64, count=60)
+    trained = LcQuant(bits=2, augment="none", mix=False, **QUICK).plan(model, task, Resources(teacher=net(9)))
+    for name, encoding in trained.weights.items():
+        assert not encoding.decode()[~model.encodings[name].mask()].any()
 
 
 def test_what_would_not_get_smaller_stays_as_it_is():
