@@ -89,6 +89,7 @@ def measure(name: str, method: str, arguments: argparse.Namespace) -> dict[str, 
     return {
         "model": name,
         "method": method,
+        "examples": arguments.limit if name in LABELLED else AUDIO[name],
         "macs": (after.macs or 0) / max(before.macs or 1, 1),
         "bytes": [before.size_bytes, size],
         "metric": run.accuracy.metric if run.accuracy else None,
@@ -123,8 +124,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         "",
         "Written by `python benchmarks/vib_models.py --shared ../shared`; see there for how it is measured.",
         "",
-        "| model | method | MACs left | metric | before | after | relative error of outputs | CPU s |",
-        "|---|---|---|---|---|---|---|---|",
+        "| model | examples | method | MACs left | metric | before | after | relative error of outputs | CPU s |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:
         metric = [
@@ -132,7 +133,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             *(f"{r[k]:.4f}" if r[k] is not None else "" for k in ("before", "after")),
         ]
         lines.append(
-            f"| {r['model']} | {r['method']} | {r['macs']:.3f} | {' | '.join(metric)} "
+            f"| {r['model']} | {r['examples'] or 'all'} | {r['method']} | {r['macs']:.3f} | {' | '.join(metric)} "
             f"| {r['relative_l2']:.3f} | {r['cpu_seconds']:.0f} |"
         )
     return "\n".join([*lines, ""])
