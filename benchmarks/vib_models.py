@@ -124,7 +124,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         "",
         "Written by `python benchmarks/vib_models.py --shared ../shared`; see there for how it is measured.",
         "",
-        "| model | examples | method | MACs left | metric | before | after | relative error of outputs | CPU s |",
+        "| model | examples | method | MACs left | metric | before | after | relative error of outputs "
+        "| CPU s |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:
@@ -133,8 +134,8 @@ def table(rows: list[dict[str, Any]]) -> str:
             *(f"{r[k]:.4f}" if r[k] is not None else "" for k in ("before", "after")),
         ]
         lines.append(
-            f"| {r['model']} | {r['examples'] or 'all'} | {r['method']} | {r['macs']:.3f} | {' | '.join(metric)} "
-            f"| {r['relative_l2']:.3f} | {r['cpu_seconds']:.0f} |"
+            f"| {r['model']} | {r['examples'] or 'all'} | {r['method']} | {r['macs']:.3f} "
+            f"| {' | '.join(metric)} | {r['relative_l2']:.3f} | {r['cpu_seconds']:.0f} |"
         )
     return "\n".join([*lines, ""])
 
