@@ -181,6 +181,11 @@ def test_statistics_follow_the_cut():
 def test_the_same_seed_gives_the_same_weights_and_a_resumed_run_too(tmp_path, monkeypatch):
     model, task = conv_net(), task_for((3, 8, 8), 5, count=200)
     small = half(model)
+    books = {
+        "c1.w": AdaptiveCodebook(4).project([small.array("c1.w")])[0],
+        "c2.w": Pruning(0.5).project([small.array("c2.w")])[0],
+    }
+    small = small.with_encodings(books, "packed")
     method = Finetune(epochs=4, batch_size=16, lr=1e-3)
     whole = method.plan(small, task, Resources(teacher=model))
     kept = Resources(teacher=model, checkpoint_dir=tmp_path)
@@ -194,9 +199,11 @@ def test_the_same_seed_gives_the_same_weights_and_a_resumed_run_too(tmp_path, mo
     with pytest.raises(KeyboardInterrupt):
         method.plan(small, task, replace(kept, progress=interrupt))
     again = method.plan(small, task, replace(kept, resume=True))
+    assert whole.weights.keys() == again.weights.keys() == {"c1.w", "c2.w"}
     assert whole.values.keys() == again.values.keys()
-    for name, encoding in whole.values.items():
-        assert np.array_equal(encoding.decode(), again.values[name].decode()), name
+    resumed = {**again.values, **again.weights}
+    for name, encoding in {**whole.values, **whole.weights}.items():
+        assert np.array_equal(encoding.decode(), resumed[name].decode()), name
     other = Finetune(epochs=5, batch_size=16, lr=1e-3)
     with pytest.raises(UsageError, match="other options"):
         other.plan(small, task, replace(kept, resume=True))
