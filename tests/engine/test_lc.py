@@ -191,6 +191,20 @@ def test_step_that_loses_the_reference_is_made_again_with_half_the_rate():
     assert max(p.compressed_loss for p in result.points) < 1e3
 
 
+def test_step_below_the_loss_of_a_coarse_version_is_not_lost_where_direct_compression_costs_nothing():
+    rng = np.random.default_rng(0)
+    learner = Quadratic(rng.uniform(0.1, 2, 30), rng.normal(size=30))
+    nearly_free, many = [Part(("w",), AdaptiveCodebook(29))], replace(PATH, steps=4)
+
+    class Restless(Quadratic):
+        def learn(self, step, pull, *, epochs, lr):
+            return replace(super().learn(step, pull, epochs=epochs, lr=lr), loss=0.5)
+
+    restless = Restless(learner.h, learner.a)
+    assert "diverged" in compress(nearly_free, restless, many).stopped
+    assert len(compress(nearly_free, restless, replace(many, ceiling=1.0)).points) == 5
+
+
 def test_divergence_at_every_rate_ends_the_path_with_the_best_state():
     class Diverging(Quadratic):
         def learn(self, step, pull, *, epochs, lr):

@@ -28,7 +28,8 @@ from onnxcompress.engine.training.scoring import better
 Mode = Literal["dc", "idc", "lc"]
 
 LOST = 3.0
-"""An L step with so many times the loss of direct compression has lost the reference: it is taken back."""
+"""An L step with so many times the loss of direct compression has lost the reference: it is taken back (where
+direct compression costs hardly anything, one with the loss of a coarse version, see ``Schedule.ceiling``)."""
 _MOST_HALVINGS = 6
 
 
@@ -54,6 +55,7 @@ class Schedule:
         growth: factor from one L step to the next.
         multipliers: augmented Lagrangian; otherwise the quadratic penalty.
         tolerance: the path ends where ‖w − Δ(Θ)‖ / ‖w‖ is smaller.
+        ceiling: a loss below which the reference is not lost: that of a coarse version of it.
     """
 
     mode: Mode
@@ -65,6 +67,7 @@ class Schedule:
     growth: float
     multipliers: bool
     tolerance: float
+    ceiling: float = 0.0
 
     def mu(self, step: int) -> float:
         """Return μ of an L step, counted from 0; 0 where the mode has no penalty."""
@@ -302,7 +305,9 @@ class _Loop:
             learned = self.learner.learn(state.step, pull, epochs=schedule.epochs, lr=rate)
             direct = state.points[0].compressed_loss
             lost = learned.stopped == "diverged" or (
-                learned.loss is not None and direct is not None and learned.loss > LOST * abs(direct)
+                learned.loss is not None
+                and direct is not None
+                and learned.loss > max(LOST * abs(direct), schedule.ceiling)
             )
             if not lost:
                 state.before = {}

@@ -83,6 +83,7 @@ def fit_schedule(
     began = time.monotonic()
     probe = _Probe(learner, task, coarse)
     lr = wishes.lr or probe.learning_rate()
+    ceiling = learner.score(coarse).loss
     if time_s is not None:
         left = _TIME_SHARE * (time_s - (time.monotonic() - began))
         epochs = max(min(epochs, left / (steps * per_epoch * probe.step_s())), 1 / per_epoch)
@@ -99,6 +100,7 @@ def fit_schedule(
         growth=growth,
         multipliers=wishes.multipliers,
         tolerance=TOLERANCE if wishes.tolerance is None else wishes.tolerance,
+        ceiling=ceiling if math.isfinite(ceiling) else 0.0,
     )
 
 
