@@ -19,13 +19,14 @@ SCHEMES = {
     "low rank": ("^", "tab:green"),
     "sums and mixtures": ("D", "tab:red"),
 }
-WAYS = {"LC": 1.0, "iDC": 0.55, "DC": 0.25}
+WAYS = {"LC": 1.0, "LC, short path": 0.7, "iDC, short path": 0.45, "DC": 0.25}
 """How strongly each way is drawn; others are like LC, unconnected."""
 
 
 def scheme(row: str) -> tuple[str, str]:
     """Return scheme and way of a row of ``lc_mnist.py``, by its name."""
-    way = next((w for w in ("iDC", "DC") if row.endswith(f"-{w}")), "LC")
+    ways = {"LC": "LC, short path", "iDC": "iDC, short path", "DC": "DC"}
+    way = ways.get(row.rpartition("-")[2], "LC")
     if row.startswith("keep"):
         return "pruning", way
     if row.startswith("rank"):
