@@ -42,7 +42,6 @@ PUBLISHED = {
 REFERENCE_EPOCHS = {"lenet300": 12, "lenet5": 3}
 
 COMMON: dict[str, Any] = {
-    "augment": "shift",
     "normalise": True,
     "round_to": 1,
     "batch_size": 256,
@@ -65,7 +64,7 @@ RECIPES: dict[str, tuple[dict[str, Any], ...]] = {
 }
 
 
-QUANTISATION: dict[str, Any] = {"bits": 2, "augment": "shift", "steps": 20, "epochs": 4.0}
+QUANTISATION: dict[str, Any] = {"bits": 2, "steps": 20, "epochs": 4.0}
 
 
 def reference(net: str, seed: int, images: Any, labels: Any, target: Path) -> None:

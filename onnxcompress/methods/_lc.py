@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from onnxcompress.engine.lc.schedule import Wishes
 
 Mode = Literal["lc", "idc", "dc"]
-Augment = Literal["auto", "shift", "none"]
 
 NODE_BYTES = 300
 """What the nodes and names that decode one weight take in the file, at least."""
@@ -80,12 +79,7 @@ class LcMethod(Method):
         "Noise on inputs while training on class labels: the share of their variance by which the original's "
         "outputs may move. 0: none.",
     )
-    augment: Augment = option(
-        "auto",
-        "Show pictures shifted as far as the original hardly notices: auto (where there are no labels), "
-        "shift (with class labels, too) or none.",
-        choices=("auto", "shift", "none"),
-    )
+    augment: bool = option(True, "Show pictures shifted as well, as far as the original hardly notices.")
     mix: bool = option(True, "Add mixtures of two examples where there are few, without labels.")
     steps: int | None = option(None, "Number of L steps. [default: 40]")
     epochs: float | None = option(None, "Passes over the training data in one L step. [default: by its size]")
@@ -153,6 +147,10 @@ class LcMethod(Method):
                 kept.append(Part(tuple(part.weights[i] for i in stay), part.projection.of(stay)))
         return kept, refusals
 
+    def _told(self, plan: Plan) -> Plan:
+        """Return the decision as it is carried out: weights that came out whole are no encoded ones."""
+        return _without_whole(plan)
+
     # what is done ------------------------------------------------------------------------------------------
 
     def plan(self, model: Model, task: Task | None, resources: Resources) -> Plan:
@@ -186,7 +184,7 @@ class LcMethod(Method):
         else:
             plan = self._trained(chosen, parts, found)
         plan = replace(plan, refusals=tuple(refusals), warnings=(*warnings, *plan.warnings))
-        return _without_whole(plan)
+        return self._told(plan)
 
     def _trained(self, chosen: Chosen, parts: Sequence[Part], found: Sequence[Layer]) -> Plan:
         """Return the weights after the path; the layers no part names are trained along."""
@@ -214,7 +212,7 @@ class LcMethod(Method):
             mix=self.mix,
             # Where outputs are values and not classes, noise would teach the network to remove it.
             noise=self.noise if task.labelled and task.loss == "ce" else 0.0,
-            shift=may_shift(self.augment, task),
+            shift=self.augment and may_shift(task),
         )
         trained = train(replace(job, fingerprint=self._fingerprint(model, task)))
         return Plan(

@@ -1,11 +1,9 @@
 """finetune: the weights trained on, to recover what compression has cost."""
 
-# ruff: noqa: RUF009  `option` returns a dataclass field
-
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from onnxcompress.core.errors import UsageError
 from onnxcompress.methods._base import METHODS, Method, Needs, option
@@ -17,7 +15,6 @@ if TYPE_CHECKING:
     from onnxcompress.core.resources import Resources
     from onnxcompress.core.task import Task
 
-Augment = Literal["auto", "shift", "none"]
 
 EPOCHS = 5.0
 
@@ -50,12 +47,7 @@ class Finetune(Method):
         "Share of the loss, 0 to 1, that pulls towards the original's outputs where there are class labels.",
     )
     statistics: bool = option(True, "Estimate the statistics of BatchNormalization anew and train with them.")
-    augment: Augment = option(
-        "auto",
-        "Show pictures shifted as far as the original hardly notices: auto (where there are no labels), "
-        "shift (with class labels, too) or none.",
-        choices=("auto", "shift", "none"),
-    )
+    augment: bool = option(True, "Show pictures shifted as well, as far as the original hardly notices.")
     include: tuple[str, ...] = option((), "Train only layers whose weight's, or node's, name matches.")
     exclude: tuple[str, ...] = option((), "Leave layers alone whose weight's, or node's, name matches.")
 
@@ -93,7 +85,7 @@ class Finetune(Method):
             self.lr,
             self.batch_size,
             self.statistics,
-            may_shift(self.augment, task),
+            self.augment and may_shift(task),
             self._fingerprint(model, task),
         )
         found = finetune(job)

@@ -166,6 +166,10 @@ class LcChannels(LcMethod):
         """Every cut makes the model smaller."""
         return list(parts), []
 
+    def _told(self, plan: Plan) -> Plan:
+        """Return the decision with the weights as they are, zeros and all: these tell which channels go."""
+        return plan
+
     def _untrained_warnings(self, chosen: Chosen, encodings: Mapping[str, Encoding]) -> list[str]:
         return [f"channels cut without training cost accuracy; {untrained_advice(chosen.task)}"]
 

@@ -81,12 +81,7 @@ class Vib(Method):
         0.5,
         "Share of the loss, 0 to 1, that pulls towards the original's outputs where there are class labels.",
     )
-    augment: Literal["auto", "shift", "none"] = option(
-        "auto",
-        "Show pictures shifted as far as the original hardly notices: auto (where there are no labels), "
-        "shift (with class labels, too) or none.",
-        choices=("auto", "shift", "none"),
-    )
+    augment: bool = option(True, "Show pictures shifted as well, as far as the original hardly notices.")
     farthest: float | None = option(
         None, "Largest shift in pixels. [default: as far as the original hardly notices]"
     )
@@ -117,9 +112,8 @@ class Vib(Method):
                 raise UsageError(
                     f"--{name.replace('_', '-')} must be 0 to 1", why=f"found {getattr(self, name):g}"
                 )
-        for name, choices in (("scaling", _SCALINGS), ("augment", ("auto", "shift", "none"))):
-            if getattr(self, name) not in choices:
-                raise UsageError(f"--{name} must be one of {', '.join(choices)}")
+        if self.scaling not in _SCALINGS:
+            raise UsageError(f"--scaling must be one of {', '.join(_SCALINGS)}")
         if self.round_to not in (1, 2) and (self.round_to < 1 or self.round_to % 4):
             raise UsageError("--round-to must be 1, 2 or a multiple of 4", why=f"found {self.round_to}")
         self._goals()
@@ -231,7 +225,7 @@ class Vib(Method):
             warm_up=self.warm_up,
             threshold=self.threshold,
             normalise=self._normalises(task),
-            shift=may_shift(self.augment, task),
+            shift=self.augment and may_shift(task),
             farthest=self.farthest,
             round_to=self.round_to,
             information=self.information,

@@ -146,7 +146,7 @@ def test_trained_numbers_are_those_of_least_squares(name):
     whole = np.arange(400)
     task = replace(task, train=whole, validation=whole)
     packed = model.with_encodings({"w": encoding}, "test")
-    method = Finetune(epochs=150, batch_size=400, lr=0.02, teacher=0.0, augment="none")
+    method = Finetune(epochs=150, batch_size=400, lr=0.02, teacher=0.0, augment=False)
     plan = method.plan(packed, task, Resources())
     found = plan.weights["w"]
     assert type(found) is type(encoding)

@@ -74,13 +74,13 @@ def test_trained_with_data_it_comes_closer_and_keeps_the_zeros():
     small = pruned(model, 0.4)
     resources = Resources(teacher=model)
     direct = LcQuant(bits=1, mode="dc").plan(small, task, resources)
-    trained = LcQuant(bits=1, augment="none", mix=False, **QUICK).plan(small, task, resources)
+    trained = LcQuant(bits=1, augment=False, mix=False, **QUICK).plan(small, task, resources)
     for name, encoding in trained.weights.items():
         assert encoding.kind == "sparse-codebook"
         assert np.array_equal(encoding.mask(), small.encodings[name].mask())
     loss = [point.compressed_loss for point in trained.training.points]
     assert min(loss) < loss[0]
-    tuned = Finetune(epochs=2, lr=3e-3, augment="none").plan(after(small, direct, "q"), task, resources)
+    tuned = Finetune(epochs=2, lr=3e-3, augment=False).plan(after(small, direct, "q"), task, resources)
     assert tuned.weights.keys() == {"w1", "w2"}
     for name, encoding in tuned.weights.items():
         assert np.array_equal(encoding.places, direct.weights[name].places)
@@ -117,7 +117,7 @@ def test_where_no_sparse_form_can_be_decoded_zero_is_an_entry(joint):
     _, refusals = stored.lower(after(model, plan, "q"))
     assert not refusals
     task = task_for((64,), 64, count=60)
-    trained = LcQuant(bits=2, augment="none", mix=False, **QUICK).plan(model, task, Resources(teacher=net(9)))
+    trained = LcQuant(bits=2, augment=False, mix=False, **QUICK).plan(model, task, Resources(teacher=net(9)))
     for name, encoding in trained.weights.items():
         assert not encoding.decode()[~model.encodings[name].mask()].any()
 

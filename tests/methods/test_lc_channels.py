@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
 from pruning_models import conv_net, mlp, model_of, task_for
 
 SHAPES = {"x": (1, 3, 8, 8)}
-QUICK = {"steps": 6, "epochs": 3, "batch_size": 32, "lr": 0.05, "augment": "none", "mix": False}
+QUICK = {"steps": 6, "epochs": 3, "batch_size": 32, "lr": 0.05, "augment": False, "mix": False}
 RNG = np.random.default_rng(0)
 
 

@@ -251,11 +251,10 @@ def test_same_seed_same_plan_and_others_differ():
 @pytest.mark.parametrize(
     ("augment", "labelled", "expected"),
     [
-        ("auto", False, True),
-        ("auto", True, True),
-        ("shift", True, True),
-        ("shift", False, True),
-        ("none", False, False),
+        (True, False, True),
+        (True, True, True),
+        (False, True, False),
+        (False, False, False),
     ],
 )
 def test_pictures_are_shifted_where_labels_allow_it(monkeypatch, augment, labelled, expected):

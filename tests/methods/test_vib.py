@@ -41,7 +41,7 @@ def test_idle_channels_go_and_those_that_matter_stay():
     task = task_for((10,), 4, count=2000)
     found = plan(
         teacher_with_idle_channels(), task, {"x": (1, 10)},
-        gate_inputs=True, epochs=30.0, after=0.0, gamma=0.01, augment="none",
+        gate_inputs=True, epochs=30.0, after=0.0, gamma=0.01, augment=False,
     )  # fmt: skip
     hidden = found.keep["w1"]
     assert hidden[:4].all()
@@ -129,7 +129,7 @@ def test_nothing_to_cut_says_so():
     "options",
     [
         {"gamma": -1.0}, {"threshold": 0.0}, {"epochs": 0.0}, {"after": -1.0}, {"warm_up": 2.0},
-        {"round_to": 3}, {"target": "macs=1"}, {"scaling": "other"}, {"teacher": 1.5}, {"augment": "flip"},
+        {"round_to": 3}, {"target": "macs=1"}, {"scaling": "other"}, {"teacher": 1.5},
     ],
 )  # fmt: skip
 def test_options_out_of_range(options):

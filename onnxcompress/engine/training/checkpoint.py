@@ -23,7 +23,7 @@ from onnxcompress.core.encoding import Array
 from onnxcompress.core.errors import OutputError, UsageError
 
 NAME = "checkpoint.npz"
-_FORMAT = "onnxcompress.checkpoint/1"
+_FORMAT = "onnxcompress.checkpoint/2"
 _JSON = "json"
 
 
@@ -94,7 +94,7 @@ class Checkpoint:
         return arrays, header["values"]
 
     def _compare(self, stored: Mapping[str, Any]) -> None:
-        own = self._fingerprint
+        stored, own = _flat(stored), _flat(self._fingerprint)
         differing = [name for name in {**stored, **own} if stored.get(name) != own.get(name)]
         if differing:
             words = ", ".join(
@@ -106,6 +106,14 @@ class Checkpoint:
                 why=words,
                 fix="use the same options, or another folder",
             )
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a method, which is one entry, as entries of their own: what differs is seen."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= value if isinstance(value, dict) else {name: value}
+    return found
 
 
 def _short(value: Any) -> str:

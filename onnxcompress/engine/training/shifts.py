@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -117,12 +116,12 @@ def channels_last(shape: tuple[int, ...]) -> bool | None:
     return None
 
 
-def may_shift(augment: Literal["auto", "shift", "none"], task: Task) -> bool:
+def may_shift(task: Task) -> bool:
     """Return whether examples may be shown shifted: what is wanted of a shifted one must be the same.
 
     It is where the original teaches alone, and where each example has one class.
     """
-    if augment == "none" or task.random:
+    if task.random:
         return False
     if not task.labelled:
         return True
