@@ -119,7 +119,10 @@ def build(
     _check_options_apply(given, [method_class(entry["name"]) for entry in entries])
     meant = _meant(given, [method_class(entry["name"]) for entry in entries])
     folder = file.parent if file is not None else Path()
-    methods = tuple(_method(*_listed(entry, meant[entry["name"]], listed, folder)) for entry in entries)
+    methods = tuple(
+        _among_others(*_listed(entry, meant[entry["name"]], listed, folder), count=len(entries))
+        for entry in entries
+    )
     if listed and not any("exclude" in option_fields(type(m)) for m in methods):
         raise UsageError("--exclude-file is not for these methods", why="none has --exclude")
     merged = {**stored.get("data", {}), **{k: v for k, v in (data or {}).items() if v is not None}}
@@ -214,6 +217,22 @@ def _method(entry: Mapping[str, Any], given: Mapping[str, Any]) -> Method:
     for option, value in values.items():
         _check_type("--" + option.replace("_", "-"), value, kinds[option], fields[option].metadata)
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def _among_others(entry: Mapping[str, Any], given: Mapping[str, Any], *, count: int) -> Method:
+    """Return the method; where it cannot be, being one of several, say how options are given to one alone."""
+    try:
+        return _method(entry, given)
+    except UsageError as error:
+        if count < 2 or not given:
+            raise
+        advice = "an option goes to every method that has it: in a recipe each has its own (--recipe)"
+        raise UsageError(
+            f"method {entry['name']!r}: {error.what}",
+            where=error.where,
+            why=error.why,
+            fix=f"{error.fix}; {advice}" if error.fix else advice,
+        ) from error
 
 
 def _check_data_option(name: str, value: Any) -> None:

@@ -168,3 +168,12 @@ def test_methods_that_do_not_exist():
         build(["lc_quant"], {})
     with pytest.raises(UsageError, match="no method is chosen"):
         build([], {})
+
+
+def test_an_option_that_one_of_several_methods_cannot_take_says_how_to_give_it_to_one():
+    with pytest.raises(UsageError, match=r"method 'magnitude'.*exclude each other.*in a recipe") as caught:
+        build(["magnitude", "lc-lowrank"], {"keep": 0.5, "target": "macs=0.5"})
+    assert caught.value.exit_code == 2
+    with pytest.raises(UsageError) as alone:
+        build(["magnitude"], {"keep": 0.5, "target": "macs=0.5"})
+    assert "recipe" not in str(alone.value)
