@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from onnxcompress.core.encoding import Encoding
 from onnxcompress.core.errors import UsageError
 from onnxcompress.encodings._base import PROJECTIONS, Projection
+from onnxcompress.encodings._layout import WORTH
 from onnxcompress.encodings.codebook import AdaptiveCodebook
 from onnxcompress.encodings.half import TYPES, HalfPrecision
+from onnxcompress.encodings.lowrank import FixedRank, LearnedRank
 from onnxcompress.encodings.scaled import Binary, IntGrid, PowersOfTwo, Ternary
 from onnxcompress.encodings.sparse import L0Penalty, L1Ball, L1Penalty, Pruning
 from onnxcompress.encodings.sparse_codebook import PruneCodebook
@@ -35,6 +37,8 @@ EXAMPLES: dict[str, tuple[Projection, ...]] = {
     "l0-penalty": (L0Penalty(0.01), L0Penalty(0.5)),
     "l1": (L1Ball(0.5), L1Ball(6.0)),
     "l1-penalty": (L1Penalty(0.01), L1Penalty(0.5)),
+    "low-rank": (FixedRank(1), FixedRank(3)),
+    "rank": (LearnedRank(alpha=0.01), LearnedRank(alpha=1e-4), LearnedRank(keep=0.9)),
 }
 CASES = [pytest.param(p, id=f"{term} {p}") for term, kinds in EXAMPLES.items() for p in kinds]
 MUS = (0.01, 1.0, 30.0)
@@ -97,7 +101,9 @@ def test_projecting_a_feasible_point_returns_it(kind: Projection) -> None:
         # Penalty forms have no limit to be within: with μ they move on, without they stay.
         again = kind.project(found, mu=None if kind.penalised else 1.0)
         for before, after in zip(found, again, strict=True):
-            assert np.allclose(after.decode(), before, rtol=1e-6, atol=0)
+            # A product of factors is rounded to the precision of the largest of its entries.
+            near = 1e-6 * np.abs(before).max() if isinstance(kind, (FixedRank, LearnedRank)) else 0
+            assert np.allclose(after.decode(), before, rtol=1e-6, atol=near)
 
 
 @pytest.mark.parametrize("kind", CASES)
@@ -234,6 +240,33 @@ def by_every_half(kind: Projection, w: np.ndarray, mu: float) -> float:
     return mu / 2 * sum(float(np.square(every - x).min()) for x in w)
 
 
+def left_over(w: np.ndarray) -> float:
+    """Squared error of the closest rank 1 of a matrix with two rows, trying directions finely."""
+    angles = np.linspace(0, np.pi, 20001)
+    directions = np.stack([np.cos(angles), np.sin(angles)], 1)
+    return max(0.0, float(np.square(w).sum() - np.square(directions @ w).sum(1).max()))
+
+
+def by_direction(kind: Projection, w: np.ndarray, mu: float) -> float:
+    assert isinstance(kind, FixedRank)
+    return mu / 2 * left_over(w) if kind.rank == 1 else 0.0
+
+
+def by_rank(kind: Projection, w: np.ndarray, mu: float) -> float:
+    """Rank 1, where it is worth while, and the whole matrix."""
+    assert isinstance(kind, LearnedRank)
+    whole, one = w.size, sum(w.shape)
+    useful = one <= WORTH * whole
+    if kind.alpha is None:
+        fits = whole <= (kind.keep or 0) * whole
+        return mu / 2 * left_over(w) if useful and not fits else 0.0
+    factored = kind.alpha * one + mu / 2 * left_over(w) if useful else np.inf
+    return min(kind.alpha * whole, factored)
+
+
+MATRICES = frozenset({"low-rank", "rank"})
+"""Compressions of matrices: their few weights are two rows."""
+
 ORACLES: dict[str, Least] = {
     "codebook": by_partition,
     "binary": by_levels,
@@ -246,6 +279,8 @@ ORACLES: dict[str, Least] = {
     "l0-penalty": by_any_support,
     "l1": by_face,
     "l1-penalty": by_grid,
+    "low-rank": by_direction,
+    "rank": by_rank,
 }
 values = st.lists(st.floats(-4, 4, width=32) | st.sampled_from([0.0, -0.5, 1.0]), min_size=1, max_size=6)
 
@@ -261,7 +296,11 @@ def test_nothing_is_better_than_what_is_found_on_few_weights(
     term: str, numbers: list[float], mu: float
 ) -> None:
     w = np.array(numbers, np.float64)
+    if term in MATRICES:
+        w = np.stack([w, w[::-1] ** 2])
     for kind in EXAMPLES[term]:
+        if isinstance(kind, LearnedRank) and kind.keep and kind.keep < kind.least([w.shape]):
+            continue  # too small to be factored
         least = ORACLES[term](kind, w, mu)
         found = objective(kind, [w], kind.project([w], mu=mu), mu)
         assert found <= least * (1 + 1e-4) + 1e-6 * mu
