@@ -24,8 +24,8 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 PRUNE = ("lc-prune",)
 UNLABELLED = {"limit": 500, "labels": "none"}
-SHORT = {"epochs": 2.0, "augment": False}
-"""80 epochs on the pictures as they are: for LC beside iterated DC, with the same effort for both."""
+SHORT = {"epochs": 1.0, "augment": False}
+"""40 epochs on the pictures as they are: for LC beside iterated DC, with the same effort for both."""
 
 
 @dataclass(frozen=True)

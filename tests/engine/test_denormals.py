@@ -38,10 +38,9 @@ def test_only_the_network_that_sinks_is_slowed_by_denormals():
     if low.median_ms < 1.3 * firm.median_ms:
         pytest.skip("this processor computes with denormal numbers as fast as with others")
     assert low.flushed_ms < low.median_ms / 1.3
-    warnings = originals.latency_warnings(found)
-    assert len(warnings) == 1
-    assert "the latency of sinking rests on random inputs and denormal numbers" in warnings[0]
-    assert "its ratio would be" in warnings[0]
+    words = "the latency of sinking rests on random inputs and denormal numbers"
+    (said,) = (w for w in originals.latency_warnings(found) if words in w)
+    assert "its ratio would be" in said
 
 
 def times(name, median, flushed):
