@@ -239,14 +239,30 @@ def test_joint_part_shares_one_codebook():
     assert len(np.unique(np.concatenate([e.decode() for e in found.values()]))) == 2
 
 
-@pytest.mark.parametrize(("sufficient", "kept"), [(None, 0), (Score(1e9, None), 5), (Score(0.0, None), 0)])
-def test_last_state_is_kept_where_the_original_remembers_the_validation_examples(sufficient, kept):
+@pytest.mark.parametrize("steps", [4, 5])
+@pytest.mark.parametrize(
+    ("sufficient", "late"), [(None, False), (Score(1e9, None), True), (Score(0.0, None), False)]
+)
+def test_only_late_states_compete_where_the_original_remembers_the_validation_examples(
+    sufficient, late, steps
+):
     learner = Quadratic(H, A, worse=True)
     learner.sufficient = sufficient
-    result = compress(EQUAL, learner, replace(PATH, steps=5))
-    assert result.chosen == kept
-    assert ("remembers the validation split" in result.stopped) is (kept == 5)
-    np.testing.assert_array_equal(result.others["bias"], [float(kept)])
+    result = compress(EQUAL, learner, replace(PATH, steps=steps))
+    losses = [p.compressed_loss for p in result.points]
+    first = (steps + 1) // 2 if late else 0
+    assert result.chosen == first + int(np.argmin(losses[first:]))
+    assert losses.index(min(losses)) == 0  # negative control: direct compression scores best
+    assert ("remembers the validation split" in result.stopped) is late
+    np.testing.assert_array_equal(result.others["bias"], [float(result.chosen)])
+
+
+def test_the_last_state_is_kept_where_the_path_ends_before_its_second_half():
+    learner = Quadratic(H, A, worse=True)
+    learner.sufficient = Score(1e9, None)
+    result = compress(EQUAL, learner, replace(PATH, steps=50, tolerance=0.9))
+    assert len(result.points) < 25
+    assert result.chosen == len(result.points) - 1 > 0
 
 
 def test_state_starts_empty():

@@ -111,8 +111,9 @@ class Learner(Protocol):
     """Direction of the metric; None: states are judged by the loss."""
 
     sufficient: Score | None
-    """What the last state has to reach on the validation split to be kept though another scored better, where
-    the original remembers those examples: direct compression does, too. None: the best state is kept."""
+    """Where the original remembers the validation examples, so do the states near it, and outscore better
+    ones: then only states of the second half of the path compete, if one of them reaches this score there.
+    None: all states compete."""
 
     def weights(self, names: Sequence[str]) -> dict[str, Array]:
         """Return weights as they are now."""
@@ -201,6 +202,8 @@ def compress(
 ) -> Result:
     """Run DC, iDC or LC and return the state that scored best on the validation split.
 
+    Which states compete where the original remembers that split: see ``Learner.sufficient``.
+
     Args:
         parts: what is compressed how; weights that no part names are trained along, uncompressed.
         learner: the L step, holding the reference weights (or those that belong to ``state``).
@@ -256,9 +259,10 @@ class _Loop:
             if end is not None:
                 stopped, whole = end, end.startswith("w and")
                 break
-        if whole and self._last_is_due():
-            self._keep()
-            stopped += "; the original remembers the validation split, which can judge no other state"
+        if whole and not self._is_late(state.best_step) and self._suffices():
+            self._keep()  # the path ended before its second half
+        if self.learner.sufficient is not None and state.best_step > 0:
+            stopped += "; the original remembers the validation split, early states were passed over"
         points = tuple(state.points)
         return Result(state.best_theta, state.best, points, state.best_step, state.epochs, stopped)
 
@@ -351,7 +355,8 @@ class _Loop:
         # States of a penalty form are compressed differently: what they cost has to count.
         by_loss = any(part.projection.penalised for part in self.parts)
         direction = None if by_loss else self.learner.higher_is_better
-        if state.best_score is None or better(self.score, state.best_score, direction):
+        first_late = self._is_late(state.step) and not self._is_late(state.best_step) and self._suffices()
+        if state.best_score is None or first_late or better(self.score, state.best_score, direction):
             self._keep()
         point = TrainingPoint(
             step=state.step,
@@ -378,13 +383,14 @@ class _Loop:
         state.best_score, state.best_step, state.best_theta = self.score, state.step, state.theta
         state.best = {name: a for name, a in self.learner.others().items() if name not in state.theta}
 
-    def _last_is_due(self) -> bool:
-        """Return whether the last state is kept although another scored better (see ``Learner.sufficient``).
+    def _is_late(self, step: int) -> bool:
+        """Return whether a step lies in the second half of the path."""
+        return 2 * step >= max(self.schedule.steps, 1)
 
-        It is where the original remembers the validation examples and the last state does well on them.
-        """
+    def _suffices(self) -> bool:
+        """Return whether the present state, not direct compression, reaches ``Learner.sufficient``."""
         sufficient, score = self.learner.sufficient, self.score
-        if sufficient is None or score is None or self.state.step in (0, self.state.best_step):
+        if sufficient is None or score is None or self.state.step == 0:
             return False
         return not better(sufficient, score, self.learner.higher_is_better)
 

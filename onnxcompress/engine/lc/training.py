@@ -28,11 +28,11 @@ from onnxcompress.engine.training.shifts import fitting_shifts, words
 from onnxcompress.engine.training.trainer import Trainer
 
 _SAVE_EVERY_S = 20.0
-_REMEMBERED = 1e-3
+_REMEMBERED = 5e-3
 """Error of the original on the validation split below which it was most likely trained on it."""
 
 _FORGIVEN = 0.02
-"""How much more than the original the last state may err there and still be kept: it has not seen them."""
+"""How much more than the original a late state may err there and still be kept: it has not seen them."""
 
 _GROUPS = ("multipliers", "before", "best")
 _ENCODED = ("theta", "best_theta")
@@ -140,7 +140,7 @@ class _Run:
         self.schedule: Schedule | None = None
 
     def _sufficient(self) -> Score | None:
-        """Return what the last state has to reach where the original remembers the validation examples.
+        """Return what late states have to reach where the original remembers the validation examples.
 
         An original that makes next to no error on them was most likely trained on them. The test split is not
         asked: nothing may be chosen by it.
