@@ -8,7 +8,6 @@ out are the codes.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,8 +21,8 @@ from onnxcompress.encodings._base import ENCODINGS
 from onnxcompress.encodings._layout import Layout
 from onnxcompress.encodings.sparse import sparse
 from onnxcompress.engine.storage.evaluation import UnknownError, array_of, evaluate
+from onnxcompress.engine.storage.site import internal
 
-_INTERNAL = re.compile(r"[nqkst]_[0-9a-z]+")
 _LAST = frozenset(
     {"Gather", "Reshape", "Slice", "Transpose", "Cast", "Mul", "Add", "MatMul", "ScatterElements"}
 )
@@ -47,7 +46,7 @@ def recognise(graph: ir.Graph) -> dict[tuple[int, str], Encoding]:
         _restore(graph, item)
         result[id(graph), item.name] = item.encoding
     if found:
-        _sweep(graph)
+        sweep(graph)
     for _, nested in subgraphs(graph):
         result |= recognise(nested)
     return result
@@ -55,9 +54,9 @@ def recognise(graph: ir.Graph) -> dict[tuple[int, str], Encoding]:
 
 def _read(last: ir.Node) -> _Found | None:
     name = last.outputs[0].name if len(last.outputs) == 1 else None
-    if last.op_type not in _LAST or not name or _internal(last.outputs[0]):
+    if last.op_type not in _LAST or not name or internal(last.outputs[0]):
         return None
-    if not any(_internal(v) for v in last.inputs if v is not None):
+    if not any(internal(v) for v in last.inputs if v is not None):
         return None
     try:
         terms = _terms(last)
@@ -115,11 +114,11 @@ def _collected(last: ir.Node) -> tuple[list[ir.Node], dict[str, list[ir.Value]],
             producer = value.producer()
             role = (value.name or "?")[0]
             if constant_of(value) is not None:
-                if _internal(value) and role in tensors:
+                if internal(value) and role in tensors:
                     tensors[role].append(value)
-                elif not _internal(value):
+                elif not internal(value):
                     outside.append(value)
-            elif _internal(value) and producer is not None:
+            elif internal(value) and producer is not None:
                 waiting.append(producer)
             else:
                 outside.append(value)
@@ -307,20 +306,16 @@ def _restore(graph: ir.Graph, found: _Found) -> None:
     graph.initializers.add(weight)
 
 
-def _sweep(graph: ir.Graph) -> None:
+def sweep(graph: ir.Graph) -> None:
     """Remove internal nodes and tensors that nothing reads any more."""
     for node in reversed(list(graph)):
-        if all(_internal(v) and not v.uses() for v in node.outputs):
+        if all(internal(v) and not v.uses() for v in node.outputs):
             graph.remove(node, safe=True)
     for name, value in list(graph.initializers.items()):
-        if _internal(value) and not value.uses():
+        if internal(value) and not value.uses():
             if value in graph.inputs:
                 graph.inputs.remove(value)
             del graph.initializers[name]
-
-
-def _internal(value: ir.Value) -> bool:
-    return value.name is not None and _INTERNAL.fullmatch(value.name) is not None
 
 
 def _unique(values: list[ir.Value]) -> list[ir.Value]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,12 @@ import onnx_ir as ir
 from onnxcompress.core.encoding import Array, Site
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+_INTERNAL = re.compile(r"[nqkst]_[0-9a-z]+")
+
+
+def internal(value: ir.Value) -> bool:
+    """Return whether a value has a name as :class:`Names` gives them."""
+    return value.name is not None and _INTERNAL.fullmatch(value.name) is not None
 
 
 class Names:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxcompress.core.encoding import Encoding
 from onnxcompress.core.model import Home, Model, Source, Weight
 from onnxcompress.core.refusal import Refusal
+from onnxcompress.engine.storage import positions
 from onnxcompress.engine.storage.decoders import Decoded
 from onnxcompress.engine.storage.lift import graphs as walk
-from onnxcompress.engine.storage.lift import recognise
+from onnxcompress.engine.storage.lift import recognise, sweep
 from onnxcompress.engine.storage.pool import Pool, emit_pool, pools
 from onnxcompress.engine.storage.site import Draft, GraphSite, Names
 
@@ -63,14 +65,16 @@ def lift(graph: ir.Model) -> tuple[ir.Model, dict[str, Encoding]]:
     as it is, without encodings.
     """
     clone = graph.clone()
-    found = recognise(clone.graph)
-    if not found:
+    found, places = recognise(clone.graph), positions.recognise(clone.graph)
+    if not found and not places:
         return graph, {}
+    sweep(clone.graph)
     version = clone.metadata_props.pop(VERSION_KEY, None)
     weights = Model(clone, Source(None, "", 0)).weights.values()
     by_place = {(id(w.graph), w.value.name): w.name for w in weights}
     encodings = {by_place[place]: e for place, e in found.items() if place in by_place}
-    again = lower_all(Model(clone, Source(None, "", 0), encodings)).graph
+    # Files of before positions were stored in bytes hold them as they are.
+    again = _Lowering(Model(clone, Source(None, "", 0), encodings), positions=places > 0).run().graph
     if version is None:
         again.metadata_props.pop(VERSION_KEY, None)
     else:
@@ -113,7 +117,8 @@ def lower_all(model: Model) -> Lowered:
 class _Lowering:
     """The work of :func:`lower_all`, weight by weight from the largest on, then pool by pool."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, *, positions: bool = True) -> None:
+        self._positions = positions
         self._clone, self._twin = model.ir.clone(), model.ir.clone()
         weights = Model(self._clone, model.source).weights
         self._twins = Model(self._twin, model.source).weights
@@ -134,6 +139,9 @@ class _Lowering:
                 self._one(weight, encoding)
         for pool in together:
             self._pool(pool)
+        if self._positions:
+            for value in list(positions.positions(self._clone)):
+                self._choice(value)
         if len(self._refusals) < len(self._encoded):
             self._clone.metadata_props[VERSION_KEY] = FORM
         return Lowered(
@@ -175,6 +183,19 @@ class _Lowering:
             _replace(weight, value)
             self._decoded.append((weight.graph, str(value.name), encoding))
             self._no_input(weight)
+
+    def _choice(self, value: ir.Value) -> None:
+        """Store the positions that a Gather chooses in fewer bytes, where that pays."""
+        site, first = self._site(self._clone.graph), self._names.next
+        tensor = value.const_value
+        assert tensor is not None
+        with site.draft() as draft:
+            decoded = positions.emit(site, np.asarray(tensor.numpy()))
+            if decoded is None or draft.size_bytes() >= tensor.nbytes + 16:
+                self._names.next = first
+                return
+            draft.commit(None)
+        _put(self._clone.graph, value, decoded)
 
     def _no_input(self, weight: Weight) -> None:
         """A weight that was an input of the graph as well is none any more, in the twin neither."""
@@ -220,15 +241,19 @@ def _in_place(weight: Weight, encoding: Encoding, site: GraphSite) -> str | None
 
 def _replace(weight: Weight, decoded: ir.Value) -> None:
     """Let ``decoded`` take the weight's name and place."""
-    value, name = weight.value, weight.value.name
-    producer = value.producer()
+    _put(weight.graph, weight.value, decoded)
+
+
+def _put(graph: ir.Graph, value: ir.Value, decoded: ir.Value) -> None:
+    """Let ``decoded`` take the name and place of a constant."""
+    name, producer = value.name, value.producer()
     decoded.shape, decoded.type = value.shape, value.type
     value.replace_all_uses_with(decoded, replace_graph_outputs=True)
     if producer is not None:
-        weight.graph.remove(producer, safe=True)
+        graph.remove(producer, safe=True)
     else:
         assert name is not None
-        del weight.graph.initializers[name]
+        del graph.initializers[name]
     decoded.name = name
 
 
