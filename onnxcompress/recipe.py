@@ -19,13 +19,11 @@ report, so that a run can be repeated.
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import math
 import numbers
 import tomllib
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -33,6 +31,16 @@ from typing import Any, get_type_hints
 from onnxcompress.core.errors import OutputError, UsageError
 from onnxcompress.core.kinds import fits, kind_words
 from onnxcompress.methods._base import METHODS, Method
+from onnxcompress.methods._options import (
+    EXCLUDE_FILE,
+    PLACE,
+    closest,
+    flag,
+    method_class,
+    option_fields,
+    options_of,
+    shared_out,
+)
 
 TASK_OPTIONS: Mapping[str, Any] = {
     "limit": int,
@@ -41,10 +49,6 @@ TASK_OPTIONS: Mapping[str, Any] = {
     "metric": str | Callable[..., Any],
 }
 """Data options that say what to do with the data, and their kinds; the others say how to read it."""
-
-
-EXCLUDE_FILE = "exclude_file"
-"""Option of every method with ``exclude``: a file that lists more of it."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ def build(
     names: Iterable[str],
     options: Mapping[str, Any],
     *,
+    own: Sequence[Mapping[str, Any]] = (),
     data: Mapping[str, Any] | None = None,
     seed: int | None = None,
     file: Path | None = None,
@@ -95,15 +100,17 @@ def build(
         names: methods to run; empty: those of the file.
         options: option name -> value; each goes to every method that has it, of an option that takes other
             words in other methods to those that know the word. None means "not given".
+        own: for each of ``names``, options that are this method's alone. What it cannot take is as if it were
+            one of ``options``, for the methods that can and were given no value of their own.
         data: data options; None values mean "not given".
         seed: None: that of the file, or 0.
         file: TOML recipe to start from.
 
     Raises:
-        UsageError: for a method or option that does not exist, or a file that cannot be read.
+        UsageError: for a method or option that does not exist, an option left for no method, a file that
+            cannot be read.
     """
     stored = _read(file) if file else {}
-    given = {k: v for k, v in options.items() if v is not None}
     stored_methods = stored.get("method", [])
     names = list(names)
     if not names and not stored_methods:
@@ -115,16 +122,13 @@ def build(
         entries = [by_name.get(name, {"name": name}) for name in names]
     else:
         entries = stored_methods
-    listed = excluded_in(given.pop(EXCLUDE_FILE)) if EXCLUDE_FILE in given else ()
-    _check_options_apply(given, [method_class(entry["name"]) for entry in entries])
-    meant = _meant(given, [method_class(entry["name"]) for entry in entries])
+    classes = [method_class(entry["name"]) for entry in entries]
+    meant = shared_out(_told(options), [_told(given) for given in own] or [{}] * len(entries), classes)
     folder = file.parent if file is not None else Path()
     methods = tuple(
-        _among_others(*_listed(entry, meant[entry["name"]], listed, folder), count=len(entries))
-        for entry in entries
+        _among_others(*_listed(entry, given, folder), shared=len(entries) > 1 and shared)
+        for entry, (given, shared) in zip(entries, meant, strict=True)
     )
-    if listed and not any("exclude" in option_fields(type(m)) for m in methods):
-        raise UsageError("--exclude-file is not for these methods", why="none has --exclude")
     merged = {**stored.get("data", {}), **{k: v for k, v in (data or {}).items() if v is not None}}
     for name, value in merged.items():
         _check_data_option(name, value)
@@ -155,53 +159,24 @@ def excluded_in(path: Path) -> tuple[str, ...]:
 
 
 def _listed(
-    entry: Mapping[str, Any], given: Mapping[str, Any], listed: tuple[str, ...], folder: Path
+    entry: Mapping[str, Any], given: Mapping[str, Any], folder: Path
 ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Return a method's entry and flags, exclude of both with what files list; paths are the recipe's."""
-    values = dict(entry)
+    values, flags = dict(entry), dict(given)
     own = values.pop(EXCLUDE_FILE, None)
     if own is not None and not isinstance(own, str):
         raise UsageError("exclude_file of a recipe must be a text", why=f"found {own!r}")
-    names = [*(excluded_in(folder / own) if own is not None else ()), *listed]
-    if not names:
-        return values, given
+    files = [folder / own] if own is not None else []
+    if EXCLUDE_FILE in flags:
+        files.append(flags.pop(EXCLUDE_FILE))
+    if not files:
+        return values, flags
     if "exclude" not in option_fields(method_class(entry["name"])):
-        if own is not None:
-            raise UsageError(f"method {entry['name']!r} has no option 'exclude_file'")
-        return values, given
-    before = given.get("exclude", values.get("exclude", ()))
+        raise UsageError(f"method {entry['name']!r} has no option 'exclude_file'")
+    before = flags.pop("exclude", values.get("exclude", ()))
+    names = [name for path in files for name in excluded_in(path)]
     values["exclude"] = [*([before] if isinstance(before, str) else before), *names]
-    return values, {name: value for name, value in given.items() if name != "exclude"}
-
-
-def method_class(name: str) -> type[Method]:
-    """Return the method of that name; raises UsageError naming the ones that exist."""
-    try:
-        return METHODS[name]
-    except KeyError:
-        known = sorted(METHODS)
-        close = difflib.get_close_matches(name, known, 1)
-        raise UsageError(
-            f"there is no method {name!r}",
-            fix=f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(known)}",
-        ) from None
-
-
-def option_fields(method: type[Method]) -> dict[str, dataclasses.Field[Any]]:
-    """Return a method's options by name: its own first, then those that a family of methods shares."""
-    fields = {f.name: f for f in dataclasses.fields(method) if f.init}  # type: ignore[arg-type]
-    own = [name for cls in method.__mro__ for name in vars(cls).get("__annotations__", ()) if name in fields]
-    return {name: fields[name] for name in dict.fromkeys(own)}
-
-
-def options_of(method: Method) -> dict[str, Any]:
-    """Return the values of a method's options, by name."""
-    return {name: getattr(method, name) for name in option_fields(type(method))}
-
-
-def option_type(method: type[Method], name: str) -> Any:
-    """Return the annotated type of a method's option."""
-    return get_type_hints(method)[name]
+    return values, flags
 
 
 def _method(entry: Mapping[str, Any], given: Mapping[str, Any]) -> Method:
@@ -211,27 +186,26 @@ def _method(entry: Mapping[str, Any], given: Mapping[str, Any]) -> Method:
     unknown = set(values) - set(fields)
     if unknown:
         name = sorted(unknown)[0]
-        raise UsageError(f"method {cls.name!r} has no option {name!r}", fix=_closest(name, fields))
+        raise UsageError(f"method {cls.name!r} has no option {name!r}", fix=closest(name, fields))
     values.update({k: v for k, v in given.items() if k in fields})
     kinds = get_type_hints(cls)
     for option, value in values.items():
-        _check_type("--" + option.replace("_", "-"), value, kinds[option], fields[option].metadata)
+        _check_type(option, value, kinds[option], fields[option].metadata)
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
-def _among_others(entry: Mapping[str, Any], given: Mapping[str, Any], *, count: int) -> Method:
-    """Return the method; where it cannot be, being one of several, say how options are given to one alone."""
+def _among_others(entry: Mapping[str, Any], given: Mapping[str, Any], *, shared: bool) -> Method:
+    """Return the method; where it cannot be for options others got too, say how to give it others."""
     try:
         return _method(entry, given)
     except UsageError as error:
-        if count < 2 or not given:
+        if not shared:
             raise
-        advice = "an option goes to every method that has it: in a recipe each has its own (--recipe)"
         raise UsageError(
             f"method {entry['name']!r}: {error.what}",
             where=error.where,
             why=error.why,
-            fix=f"{error.fix}; {advice}" if error.fix else advice,
+            fix=f"{error.fix}; {PLACE}" if error.fix else PLACE,
         ) from error
 
 
@@ -243,51 +217,23 @@ def _check_data_option(name: str, value: Any) -> None:
     if name == "path":
         return
     if name == "random":
-        _check_type("--random-data", value, bool, {})
+        _check_type("random_data", value, bool, {})
         return
     if name not in kinds:
-        raise UsageError(f"there is no data option {name!r}", fix=_closest(name, ("path", "random", *kinds)))
+        raise UsageError(f"there is no data option {name!r}", fix=closest(name, ("path", "random", *kinds)))
     if name == "image_size" and isinstance(value, int):
         return
-    _check_type("--" + name.replace("_", "-"), value, kinds[name], {})
+    _check_type(name, value, kinds[name], {})
 
 
-def _check_type(flag: str, value: Any, kind: Any, metadata: Mapping[str, Any]) -> None:
+def _check_type(name: str, value: Any, kind: Any, metadata: Mapping[str, Any]) -> None:
     """Raise UsageError where a value, from a file or from Python, is not of the kind an option takes."""
     for number in value if isinstance(value, (list, tuple)) else (value,):
         if isinstance(number, float) and not math.isfinite(number):
-            raise UsageError(f"{flag} must be a finite number", why=f"found {number}")
+            raise UsageError(f"{flag(name)} must be a finite number", why=f"found {number}")
     if not fits(value, kind):
-        words = ", ".join(metadata["choices"]) if "choices" in metadata else kind_words(kind)
-        raise UsageError(
-            f"{flag} must be {'one of ' if 'choices' in metadata else ''}{words}", why=f"found {value!r}"
-        )
-
-
-def _meant(given: Mapping[str, Any], methods: list[type[Method]]) -> dict[str, dict[str, Any]]:
-    """Return method name -> the given options meant for it: --granularity weight is for one of two."""
-    meant: dict[str, dict[str, Any]] = {method.name: {} for method in methods}
-    for name, value in given.items():
-        having = [method for method in methods if name in option_fields(method)]
-        fitting = [method for method in having if fits(value, option_type(method, name))]
-        for method in fitting or having:
-            meant[method.name][name] = value
-    return meant
-
-
-def _check_options_apply(given: Mapping[str, Any], methods: list[type[Method]]) -> None:
-    known = {name for method in methods for name in option_fields(method)}
-    for name in given:
-        if name not in known:
-            flag = "--" + name.replace("_", "-")
-            chosen = " and ".join(sorted({m.name for m in methods}))
-            raise UsageError(f"{flag} is not an option of method {chosen}", fix=_closest(name, known))
-
-
-def _closest(name: str, known: Iterable[str]) -> str:
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, 1)
-    return f"did you mean {close[0]!r}?" if close else f"it has {', '.join(known)}"
+        words = f"one of {', '.join(metadata['choices'])}" if "choices" in metadata else kind_words(kind)
+        raise UsageError(f"{flag(name)} must be {words}", why=f"found {value!r}")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -317,6 +263,10 @@ def _read(path: Path) -> dict[str, Any]:
     ):
         raise UsageError("every [[method]] of a recipe needs a name, which is a text", where=str(path))
     return recipe
+
+
+def _told(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from onnxcompress.core.errors import OutputError, UsageError
+from onnxcompress.methods._options import option_fields
 from onnxcompress.methods.lc_quant import LcQuant
-from onnxcompress.recipe import Recipe, build, option_fields
+from onnxcompress.recipe import Recipe, build
 
 FILE = """
 seed = 7

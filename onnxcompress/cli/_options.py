@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
+from onnxcompress.cli._chain import MethodOption
 from onnxcompress.core.errors import UsageError
 from onnxcompress.gates import LIMITS
 
@@ -71,6 +72,7 @@ reporting = click.option(
 
 exclude_file = click.option(
     "--exclude-file",
+    cls=MethodOption,
     type=click.Path(path_type=Path),
     metavar="FILE.toml",
     help="Leave the layers alone that this file names, as `onnxcompress sensitivity` writes it.",
@@ -141,19 +143,11 @@ def method_options(function: F) -> F:
     for option, users in reversed(_users().items()):
         function = _option(option, users)(function)
     return click.option(
-        "--sparsity", type=click.FloatRange(0, 1, max_open=True), help="Share that goes: 1 − --keep."
+        "--sparsity",
+        cls=MethodOption,
+        type=click.FloatRange(0, 1, max_open=True),
+        help="Share that goes: 1 − --keep.",
     )(function)
-
-
-def translated(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the methods' options that were given, with ``--sparsity S`` as ``keep = 1 − S``."""
-    given = {key: value for key, value in options.items() if value not in (None, ())}
-    sparsity = given.pop("sparsity", None)
-    if sparsity is not None:
-        if "keep" in given:
-            raise UsageError("--keep and --sparsity say the same", fix="give one of them")
-        given["keep"] = round(1 - sparsity, 12)
-    return given
 
 
 _Users = dict[str, tuple[Any, "dataclasses.Field[Any]"]]
@@ -163,7 +157,7 @@ _Users = dict[str, tuple[Any, "dataclasses.Field[Any]"]]
 def _users() -> dict[str, _Users]:
     """Return option name -> the methods that have it."""
     from onnxcompress.methods._base import METHODS  # noqa: PLC0415
-    from onnxcompress.recipe import option_fields, option_type  # noqa: PLC0415
+    from onnxcompress.methods._options import option_fields, option_type  # noqa: PLC0415
 
     found: dict[str, _Users] = {}
     for name in sorted(METHODS):
@@ -195,16 +189,15 @@ def _text(field: dataclasses.Field[Any]) -> str:
 def _click_option(name: str, kind: Any, metadata: Mapping[str, Any], text: str) -> Callable[[F], F]:
     flag = "--" + name.replace("_", "-")
     base = _plain_type(kind)
+    given: dict[str, Any] = {"cls": MethodOption, "help": text}
     if "choices" in metadata:
-        return click.option(flag, name, type=click.Choice(list(metadata["choices"])), default=None, help=text)
+        return click.option(flag, name, type=click.Choice(list(metadata["choices"])), **given)
     if base is bool:
-        return click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=text)
+        return click.option(f"{flag}/--no-{flag[2:]}", name, **given)
     if base is tuple:
-        metavar = metadata.get("metavar", "GLOB")
-        return click.option(
-            flag, name, multiple=True, metavar=metavar, default=None, help=text + " Repeatable."
-        )
-    return click.option(flag, name, type=base, default=None, help=text)
+        given["help"] += " Repeatable."
+        return click.option(flag, name, repeatable=True, metavar=metadata.get("metavar", "GLOB"), **given)
+    return click.option(flag, name, type=base, **given)
 
 
 def _plain_type(kind: Any) -> type:

@@ -11,20 +11,25 @@ from typing import Any
 import click
 
 from onnxcompress.cli import _options as shared
+from onnxcompress.cli._chain import Chain, ChainCommand
 from onnxcompress.cli._gates import demands as asked_for
 from onnxcompress.cli._gates import further
 from onnxcompress.core.errors import OutputError, UsageError
 from onnxcompress.gates import LIMITS, require
 
 
-@click.command()
+@click.command(cls=ChainCommand)
 @click.argument("source", metavar="IN.onnx", type=shared.MODEL)
 @click.argument("result", metavar="[OUT.onnx]", required=False, type=shared.MODEL)
 @click.option(
     "-o", "--output", type=shared.MODEL, help="Output file. [default: IN.<method>.onnx beside the input]"
 )
 @click.option(
-    "--method", "methods", multiple=True, metavar="M", help="Method; several run one after the other."
+    "--method",
+    "methods",
+    multiple=True,
+    metavar="M",
+    help="Method; several run one after the other, each with the options behind it.",
 )
 @shared.method_options
 @shared.exclude_file
@@ -55,7 +60,7 @@ def compress(
     source: Path,
     result: Path | None,
     output: Path | None,
-    methods: tuple[str, ...],
+    chain: Chain,
     recipe: Path | None,
     save_recipe: Path | None,
     device: str,
@@ -86,9 +91,13 @@ def compress(
     }
     demands = asked_for(options)
     limits = {key: value for key in LIMITS if (value := options.pop(key)) is not None}
-    given = shared.translated(options)
     resolved = recipes.build(
-        methods, given, data=shared.data_options(common), seed=common["seed"], file=recipe
+        chain.names,
+        chain.common,
+        own=chain.own,
+        data=shared.data_options(common),
+        seed=common["seed"],
+        file=recipe,
     )
     result = output or result or pipeline.default_output(source, resolved)
     limits = demands.limits(limits, [result.name, source.name])

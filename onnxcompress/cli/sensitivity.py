@@ -9,12 +9,20 @@ from typing import Any
 import click
 
 from onnxcompress.cli import _options as shared
+from onnxcompress.cli._chain import Chain, ChainCommand
 from onnxcompress.core.errors import OutputError
 
 
-@click.command()
+@click.command(cls=ChainCommand)
 @click.argument("source", metavar="IN.onnx", type=shared.MODEL)
-@click.option("--method", required=True, metavar="M", help="What each layer is compressed with.")
+@click.option(
+    "--method",
+    "methods",
+    multiple=True,
+    required=True,
+    metavar="M",
+    help="What each layer is compressed with.",
+)
 @shared.method_options
 @shared.exclude_file
 @shared.data
@@ -36,7 +44,7 @@ from onnxcompress.core.errors import OutputError
 def sensitivity(
     *,
     source: Path,
-    method: str,
+    chain: Chain,
     examples: int,
     above: float | None,
     output: Path | None,
@@ -62,8 +70,9 @@ def sensitivity(
         key: options.pop(key) for key in ("input_shapes", "threads", "seed", "random_data", *shared.DATA_KEYS)
     }
     resolved = recipes.build(
-        [method],
-        shared.translated(options),
+        chain.names,
+        chain.common,
+        own=chain.own,
         data=shared.data_options(common),
         seed=common["seed"],
     )

@@ -30,6 +30,7 @@ from onnxcompress.engine import runtime
 from onnxcompress.engine.data import make_task
 from onnxcompress.engine.measures import facts
 from onnxcompress.methods._base import Method, Needs
+from onnxcompress.methods._options import options_of
 from onnxcompress.pipeline import _original as originals
 from onnxcompress.pipeline._carrying_out import carry_out
 from onnxcompress.pipeline._channels import channel_facts
@@ -42,7 +43,7 @@ from onnxcompress.pipeline._quantized import (
     quantised_weights,
     stopwatch,
 )
-from onnxcompress.recipe import TASK_OPTIONS, Recipe, options_of
+from onnxcompress.recipe import TASK_OPTIONS, Recipe
 from onnxcompress.surgery.factoring import Factored
 
 RANDOM_EXAMPLES = 512

@@ -29,9 +29,10 @@ from onnxcompress.engine.int8.prepare import prepare
 from onnxcompress.engine.measures import facts
 from onnxcompress.engine.quantizer import quantized
 from onnxcompress.methods._base import Method, Needs
+from onnxcompress.methods._options import options_of
 from onnxcompress.pipeline import _original as originals
 from onnxcompress.pipeline._original import Original, Source
-from onnxcompress.recipe import TASK_OPTIONS, Recipe, options_of
+from onnxcompress.recipe import TASK_OPTIONS, Recipe
 
 EXAMPLES = 50
 """Examples the damage is measured on, unless told otherwise."""

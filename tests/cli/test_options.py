@@ -1,6 +1,6 @@
 import pytest
 
-from onnxcompress.cli._options import data_options, parse_shapes, translated
+from onnxcompress.cli._options import data_options, parse_shapes
 from onnxcompress.core.errors import UsageError
 
 
@@ -54,9 +54,3 @@ def test_flags_that_were_not_given_do_not_hide_the_recipe():
 def test_numbers_that_are_none_are_refused(given):
     with pytest.raises(UsageError, match="cannot read --"):
         data_options(flags(**given))
-
-
-def test_sparsity_is_what_keep_leaves():
-    assert translated({"sparsity": 0.9, "keep": None, "include": ()}) == {"keep": 0.1}
-    with pytest.raises(UsageError, match="say the same"):
-        translated({"sparsity": 0.9, "keep": 0.1})

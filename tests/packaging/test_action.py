@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -82,6 +83,18 @@ def test_a_gate_that_fails_fails_the_job_and_still_reports(job, tmp_path):
     assert "max_bytes" in errors
     assert outputs["passed"] == "false"
     assert float(outputs["size-ratio"]) < 1
+
+
+def test_options_hold_for_every_method(job, tmp_path):
+    code, outputs, errors = job(
+        MODELS="in.onnx", METHOD="lc-prune lc-quant", OPTIONS="--exclude fc1* --exclude fc3* --no-bench"
+    )
+    assert code == 0, errors
+    methods = json.loads((Path(outputs["report"]) / "report.json").read_text())["methods"]
+    assert [(m["name"], m["options"]["exclude"]) for m in methods] == [
+        ("lc-prune", ["fc1*", "fc3*"]),
+        ("lc-quant", ["fc1*", "fc3*"]),
+    ]
 
 
 def test_models_are_compared_without_a_method(job):
