@@ -46,11 +46,12 @@ class Int8(Method):
     last: ClassVar[bool] = True
     summary: ClassVar[str] = "8-bit arithmetic with onnxruntime's quantiser, where it is faster"
 
-    way: Literal["auto", "static", "mixed", "dynamic"] = option(
+    way: Literal["auto", "static", "mixed", "dynamic", "fastest"] = option(
         "auto",
         "static: calibrated activations everywhere; dynamic: matrix products only, activations measured at "
-        "each run; mixed: convolutions static, products dynamic; auto: the fastest here.",
-        choices=("auto", "static", "mixed", "dynamic"),
+        "each run; mixed: convolutions static, products dynamic; auto: the fastest of these here; fastest: "
+        "as auto, but the model stays float where 8 bits are not measurably faster.",
+        choices=("auto", "static", "mixed", "dynamic", "fastest"),
     )
     calibration: Literal["auto", "minmax", "mse"] = option(
         "auto",
@@ -79,21 +80,28 @@ class Int8(Method):
 
         Raises:
             UnsupportedError: onnxruntime's quantiser, or the operator set, does not allow it.
-            UsageError: a glob matches nothing.
+            UsageError: a glob matches nothing; the fastest way is asked for where nothing is measured.
         """
         from onnxcompress.core.plan import Plan  # noqa: PLC0415
         from onnxcompress.core.refusal import Refusal  # noqa: PLC0415
         from onnxcompress.engine.int8.prepare import prepare  # noqa: PLC0415
         from onnxcompress.engine.int8.search import Search  # noqa: PLC0415
         from onnxcompress.engine.int8.telling import (  # noqa: PLC0415
+            NOT_FASTER,
             advice,
             fastest,
             measured,
+            pays,
             stored_weights,
             told,
         )
 
         assert task is not None, "the pipeline refuses before"
+        if self.way == "fastest" and resources.stopwatch is None:
+            raise UsageError(
+                "--way fastest has to measure latency, which is switched off",
+                fix="leave out --no-benchmark, or name a way",
+            )
         prepared = prepare(model, resources.input_shapes)
         chosen, refusals = self._choose(model, prepared)
         if not chosen:
@@ -114,20 +122,32 @@ class Int8(Method):
         found = [f for f in found if f.holds] or found
         ratios = measured(model, prepared, found, resources.stopwatch)
         best = fastest(found, ratios)
+        stays = self.way == "fastest" and not pays(best, ratios)
+        facts = told(
+            search,
+            found,
+            None if stays else best,
+            ratios,
+            task=task,
+            limits=limits,
+            chosen=chosen,
+            prepared=prepared,
+        )
+        if stays:
+            refusals += [Refusal(layer.weight, NOT_FASTER) for layer in facts.layers]
+            warnings = (*prepared.warnings, f"the model stays float: {NOT_FASTER}")
+            return Plan(refusals=tuple(refusals), warnings=warnings, quantized=facts)
         weights = stored_weights(model, prepared, chosen, best.decision)
         why = {prepared.weights.get(node, node): reason for node, reason in best.excluded.items()}
         left = {prepared.weights.get(c.node, c.tensor) for c in chosen} - set(weights) - set(why)
         why |= dict.fromkeys(left, f"stays float where products only are quantised (--way {best.way})")
-        refused = [Refusal(weight, reason) for weight, reason in why.items() if weight not in weights]
-        warnings = advice(best, ratios, limits, search, random_data=task.random)
+        refusals += [Refusal(weight, reason) for weight, reason in why.items() if weight not in weights]
         return Plan(
             weights,
-            refusals=(*refusals, *refused),
-            warnings=(*prepared.warnings, *warnings),
+            refusals=tuple(refusals),
+            warnings=(*prepared.warnings, *advice(best, ratios, limits, search, random_data=task.random)),
             quantization=best.decision,
-            quantized=told(
-                search, found, best, ratios, task=task, limits=limits, chosen=chosen, prepared=prepared
-            ),
+            quantized=facts,
         )
 
     def _limits(self, model: Model, task: Task, resources: Resources) -> Limits:
@@ -144,7 +164,7 @@ class Int8(Method):
 
     def _ways(self, chosen: Sequence[Candidate]) -> tuple[str, ...]:
         """Return the ways worth trying: those that differ for these layers."""
-        if self.way != "auto":
+        if self.way not in ("auto", "fastest"):
             return (self.way,)
         if not any(c.dynamic for c in chosen):
             return ("static",)

@@ -10,7 +10,7 @@ from onnx import numpy_helper
 
 import onnxcompress
 from onnxcompress import exporter
-from onnxcompress.core.errors import DataError, UsageError, VerificationError
+from onnxcompress.core.errors import DataError, NothingChangedError, UsageError, VerificationError
 from onnxcompress.core.run import LatencyRatio
 from onnxcompress.engine.int8 import telling
 
@@ -166,3 +166,51 @@ def test_the_fastest_way_is_taken():
     assert telling.fastest(found, {"static": ratio("s", 0.5), "dynamic": ratio("d", 0.6)}).way == "static"
     assert telling.fastest(found, {"static": ratio("s", 0.9), "dynamic": ratio("d", 0.6)}).way == "dynamic"
     assert telling.fastest(found, {}).way == "dynamic"
+
+
+@pytest.mark.parametrize(
+    ("eight", "plain", "verdict", "pays"),
+    [(0.5, 0.9, "faster", True), (0.5, 0.4, "faster", False), (0.98, 1.0, "no measurable difference", False)],
+)
+def test_eight_bits_pay_where_they_are_measurably_faster_than_float(eight, plain, verdict, pays):
+    best = telling.Found("static", telling.Quantization(("a",)), b"", 0.0, True, {})
+    measured = {"static": LatencyRatio("s", eight, eight, eight, verdict), telling.FLOAT: ratio("f", plain)}
+    assert telling.pays(best, measured) is pays
+
+
+def stopwatch(**latencies):
+    """Return a stopwatch that pretends to have measured these latencies, relative to the model before."""
+
+    def time(models):
+        found = {name: latencies[name] for name in list(models)[1:]}
+        return tuple(LatencyRatio(n, r, r, r, "faster" if r < 1 else "slower") for n, r in found.items())
+
+    return lambda *_: time
+
+
+def test_the_fastest_way_leaves_the_model_float_where_eight_bits_do_not_pay(monkeypatch):
+    def compress(*methods):
+        result = onnxcompress.compress(**DIGITS, method=methods, way="fastest", keep=0.5, benchmark=True)
+        (facts,) = result.run.quantizations
+        return result, [way.name for way in facts.ways if way.chosen], {layer.way for layer in facts.layers}
+
+    monkeypatch.setattr("onnxcompress.pipeline.compression.originals.latency", lambda *_, **__: None)
+    slow = stopwatch(float=0.99, static=1.4, mixed=1.3, dynamic=1.2)
+    monkeypatch.setattr("onnxcompress.pipeline.compression.stopwatch", slow)
+    with pytest.raises(NothingChangedError, match="not measurably faster"):
+        onnxcompress.compress(**DIGITS, method="int8", way="fastest", benchmark=True)
+    result, chosen, ways = compress("magnitude", "int8")
+    assert (chosen, ways) == (["float"], {"float"})
+    assert "QuantizeLinear" not in kinds(result.model)
+    assert any("stays float" in warning for warning in result.run.warnings)
+
+    fast = stopwatch(float=0.99, static=0.5, mixed=0.6, dynamic=0.7)
+    monkeypatch.setattr("onnxcompress.pipeline.compression.stopwatch", fast)
+    result, chosen, ways = compress("magnitude", "int8")
+    assert (chosen, ways) == (["static"], {"static"})
+    assert "QuantizeLinear" in kinds(result.model)
+
+
+def test_the_fastest_way_has_to_be_measured():
+    with pytest.raises(UsageError, match="has to measure latency"):
+        onnxcompress.compress(**DIGITS, method="int8", way="fastest", benchmark=False)

@@ -28,6 +28,8 @@ from onnxcompress.engine.layers import layers
 FLOAT = "float"
 """The way that quantises nothing: the graph cleaned up, normalisation merged into convolutions."""
 
+NOT_FASTER = "8-bit arithmetic is not measurably faster on this machine"
+
 LARGE_ERROR = 0.1
 """Relative ℓ2 change of the outputs from which on a limit is advised."""
 
@@ -66,6 +68,12 @@ def fastest(found: Sequence[Found], ratios: Mapping[str, LatencyRatio]) -> Found
     return min(found, key=lambda f: order.index(f.way))
 
 
+def pays(best: Found, ratios: Mapping[str, LatencyRatio]) -> bool:
+    """Return whether 8 bits are measurably faster than the model before, and faster than it cleaned up."""
+    ratio, plain = ratios[best.way], ratios[FLOAT]
+    return ratio.verdict == "faster" and ratio.ratio < plain.ratio
+
+
 def stored_weights(
     model: Model, prepared: Prepared, chosen: Sequence[Candidate], decision: Quantization
 ) -> dict[str, Encoding]:
@@ -95,7 +103,7 @@ def _eight_bits(array: Array, axis: int) -> ScaledCodebook:
 def told(
     search: Search,
     found: Sequence[Found],
-    best: Found,
+    best: Found | None,
     ratios: Mapping[str, LatencyRatio],
     *,
     task: Task,
@@ -103,17 +111,18 @@ def told(
     chosen: Sequence[Candidate],
     prepared: Prepared,
 ) -> QuantizationFacts:
-    """Return the facts of the report."""
+    """Return the facts of the report; ``best`` is None where the model stays float."""
     ways = [_way(f.way, len(f.decision.nodes), f.relative_l2, ratios, f is best) for f in found]
     if FLOAT in ratios:
-        ways.append(_way(FLOAT, 0, 0.0, ratios, False))
-    static, dynamic = set(best.decision.static), set(best.decision.dynamic)
-    damages = search.damages.get(best.way, {})
+        ways.append(_way(FLOAT, 0, 0.0, ratios, best is None))
+    static = set(best.decision.static) if best is not None else set()
+    dynamic = set(best.decision.dynamic) if best is not None else set()
+    damages = search.damages.get(best.way, {}) if best is not None else {}
     rows = []
     for candidate in chosen:
         node = candidate.node
         way = "static" if node in static else "dynamic" if node in dynamic else "float"
-        why = best.excluded.get(node)
+        why = best.excluded.get(node) if best is not None else NOT_FASTER
         weight = prepared.weights.get(node, candidate.tensor)
         rows.append(QuantizedLayer(node, candidate.op_type, weight, way, why, damages.get(node)))
     return QuantizationFacts(

@@ -83,6 +83,10 @@ def _shares(run: Run, facts: QuantizationFacts) -> str:
     if chosen is None or chosen.ratio is None or not ratios or not before:
         return ""
     whole = ratios[0].ratio
+    if chosen.name == "float":
+        return (
+            f" Latency: {', '.join(before)} {fmt.times(whole).text} that of the original; 8 bits add nothing."
+        )
     return (
         f" Latency by step: {', '.join(before)} {fmt.times(whole / chosen.ratio).text}, then 8 bits "
         f"{fmt.times(chosen.ratio).text}; together {fmt.times(whole).text} that of the original."
