@@ -117,7 +117,8 @@ def write(rows: list[dict[str, Any]], asked: argparse.Namespace) -> None:
         errors = ", ".join(f"{e:.2g}" for e in r["relative_l2"])
         lines.append(
             f"| {r['model']} | {r['methods']} | {r['times_faster']:.2f} | {r['low']:.2f} to {r['high']:.2f} "
-            f"| {r['way']} | {eight} | {macs} | {errors} | {r['inputs']} | {100 * r['bytes']:.0f} % | {r['page_bytes'] // 1000} kB |"
+            f"| {r['way']} | {eight} | {macs} | {errors} | {r['inputs']} "
+            f"| {100 * r['bytes']:.0f} % | {r['page_bytes'] // 1000} kB |"
         )
     if last is not None:
         lines += ["", f"{last['cpu']}, one thread, onnxruntime {last['onnxruntime']}."]
