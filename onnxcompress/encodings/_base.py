@@ -13,6 +13,9 @@ from onnxcompress.core.registry import Registry
 
 ENCODINGS: Registry[str, type[Encoding]] = Registry("onnxcompress.encodings", "encoding")
 
+Previous = Sequence[Encoding] | None
+"""Result of the C step before, for a warm start; None in the first one."""
+
 
 class Projection(ABC):
     """Π of one compression (the C step): the closest compressed weights, for given weights.
@@ -49,7 +52,7 @@ class Projection(ABC):
         hidden: Sequence[Array],
         *,
         mu: float | None = None,
-        previous: Sequence[Encoding] | None = None,
+        previous: Previous = None,
     ) -> list[Encoding]:
         """Return Θ that fits the weights outside ``hidden`` (bool, of their shapes), whatever the others get.
 
@@ -64,11 +67,7 @@ class Projection(ABC):
 
     @abstractmethod
     def project(
-        self,
-        weights: Sequence[Array],
-        *,
-        mu: float | None = None,
-        previous: Sequence[Encoding] | None = None,
+        self, weights: Sequence[Array], *, mu: float | None = None, previous: Previous = None
     ) -> list[Encoding]:
         """Return ``argmin_Θ Σ ‖w − Δ(Θ)‖²`` (plus the penalty, divided by μ/2, for penalty forms).
 

@@ -1,4 +1,4 @@
-"""How many weights may stay: a share of them, or a number."""
+"""Limits of settings: how many weights may stay, how many entries a codebook has, what is positive."""
 
 from __future__ import annotations
 
@@ -27,3 +27,15 @@ def kept(keep: float | None, count: int | None, total: int) -> int:
         return count
     assert keep is not None, "one of both is given"
     return max(1, math.floor(keep * total + 1e-9))
+
+
+def check_entries(entries: int, least: int = 2) -> None:
+    """Raise UsageError for too few entries, or more than a code of one byte can tell apart."""
+    if not least <= entries <= 256:
+        raise UsageError(f"entries must be {least} to 256", why=f"found {entries}")
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raise UsageError where a setting is not over zero."""
+    if not value > 0:
+        raise UsageError(f"{name} must be positive", why=f"found {value:g}")

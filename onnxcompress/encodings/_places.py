@@ -8,12 +8,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from abc import abstractmethod
+from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxcompress.core.encoding import Array, Site
+from onnxcompress.core.encoding import Array, Encoding, Site
 from onnxcompress.encodings import _nodes
 from onnxcompress.encodings._packing import packing
 
@@ -29,7 +30,7 @@ def places_information_bits(size: int, count: int) -> float:
     return ways / math.log(2)
 
 
-def mask_bytes(size: int) -> int:
+def bytes_of_mask(size: int) -> int:
     """Return the bytes of the mask of so many elements."""
     return _BITS.size_bytes(size)
 
@@ -82,10 +83,56 @@ def emit_scattered(
     return site.node("ScatterElements", [zeros, places, values])
 
 
-def emit_shape(site: Site, flat: ir.Value, shape: Sequence[int]) -> ir.Value:
-    """Emit the weight's shape."""
-    return flat if len(shape) == 1 else _nodes.reshape(site, flat, shape)
-
-
 def _axis(site: Site) -> ir.Value:
     return site.shared("axis0", np.array(0, dtype=np.int64))
+
+
+class PlacedEncoding(Encoding):
+    """Base of encodings that store where the weights are that are not zero, as mask or gaps: the smaller.
+
+    Attributes:
+        places: int64, ascending: positions of these weights in the flattened weight.
+    """
+
+    least_opset: ClassVar[int] = 11
+    places: Array
+
+    @property
+    def size(self) -> int:
+        """Number of weights, zeros included."""
+        return math.prod(self.shape)
+
+    def spread(self, values: Array, elsewhere: int) -> Array:
+        """Put one value for each of the places into an array of the weight's shape, else ``elsewhere``."""
+        flat = np.full(self.size, elsewhere, values.dtype)
+        flat[self.places] = values
+        return flat.reshape(self.shape)
+
+    def mask(self) -> Array:
+        """Return where the weight is not zero, bool, in its shape."""
+        return self.spread(np.ones(len(self.places), bool), 0)
+
+    def stored_bits(self) -> int:
+        """Bits of the mask or the gaps, and of what is in the places."""
+        return 8 * min(self.mask_bytes(), self.gap_bytes())
+
+    def emit(self, site: Site) -> ir.Value:
+        """Emit the decoding of the form that takes fewer bytes, and the weight's shape."""
+        flat = self.emit_mask(site) if self.mask_bytes() <= self.gap_bytes() else self.emit_gaps(site)
+        return flat if len(self.shape) == 1 else _nodes.reshape(site, flat, self.shape)
+
+    @abstractmethod
+    def mask_bytes(self) -> int:
+        """Return the bytes of the form with a mask."""
+
+    @abstractmethod
+    def gap_bytes(self) -> int:
+        """Return the bytes of the form with gaps."""
+
+    @abstractmethod
+    def emit_mask(self, site: Site) -> ir.Value:
+        """Emit the decoding of the form with a mask: the flattened weight."""
+
+    @abstractmethod
+    def emit_gaps(self, site: Site) -> ir.Value:
+        """Emit the decoding of the form with gaps: the flattened weight."""

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from onnxcompress.core.encoding import Array, Encoding, Numbers, Site
 from onnxcompress.core.errors import UsageError
 from onnxcompress.encodings import _nodes
-from onnxcompress.encodings._base import ENCODINGS, Projection
+from onnxcompress.encodings._base import ENCODINGS, Previous, Projection
 
 SWEEPS = 10
 """Rounds over the parts in one C step (methods.md section 2, "additive")."""
@@ -129,11 +129,7 @@ class Sum(Projection):
         return Sum(tuple(p.of(positions) for p in self.parts), self.sweeps)
 
     def project(
-        self,
-        weights: Sequence[Array],
-        *,
-        mu: float | None = None,
-        previous: Sequence[Encoding] | None = None,
+        self, weights: Sequence[Array], *, mu: float | None = None, previous: Previous = None
     ) -> list[Encoding]:
         """Return sums close to the weights: a stationary point of taking parts in turn."""
         count = len(self.parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,13 +11,13 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcompress.core.encoding import Array, Encoding, Numbers, Site
-from onnxcompress.core.errors import UsageError
 from onnxcompress.csteps.kmeans import kmeans, kmeans_rows
 from onnxcompress.csteps.nearest import nearest, nearest_rows
 from onnxcompress.encodings import _nodes
-from onnxcompress.encodings._base import ENCODINGS, PROJECTIONS, Projection
+from onnxcompress.encodings._base import ENCODINGS, PROJECTIONS, Previous, Projection
 from onnxcompress.encodings._grouped_nodes import emit_codes, emit_ungrouped
 from onnxcompress.encodings._groups import Granularity, grouped, interleave, join, regroup, split, ungrouped
+from onnxcompress.encodings._limits import check_entries
 from onnxcompress.encodings._packing import Packing, packing
 
 
@@ -142,9 +143,38 @@ class Codebook(Encoding):
         return grouped(self.codes, self.axis, self.group_size)
 
 
+class CodebookProjection(Projection):
+    """Base of the codebooks, of which a single one can be fitted to some of the weights alone."""
+
+    @property
+    @abstractmethod
+    def single(self) -> bool:
+        """Whether there is one codebook, and not one a channel or group."""
+
+    def project_seen(
+        self,
+        weights: Sequence[Array],
+        hidden: Sequence[Array],
+        *,
+        mu: float | None = None,
+        previous: Previous = None,
+    ) -> list[Encoding]:
+        """Return codes of all weights for the codebook that is closest to those outside ``hidden``.
+
+        That is exact where it is a single one.
+        """
+        seen = [w[~h] for w, h in zip(weights, hidden, strict=True)]
+        if not self.single:
+            return super().project_seen(weights, hidden, mu=mu, previous=previous)
+        if not any(s.size for s in seen):
+            return self.project(weights, previous=previous)
+        entries = [e.codebook() for e in self.project(seen, previous=previous)]
+        return [Codebook(nearest(w, e), e) for w, e in zip(weights, entries, strict=True) if e is not None]
+
+
 @PROJECTIONS.register("codebook")
 @dataclass(frozen=True)
-class AdaptiveCodebook(Projection):
+class AdaptiveCodebook(CodebookProjection):
     """Learned codebook: optimal one-dimensional k-means (methods.md section 2, "adaptive codebook").
 
     Attributes:
@@ -165,18 +195,18 @@ class AdaptiveCodebook(Projection):
     group_size: int | None = None
 
     def __post_init__(self) -> None:
-        if not 2 <= self.entries <= 256:
-            raise UsageError("entries must be 2 to 256", why=f"found {self.entries}")
+        check_entries(self.entries)
+
+    @property
+    def single(self) -> bool:
+        """Whether it is per tensor."""
+        return self.granularity == "tensor"
 
     def project(
-        self,
-        weights: Sequence[Array],
-        *,
-        mu: float | None = None,
-        previous: Sequence[Encoding] | None = None,
+        self, weights: Sequence[Array], *, mu: float | None = None, previous: Previous = None
     ) -> list[Encoding]:
         """Return the closest codebooks; several weights share one codebook (per tensor only)."""
-        if self.granularity != "tensor":
+        if not self.single:
             before: Sequence[Encoding | None] = previous or [None] * len(weights)
             return [self._by_group(w, p) for w, p in zip(weights, before, strict=True)]
         start = previous[0].codebook() if previous else None
@@ -187,19 +217,6 @@ class AdaptiveCodebook(Projection):
             stored = found.astype(w.dtype)
             results.append(Codebook(nearest(w, stored), stored))
         return results
-
-    def project_seen(
-        self,
-        weights: Sequence[Array],
-        hidden: Sequence[Array],
-        *,
-        mu: float | None = None,
-        previous: Sequence[Encoding] | None = None,
-    ) -> list[Encoding]:
-        """Return the closest codebook for the weights outside ``hidden``: exact where it is one for all."""
-        if self.granularity != "tensor":
-            return super().project_seen(weights, hidden, mu=mu, previous=previous)
-        return recoded(self, weights, hidden, previous)
 
     def _by_group(self, weight: Array, previous: Encoding | None) -> Codebook:
         group_size = self.group_size if self.granularity == "group" else None
@@ -217,14 +234,3 @@ class AdaptiveCodebook(Projection):
             self.axis,
             group_size,
         )
-
-
-def recoded(
-    kind: Projection, weights: Sequence[Array], hidden: Sequence[Array], previous: Sequence[Encoding] | None
-) -> list[Encoding]:
-    """Return codes of all weights for the one codebook that fits those outside ``hidden``."""
-    seen = [w[~h] for w, h in zip(weights, hidden, strict=True)]
-    if not any(s.size for s in seen):
-        return kind.project(weights, previous=previous)
-    entries = [e.codebook() for e in kind.project(seen, previous=previous)]
-    return [Codebook(nearest(w, e), e) for w, e in zip(weights, entries, strict=True) if e is not None]

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from onnxcompress.core.encoding import Array, Encoding, Numbers, Site
 from onnxcompress.encodings import _nodes
-from onnxcompress.encodings._base import ENCODINGS, PROJECTIONS, Projection
+from onnxcompress.encodings._base import ENCODINGS, PROJECTIONS, Previous, Projection
 
 Kind = Literal["fp16", "bf16"]
 
@@ -92,11 +92,7 @@ class HalfPrecision(Projection):
     kind: Kind = "fp16"
 
     def project(
-        self,
-        weights: Sequence[Array],
-        *,
-        mu: float | None = None,
-        previous: Sequence[Encoding] | None = None,
+        self, weights: Sequence[Array], *, mu: float | None = None, previous: Previous = None
     ) -> list[Encoding]:
         """Round every weight."""
         return [Half(nearest_half(w, self.kind), w.dtype) for w in weights]

@@ -15,17 +15,17 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcompress.core.encoding import Array, Encoding, Numbers, Site
-from onnxcompress.core.errors import UsageError
 from onnxcompress.csteps.levels import integer_grid, powers_of_two
 from onnxcompress.csteps.nearest import nearest, nearest_rows
 from onnxcompress.csteps.scale import best_scales
 from onnxcompress.csteps.sign import binary_scales
 from onnxcompress.csteps.ternary import ternary_scales
-from onnxcompress.encodings._base import ENCODINGS, PROJECTIONS, Projection
+from onnxcompress.encodings._base import ENCODINGS, PROJECTIONS, Previous
 from onnxcompress.encodings._grouped_nodes import emit_codes, emit_ungrouped
 from onnxcompress.encodings._groups import Granularity, grouped, interleave, join, split, ungrouped
+from onnxcompress.encodings._limits import check_entries
 from onnxcompress.encodings._packing import Packing, packing
-from onnxcompress.encodings.codebook import Codebook, recoded
+from onnxcompress.encodings.codebook import Codebook, CodebookProjection
 
 
 @ENCODINGS.register("scaled")
@@ -117,7 +117,7 @@ class ScaledCodebook(Encoding):
 
 
 @dataclass(frozen=True)
-class FixedLevels(Projection):
+class FixedLevels(CodebookProjection):
     """Codebooks whose levels are fixed up to a scale.
 
     Attributes:
@@ -132,6 +132,11 @@ class FixedLevels(Projection):
     axis: int = 0
     group_size: int | None = None
 
+    @property
+    def single(self) -> bool:
+        """Whether there is one scale, learned or not."""
+        return not self.scaled or self.granularity == "tensor"
+
     @abstractmethod
     def levels(self) -> Array:
         """Return the levels, ascending."""
@@ -141,14 +146,10 @@ class FixedLevels(Projection):
         return best_scales(rows, self.levels())
 
     def project(
-        self,
-        weights: Sequence[Array],
-        *,
-        mu: float | None = None,
-        previous: Sequence[Encoding] | None = None,
+        self, weights: Sequence[Array], *, mu: float | None = None, previous: Previous = None
     ) -> list[Encoding]:
         """Return the closest codebooks; several weights share one scale (per tensor only)."""
-        if self.scaled and self.granularity != "tensor":
+        if not self.single:
             return [self._by_group(w) for w in weights]
         scale = 1.0
         if self.scaled:
@@ -159,19 +160,6 @@ class FixedLevels(Projection):
             entries = (self.levels() * float(w.dtype.type(scale))).astype(w.dtype)
             results.append(Codebook(nearest(w, entries), entries))
         return results
-
-    def project_seen(
-        self,
-        weights: Sequence[Array],
-        hidden: Sequence[Array],
-        *,
-        mu: float | None = None,
-        previous: Sequence[Encoding] | None = None,
-    ) -> list[Encoding]:
-        """Return the closest codebook for the weights outside ``hidden``: exact where it is one for all."""
-        if self.scaled and self.granularity != "tensor":
-            return super().project_seen(weights, hidden, mu=mu, previous=previous)
-        return recoded(self, weights, hidden, previous)
 
     def _by_group(self, weight: Array) -> Encoding:
         group_size = self.group_size if self.granularity == "group" else None
@@ -235,7 +223,7 @@ class PowersOfTwo(FixedLevels):
     entries: int = 16
 
     def __post_init__(self) -> None:
-        _check_entries(self.entries, 3)
+        check_entries(self.entries, 3)
 
     def levels(self) -> Array:
         """Return the powers of two and 0."""
@@ -261,16 +249,11 @@ class IntGrid(FixedLevels):
     symmetric: bool = False
 
     def __post_init__(self) -> None:
-        _check_entries(self.entries, 2)
+        check_entries(self.entries, 2)
 
     def levels(self) -> Array:
         """Return the integers."""
         return integer_grid(self.entries, zero=self.zero, symmetric=self.symmetric)
-
-
-def _check_entries(entries: int, least: int) -> None:
-    if not least <= entries <= 256:
-        raise UsageError(f"entries must be {least} to 256", why=f"found {entries}")
 
 
 def _float(values: Array) -> Array:

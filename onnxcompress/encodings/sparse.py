@@ -12,7 +12,7 @@ Both are decoded while the model is loaded: the file is smaller, the model is no
 
 from __future__ import annotations
 
-import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -21,26 +21,25 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcompress.core.encoding import Array, Encoding, Numbers, Site
-from onnxcompress.core.errors import UsageError
 from onnxcompress.csteps.pruning import largest
 from onnxcompress.csteps.thresholds import ball_level, hard_level, shrunk, soft_level
-from onnxcompress.encodings._base import ENCODINGS, PROJECTIONS, Projection
-from onnxcompress.encodings._limits import check_limit, kept
+from onnxcompress.encodings._base import ENCODINGS, PROJECTIONS, Previous, Projection
+from onnxcompress.encodings._limits import check_limit, check_positive, kept
 from onnxcompress.encodings._places import (
+    PlacedEncoding,
+    bytes_of_mask,
     distances,
     emit_arrivals,
     emit_numbers,
     emit_scattered,
-    emit_shape,
     fillers,
-    mask_bytes,
     places_information_bits,
 )
 
 
 @ENCODINGS.register("sparse")
 @dataclass(frozen=True, eq=False)
-class Sparse(Encoding):
+class Sparse(PlacedEncoding):
     """The non-zero weights and where they are.
 
     Attributes:
@@ -50,7 +49,6 @@ class Sparse(Encoding):
     """
 
     kind: ClassVar[str] = "sparse"
-    least_opset: ClassVar[int] = 11
     places: Array
     values: Array
     shape: tuple[int, ...]
@@ -58,26 +56,9 @@ class Sparse(Encoding):
     def __post_init__(self) -> None:
         object.__setattr__(self, "dtype", self.values.dtype)
 
-    @property
-    def size(self) -> int:
-        """Number of weights, zeros included."""
-        return math.prod(self.shape)
-
     def decode(self) -> Array:
         """Put the values into zeros."""
-        flat = np.zeros(self.size, self.dtype)
-        flat[self.places] = self.values
-        return flat.reshape(self.shape)
-
-    def mask(self) -> Array:
-        """Return where the weight is not zero, bool, in its shape."""
-        flat = np.zeros(self.size, bool)
-        flat[self.places] = True
-        return flat.reshape(self.shape)
-
-    def stored_bits(self) -> int:
-        """Bits of the mask or the gaps, and of the values."""
-        return 8 * min(self._mask_bytes(), self._gap_bytes())
+        return self.spread(self.values, 0)
 
     def information_bits(self) -> float:
         """log₂ of the number of ways to choose the places, and the values."""
@@ -89,31 +70,28 @@ class Sparse(Encoding):
 
     def numbers(self) -> tuple[Numbers, ...]:
         """Return the weights that are not zero."""
-        places = np.full(self.size, -1, np.int64)
-        places[self.places] = np.arange(len(self.places))
-        return (Numbers(self.values, places.reshape(self.shape)),)
+        return (Numbers(self.values, self.spread(np.arange(len(self.places), dtype=np.int64), -1)),)
 
     def with_numbers(self, values: Sequence[Array]) -> Sparse:
         """Return other weights in the same places."""
         return Sparse(self.places, values[0], self.shape)
 
-    def emit(self, site: Site) -> ir.Value:
-        """Emit the running sum of the bits or the gaps, and the look-up or the scattering."""
-        flat = self._emit_mask(site) if self._mask_bytes() <= self._gap_bytes() else self._emit_gaps(site)
-        return emit_shape(site, flat, self.shape)
+    def mask_bytes(self) -> int:
+        """Return the bytes of the mask and the table of values."""
+        return bytes_of_mask(self.size) + (len(self.values) + 1) * self.dtype.itemsize
 
-    def _mask_bytes(self) -> int:
-        return mask_bytes(self.size) + (len(self.values) + 1) * self.dtype.itemsize
-
-    def _gap_bytes(self) -> int:
+    def gap_bytes(self) -> int:
+        """Return the bytes of the distances and the values, those of fillers among them."""
         return (len(self.places) + int(fillers(self.places).sum())) * (1 + self.dtype.itemsize)
 
-    def _emit_mask(self, site: Site) -> ir.Value:
+    def emit_mask(self, site: Site) -> ir.Value:
+        """Emit the running sum of the bits and the look-up."""
         table = np.concatenate([np.zeros(1, self.dtype), self.values])
         numbers = emit_numbers(site, self.places, self.size)
         return site.node("Gather", [site.tensor("k", table), numbers])
 
-    def _emit_gaps(self, site: Site) -> ir.Value:
+    def emit_gaps(self, site: Site) -> ir.Value:
+        """Emit the running sum of the distances and the scattering."""
         steps, ends = distances(self.places)
         values = np.zeros(len(steps), self.dtype)
         values[ends] = self.values
@@ -154,11 +132,7 @@ class Pruning(Projection):
         check_limit(self.keep, self.count)
 
     def project(
-        self,
-        weights: Sequence[Array],
-        *,
-        mu: float | None = None,
-        previous: Sequence[Encoding] | None = None,
+        self, weights: Sequence[Array], *, mu: float | None = None, previous: Previous = None
     ) -> list[Encoding]:
         """Return the weights with all but the ``count``, or ⌊keep · n⌋ (at least one), largest set to 0."""
         stay = largest(weights, kept(self.keep, self.count, sum(w.size for w in weights)))
@@ -180,15 +154,10 @@ class L1Ball(Projection):
     radius: float
 
     def __post_init__(self) -> None:
-        if not self.radius > 0:
-            raise UsageError("radius must be positive", why=f"found {self.radius:g}")
+        check_positive("radius", self.radius)
 
     def project(
-        self,
-        weights: Sequence[Array],
-        *,
-        mu: float | None = None,
-        previous: Sequence[Encoding] | None = None,
+        self, weights: Sequence[Array], *, mu: float | None = None, previous: Previous = None
     ) -> list[Encoding]:
         """Return the Euclidean projection on the ball."""
         level = ball_level(weights, self.radius)
@@ -209,13 +178,22 @@ class _Penalty(Projection):
     alpha: float
 
     def __post_init__(self) -> None:
-        if not self.alpha > 0:
-            raise UsageError("alpha must be positive", why=f"found {self.alpha:g}")
+        check_positive("alpha", self.alpha)
 
     @property
     def penalised(self) -> bool:
         """It is a penalty."""
         return True
+
+    def project(
+        self, weights: Sequence[Array], *, mu: float | None = None, previous: Previous = None
+    ) -> list[Encoding]:
+        """Return the weights with what is worth less than it costs at zero."""
+        return [sparse(w) if mu is None else self.cheaper(w, mu) for w in weights]
+
+    @abstractmethod
+    def cheaper(self, weight: Array, mu: float) -> Sparse:
+        """Return ``argmin_θ ‖w − θ‖² μ/2 + α·C(θ)``."""
 
 
 @PROJECTIONS.register("l0-penalty")
@@ -223,16 +201,9 @@ class _Penalty(Projection):
 class L0Penalty(_Penalty):
     """ℓ0 penalty: every weight that is not zero costs α (methods.md section 2, "ℓ0 penalty α")."""
 
-    def project(
-        self,
-        weights: Sequence[Array],
-        *,
-        mu: float | None = None,
-        previous: Sequence[Encoding] | None = None,
-    ) -> list[Encoding]:
-        """Return the weights, those with |w| up to √(2α/μ) set to zero."""
-        level = 0.0 if mu is None else hard_level(self.alpha, mu)
-        return [sparse(w, np.abs(w.astype(np.float64)) > level) for w in weights]
+    def cheaper(self, weight: Array, mu: float) -> Sparse:
+        """Return the weight, where |w| is up to √(2α/μ) zero."""
+        return sparse(weight, np.abs(weight.astype(np.float64)) > hard_level(self.alpha, mu))
 
     def free(self, encoding: Encoding) -> Array:
         """Return the places of the weights that stay."""
@@ -249,15 +220,9 @@ class L0Penalty(_Penalty):
 class L1Penalty(_Penalty):
     """ℓ1 penalty: every weight costs α times its magnitude (methods.md section 2, "ℓ1 penalty α")."""
 
-    def project(
-        self,
-        weights: Sequence[Array],
-        *,
-        mu: float | None = None,
-        previous: Sequence[Encoding] | None = None,
-    ) -> list[Encoding]:
-        """Return the weights shrunk by α/μ, zero where they were smaller."""
-        return [sparse(w if mu is None else shrunk(w, soft_level(self.alpha, mu))) for w in weights]
+    def cheaper(self, weight: Array, mu: float) -> Sparse:
+        """Return the weight shrunk by α/μ, zero where it was smaller."""
+        return sparse(shrunk(weight, soft_level(self.alpha, mu)))
 
     def cost(self, encodings: Sequence[Encoding]) -> float:
         """Return α Σ|θ|."""

@@ -8,7 +8,6 @@ weight, where they are cut off. Decoded while the model is loaded: the file is s
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -17,23 +16,22 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcompress.core.encoding import Array, Encoding, Numbers, Site
-from onnxcompress.core.errors import UsageError
 from onnxcompress.csteps.nearest import nearest
 from onnxcompress.csteps.sparsebook import sparse_kmeans, support
 from onnxcompress.encodings import _nodes
-from onnxcompress.encodings._base import ENCODINGS, PROJECTIONS, Projection
+from onnxcompress.encodings._base import ENCODINGS, PROJECTIONS, Previous, Projection
 from onnxcompress.encodings._grouped_nodes import emit_codes
-from onnxcompress.encodings._limits import check_limit, kept
+from onnxcompress.encodings._limits import check_entries, check_limit, kept
 from onnxcompress.encodings._packing import packing
 from onnxcompress.encodings._places import (
     LONGEST,
+    PlacedEncoding,
+    bytes_of_mask,
     distances,
     emit_arrivals,
     emit_numbers,
     emit_scattered,
-    emit_shape,
     fillers,
-    mask_bytes,
     places_information_bits,
 )
 from onnxcompress.encodings.codebook import Codebook
@@ -42,7 +40,7 @@ from onnxcompress.encodings.sparse import sparse
 
 @ENCODINGS.register("sparse-codebook")
 @dataclass(frozen=True, eq=False)
-class SparseCodebook(Encoding):
+class SparseCodebook(PlacedEncoding):
     """Where the weights are that are not zero, their codes, and the entries these stand for.
 
     Attributes:
@@ -53,7 +51,6 @@ class SparseCodebook(Encoding):
     """
 
     kind: ClassVar[str] = "sparse-codebook"
-    least_opset: ClassVar[int] = 11
     places: Array
     codes: Array
     entries: Array
@@ -62,26 +59,9 @@ class SparseCodebook(Encoding):
     def __post_init__(self) -> None:
         object.__setattr__(self, "dtype", self.entries.dtype)
 
-    @property
-    def size(self) -> int:
-        """Number of weights, zeros included."""
-        return math.prod(self.shape)
-
     def decode(self) -> Array:
         """Put the entries that the codes stand for into zeros."""
-        flat = np.zeros(self.size, self.dtype)
-        flat[self.places] = self.entries[self.codes]
-        return flat.reshape(self.shape)
-
-    def mask(self) -> Array:
-        """Return where the weight has a code, bool, in its shape."""
-        flat = np.zeros(self.size, bool)
-        flat[self.places] = True
-        return flat.reshape(self.shape)
-
-    def stored_bits(self) -> int:
-        """Bits of the mask or the distances, the packed codes and the entries."""
-        return 8 * min(self._mask_bytes(), self._gap_bytes())
+        return self.spread(self.entries[self.codes], 0)
 
     def information_bits(self) -> float:
         """log₂ of the number of ways to choose the places, log₂ K bits for each, and the entries."""
@@ -90,10 +70,8 @@ class SparseCodebook(Encoding):
 
     def take(self, axis: int, keep: Array) -> Encoding:
         """Keep some slices along one axis; where no weight is left in them, the result is zeros."""
-        coded = np.full(self.size, -1, np.int16)
-        coded[self.places] = self.codes
-        coded = np.take(coded.reshape(self.shape), keep, axis=axis)
-        return _of_codes(coded, self.entries)
+        coded = self.spread(self.codes.astype(np.int16), -1)
+        return _of_codes(np.take(coded, keep, axis=axis), self.entries)
 
     def codebook(self) -> Array:
         """Return the entries."""
@@ -101,27 +79,22 @@ class SparseCodebook(Encoding):
 
     def numbers(self) -> tuple[Numbers, ...]:
         """Return the entries."""
-        places = np.full(self.size, -1, np.int64)
-        places[self.places] = self.codes
-        return (Numbers(self.entries, places.reshape(self.shape), codebook=True),)
+        return (Numbers(self.entries, self.spread(self.codes.astype(np.int64), -1), codebook=True),)
 
     def with_numbers(self, values: Sequence[Array]) -> SparseCodebook:
         """Return the same codes with other entries; where these are no longer ascending, both are sorted."""
         book = Codebook(self.codes, self.entries).with_numbers(values)
         return SparseCodebook(self.places, book.codes, book.entries, self.shape)
 
-    def emit(self, site: Site) -> ir.Value:
-        """Emit the look-up of the codes, and of the places or the scattering."""
-        flat = self._emit_mask(site) if self._mask_bytes() <= self._gap_bytes() else self._emit_gaps(site)
-        return emit_shape(site, flat, self.shape)
-
     def _packed_bytes(self, count: int) -> int:
         return packing(max(2, len(self.entries)), count).size_bytes(count) + int(self.entries.nbytes)
 
-    def _mask_bytes(self) -> int:
-        return mask_bytes(self.size) + self._packed_bytes(len(self.codes))
+    def mask_bytes(self) -> int:
+        """Return the bytes of the mask, the packed codes and the entries."""
+        return bytes_of_mask(self.size) + self._packed_bytes(len(self.codes))
 
-    def _gap_bytes(self) -> int:
+    def gap_bytes(self) -> int:
+        """Return the bytes of the distances, the packed codes, fillers with theirs, and the entries."""
         count = len(self.places) + int(fillers(self.places, told=True).sum())
         return count + self._packed_bytes(count)
 
@@ -129,12 +102,14 @@ class SparseCodebook(Encoding):
         chosen = packing(max(2, len(self.entries)), len(codes))
         return emit_codes(site, chosen, codes, site.tensor("k", self.entries))
 
-    def _emit_mask(self, site: Site) -> ir.Value:
+    def emit_mask(self, site: Site) -> ir.Value:
+        """Emit the look-up of the codes, and that of the numbers of the weights in what it yields."""
         zero = site.shared(f"zero {self.dtype.name}", np.zeros(1, self.dtype))
         table = site.node("Concat", [zero, self._emit_values(site, self.codes)], {"axis": 0})
         return site.node("Gather", [table, emit_numbers(site, self.places, self.size)])
 
-    def _emit_gaps(self, site: Site) -> ir.Value:
+    def emit_gaps(self, site: Site) -> ir.Value:
+        """Emit the look-up of the codes, and the scattering of what it yields."""
         steps, ends = distances(self.places, told=True)
         codes = np.zeros(len(steps), np.uint8)
         codes[ends] = self.codes
@@ -194,16 +169,11 @@ class PruneCodebook(Projection):
     count: int | None = None
 
     def __post_init__(self) -> None:
-        if not 2 <= self.entries <= 256:
-            raise UsageError("entries must be 2 to 256", why=f"found {self.entries}")
+        check_entries(self.entries)
         check_limit(self.keep, self.count)
 
     def project(
-        self,
-        weights: Sequence[Array],
-        *,
-        mu: float | None = None,
-        previous: Sequence[Encoding] | None = None,
+        self, weights: Sequence[Array], *, mu: float | None = None, previous: Previous = None
     ) -> list[Encoding]:
         """Return the closest weights: the best support and the best entries together."""
         values = np.concatenate([np.ravel(w) for w in weights])
@@ -238,11 +208,7 @@ class OnNonzeros(Projection):
         return replace(self, stays=tuple(self.stays[i] for i in positions))
 
     def project(
-        self,
-        weights: Sequence[Array],
-        *,
-        mu: float | None = None,
-        previous: Sequence[Encoding] | None = None,
+        self, weights: Sequence[Array], *, mu: float | None = None, previous: Previous = None
     ) -> list[Encoding]:
         """Return the closest codebook of the weights that stay, and zeros elsewhere."""
         chosen = [w[s] for w, s in zip(weights, self.stays, strict=True)]
