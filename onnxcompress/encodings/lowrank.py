@@ -20,11 +20,13 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcompress.core.encoding import Array, Encoding, Site
+from onnxcompress.core.errors import UsageError
 from onnxcompress.csteps.budget import Choices, at_price, within
 from onnxcompress.csteps.lowrank import Decomposition, decompose
 from onnxcompress.encodings import _nodes
 from onnxcompress.encodings._base import ENCODINGS, PROJECTIONS, Projection
-from onnxcompress.encodings._layout import WORTH, Layout, Scheme, layouts_of, most_useful, ranks_up_to
+from onnxcompress.encodings._layout import Layout, Scheme, layouts_of
+from onnxcompress.encodings._ranks import Error, Options, choices_of, comparable, squared, stored
 
 _EXACT_BITS = 52
 """Sums of integers below 2 to this power are exact in float64; one bit is left for what rounding adds."""
@@ -137,32 +139,6 @@ def _gridded(factor: Array, longest: float, dtype: np.dtype[np.generic]) -> Arra
     return np.ldexp(wide, exponent).astype(dtype)
 
 
-@dataclass(frozen=True)
-class Option:
-    """One way to factor a weight: a layout, and what one more rank costs in whatever is to be saved."""
-
-    layout: Layout
-    cost: float
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a weight may become.
-
-    Attributes:
-        whole: cost of the weight as it is.
-        ways: how it may be factored.
-    """
-
-    whole: float
-    ways: tuple[Option, ...]
-
-
-def stored(shape: Sequence[int], layouts: Sequence[Layout]) -> Options:
-    """Return options whose cost is the number of weights: n·m whole, n + m for each rank."""
-    return Options(float(math.prod(shape)), tuple(Option(la, float(sum(la.sides(shape)))) for la in layouts))
-
-
 @PROJECTIONS.register("low-rank")
 @dataclass(frozen=True)
 class FixedRank(Projection):
@@ -172,12 +148,19 @@ class FixedRank(Projection):
         rank: r, at least 1.
         scheme: of kernels; auto: the one of both that is closer.
         layouts: instead of the scheme's.
+
+    Raises:
+        UsageError: the rank is less than 1.
     """
 
     joint: ClassVar[bool] = False
     rank: int
     scheme: Scheme = "auto"
     layouts: tuple[Layout, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise UsageError("rank must be at least 1", why=f"found {self.rank}")
 
     def project(
         self,
@@ -202,10 +185,13 @@ class FixedRank(Projection):
 class LearnedRank(Projection):
     """The ranks of several weights chosen together (methods.md section 2, "rank selection").
 
-    The penalty form minimises ``α Σ C(r) + μ/2 Σ ‖w − Δ(Θ)‖²``, the constraint form the error alone with
-    Σ C(r) at most a share of what the weights cost whole. Ranks are enumerated and the error is what the
-    singular values leave over, so that the choice is exact (of the constraint form on the convex hulls of the
-    weights' error over cost). A weight may also stay whole, and none has a rank below 1.
+    The penalty form minimises ``α Σ C(r) + μ/2 Σ ‖w − Δ(Θ)‖²``, the constraint form an error alone with
+    Σ C(r) at most a share of what the weights cost whole. Ranks are enumerated, with what the singular values
+    leave over, so that the choice is exact (of the constraint form on the convex hulls of the weights' error
+    over cost). A weight may also stay whole, and none has a rank below 1.
+
+    Squared errors of different weights are not comparable; what the constraint form compares instead, the
+    damage they do in the outputs or ``−log(1 − ‖w − Δ(Θ)‖²/‖w‖²)``, is said in ``_ranks.comparable``.
 
     Attributes:
         alpha: α of the penalty form; None: the constraint form.
@@ -213,6 +199,9 @@ class LearnedRank(Projection):
         round_to: ranks are multiples of this, and of 4 below it; 1: any.
         scheme: of kernels; auto: both.
         options: of each weight, in their order; empty: costs are numbers of weights.
+
+    Raises:
+        UsageError: neither ``keep`` nor ``alpha`` is given, or both, or one is out of range.
     """
 
     alpha: float | None = None
@@ -220,6 +209,15 @@ class LearnedRank(Projection):
     round_to: int = 1
     scheme: Scheme = "auto"
     options: tuple[Options, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.alpha is None) == (self.keep is None):
+            raise UsageError("learned ranks need either keep, the share that stays, or alpha, a penalty")
+        for name, value in (("keep", self.keep), ("alpha", self.alpha)):
+            if value is not None and not value > 0:
+                raise UsageError(f"{name} of learned ranks must be positive", why=f"found {value:g}")
+        if self.round_to < 1:
+            raise UsageError("round_to of learned ranks must be at least 1", why=f"found {self.round_to}")
 
     def project(
         self,
@@ -234,7 +232,8 @@ class LearnedRank(Projection):
             ValueError: the budget of the constraint form is less than the least ranks cost.
         """
         options = self._options([w.shape for w in weights])
-        several = [_Candidates(w, o, self.round_to) for w, o in zip(weights, options, strict=True)]
+        error = squared if self.penalised else comparable(options)
+        several = [_Candidates(w, o, self.round_to, error) for w, o in zip(weights, options, strict=True)]
         if self.alpha is not None:
             price = 0.0 if mu is None else 2 * self.alpha / mu
             chosen = [at_price(s.choices, price) for s in several]
@@ -268,22 +267,9 @@ class LearnedRank(Projection):
     def least(self, shapes: Sequence[Sequence[int]]) -> float:
         """Return the least share of the cost that the constraint form can keep of weights of these shapes."""
         options = self._options(shapes)
-        costs = [_costs(s, o, self.round_to) for s, o in zip(shapes, options, strict=True)]
+        costs = [choices_of(s, o, self.round_to) for s, o in zip(shapes, options, strict=True)]
         whole = sum(o.whole for o in options)
         return sum(float(min(c)) for c, _, _ in costs) / whole if whole else 1.0
-
-
-def _costs(shape: Sequence[int], options: Options, round_to: int) -> tuple[Array, list[int], list[int]]:
-    """Return cost, way and rank of each choice; the last is the whole weight (way −1)."""
-    costs, ways, ranks = [], [], []
-    for way, option in enumerate(options.ways):
-        most = min(most_useful(shape, option.layout), *option.layout.sides(shape))
-        for rank in ranks_up_to(most, round_to):
-            if option.cost * rank <= WORTH * options.whole:
-                costs.append(option.cost * float(rank))
-                ways.append(way)
-                ranks.append(int(rank))
-    return np.array([*costs, options.whole]), [*ways, -1], [*ranks, 0]
 
 
 def _cost(encoding: Encoding, options: Options) -> float:
@@ -296,15 +282,17 @@ def _cost(encoding: Encoding, options: Options) -> float:
 class _Candidates:
     """What one weight may become, with the error of each choice."""
 
-    def __init__(self, weight: Array, options: Options, round_to: int) -> None:
+    def __init__(self, weight: Array, options: Options, round_to: int, error: Error) -> None:
         self._weight, self._options = weight, options
-        costs, self._ways, self._ranks = _costs(weight.shape, options, round_to)
+        costs, self._ways, self._ranks = choices_of(weight.shape, options, round_to)
         self._found: dict[int, Decomposition] = {}
-        errors = []
+        errors, of_ranks = [], dict[int, Array]()
         for way, rank in zip(self._ways, self._ranks, strict=True):
             if way >= 0 and way not in self._found:
-                self._found[way] = decompose(options.ways[way].layout.matrix(weight))
-            errors.append(0.0 if way < 0 else float(self._found[way].left_over()[rank]))
+                option = options.ways[way]
+                self._found[way] = decompose(option.layout.matrix(weight))
+                of_ranks[way] = error(self._found[way].left_over(), option)
+            errors.append(0.0 if way < 0 else float(of_ranks[way][rank]))
         self.choices = Choices(costs, np.array(errors))
 
     def encoding(self, choice: int) -> Encoding:

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnxcompress.core.model import Weight, constant_of
-from onnxcompress.encodings._layout import Layout, Scheme, layouts_of
-from onnxcompress.encodings.lowrank import Option, Options
+from onnxcompress.core.model import Model, Weight, constant_of
+from onnxcompress.encodings._layout import Layout, Scheme, layouts_of, most_useful
+from onnxcompress.encodings._ranks import Option, Options
+from onnxcompress.encodings.lowrank import FixedRank
+from onnxcompress.engine.layers import Layer
 from onnxcompress.engine.operands import attribute, domain_of
 
 Shape = tuple[int, ...]
@@ -230,6 +232,20 @@ def _vectors(use: Use, shape: Shape, y: Shape) -> int:
     return math.prod(y) // max(1, use.seen.sides(shape)[1 if last else 0])
 
 
-def as_matrix(shape: Shape) -> Layout:
-    """Return the layout of a weight that no operator takes as factors: its last axis against the others."""
-    return Layout(tuple(range(len(shape) - 1)), (len(shape) - 1,))
+def storable(model: Model, layer: Layer, scheme: Scheme) -> tuple[Layout, ...] | str:
+    """Return as which matrices a weight can be stored as two factors; why not where it cannot.
+
+    Those its users can work with the factors of. Recurrent operators cannot with any, but their weights are
+    most of such a model: they are multiplied while it is loaded.
+    """
+    found = ways(model.weights[layer.weight], scheme)
+    if isinstance(found, Ways):
+        return found.layouts
+    last = len(layer.shape) - 1
+    return (Layout(tuple(range(last)), (last,)),) if layer.role == "recurrent" else found
+
+
+def at_rank(rank: int, shape: Shape, layouts: Sequence[Layout]) -> FixedRank | str:
+    """Return the compression to a given rank, as those of the matrices it pays for; why not where none."""
+    useful = tuple(la for la in layouts if rank <= most_useful(shape, la))
+    return FixedRank(rank, layouts=useful) if useful else f"factors of rank {rank} would not be smaller"

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from onnxcompress.core.encoding import Array, Encoding
     from onnxcompress.core.refusal import Refusal
     from onnxcompress.encodings._base import Projection
+    from onnxcompress.encodings.lowrank import FixedRank, LearnedRank
     from onnxcompress.engine.layers import Layer
     from onnxcompress.engine.lc.loop import Part
 
@@ -91,7 +92,8 @@ class Mixed(LcMethod):
                 else:
                     fitted[layer.weight] = found
             groups = _by_type(chosen, list(fitted)) if rule.joint else [(name,) for name in fitted]
-            parts += [Part(group, _together([fitted[n] for n in group])) for group in groups]
+            together = [_together([fitted[n] for n in group]) for group in groups]
+            parts += [Part(g, _judged(kind, g, chosen)) for g, kind in zip(groups, together, strict=True)]
             for part in parts[len(parts) - len(groups) :]:
                 _check_reachable(part, rule, chosen)
         return parts, refusals
@@ -199,22 +201,17 @@ def _fitted(kind: Projection, layer: Layer, chosen: Chosen) -> Projection | str:
     return kind
 
 
-def _factored(kind: Projection, layer: Layer, chosen: Chosen) -> Projection | str:
+def _factored(kind: FixedRank | LearnedRank, layer: Layer, chosen: Chosen) -> Projection | str:
     """Return low rank for one weight: as the matrices that its users can work with the factors of."""
-    from onnxcompress.encodings._layout import most_useful  # noqa: PLC0415
-    from onnxcompress.encodings.lowrank import FixedRank, LearnedRank, stored  # noqa: PLC0415
-    from onnxcompress.engine.factors import as_matrix, ways  # noqa: PLC0415
+    from onnxcompress.encodings._ranks import stored  # noqa: PLC0415
+    from onnxcompress.encodings.lowrank import FixedRank  # noqa: PLC0415
+    from onnxcompress.engine.factors import at_rank, storable  # noqa: PLC0415
 
-    assert isinstance(kind, (FixedRank, LearnedRank))
-    found = ways(chosen.model.weights[layer.weight], kind.scheme)
-    if isinstance(found, str) and layer.role != "recurrent":
-        return found
-    layouts = (as_matrix(layer.shape),) if isinstance(found, str) else found.layouts
+    layouts = storable(chosen.model, layer, kind.scheme)
+    if isinstance(layouts, str):
+        return layouts
     if isinstance(kind, FixedRank):
-        useful = tuple(la for la in layouts if kind.rank <= most_useful(layer.shape, la))
-        return (
-            replace(kind, layouts=useful) if useful else f"factors of rank {kind.rank} would not be smaller"
-        )
+        return at_rank(kind.rank, layer.shape, layouts)
     fitted = replace(kind, options=(stored(layer.shape, layouts),))
     return fitted if fitted.least([layer.shape]) < 1 else "no rank that may be chosen pays"
 
@@ -232,6 +229,16 @@ def _together(kinds: Sequence[Projection]) -> Projection:
         terms = zip(*(k.parts for k in kinds if isinstance(k, Sum)), strict=True)
         return replace(first, parts=tuple(_together(t) for t in terms))
     return first
+
+
+def _judged(kind: Projection, names: Sequence[str], chosen: Chosen) -> Projection:
+    """Return learned ranks of several weights with what their errors cost in the outputs."""
+    from onnxcompress.encodings.lowrank import LearnedRank  # noqa: PLC0415
+    from onnxcompress.engine.rank_damage import judged  # noqa: PLC0415
+
+    if not isinstance(kind, LearnedRank) or len(names) < 2:  # one weight alone competes with no other
+        return kind
+    return judged(kind, names, chosen.model, chosen.task, device=chosen.resources.device)
 
 
 def _check_reachable(part: Part, rule: Rule, chosen: Chosen) -> None:

@@ -12,12 +12,9 @@ from onnxcompress.methods._lc import Chosen, LcMethod, untrained_advice
 
 if TYPE_CHECKING:
     from onnxcompress.core.encoding import Array, Encoding
-    from onnxcompress.core.model import Model
-    from onnxcompress.core.plan import Plan
     from onnxcompress.core.refusal import Refusal
-    from onnxcompress.core.resources import Resources
-    from onnxcompress.core.task import Task
-    from onnxcompress.encodings.lowrank import LearnedRank, Options
+    from onnxcompress.encodings._ranks import Options
+    from onnxcompress.encodings.lowrank import LearnedRank
     from onnxcompress.engine.allocation import Target
     from onnxcompress.engine.layers import Layer
     from onnxcompress.engine.lc.loop import Part
@@ -117,26 +114,6 @@ class LcLowRank(LcMethod):
 
         return Target.read(self.target or TARGET)
 
-    def plan(self, model: Model, task: Task | None, resources: Resources) -> Plan:
-        """Choose ranks, project, and train where there is data; weights that come out whole stay dense.
-
-        Raises:
-            UnsupportedError: the target cannot be reached, or a weight holds NaN or infinities.
-            UsageError: a glob matches nothing; ``alpha`` needs data; the device is not there.
-        """
-        from onnxcompress.core.refusal import Refusal  # noqa: PLC0415
-
-        plan = super().plan(model, task, resources)
-        whole = {name: e for name, e in plan.weights.items() if e.kind == "dense"}
-        trained = {} if plan.training is None else whole
-        why = "is worth more whole than it costs"
-        return replace(
-            plan,
-            weights={name: e for name, e in plan.weights.items() if name not in whole},
-            values={**plan.values, **trained},
-            refusals=(*plan.refusals, *(Refusal(name, why) for name in whole)),
-        )
-
     def _parts(self, chosen: Chosen) -> tuple[list[Part], list[Refusal]]:
         if not self.learned:
             return self._given_rank(chosen)
@@ -158,24 +135,18 @@ class LcLowRank(LcMethod):
 
     def _given_rank(self, chosen: Chosen) -> tuple[list[Part], list[Refusal]]:
         from onnxcompress.core.refusal import Refusal  # noqa: PLC0415
-        from onnxcompress.encodings._layout import most_useful  # noqa: PLC0415
-        from onnxcompress.encodings.lowrank import FixedRank  # noqa: PLC0415
-        from onnxcompress.engine.factors import as_matrix, ways  # noqa: PLC0415
+        from onnxcompress.engine.factors import at_rank, storable  # noqa: PLC0415
         from onnxcompress.engine.lc.loop import Part  # noqa: PLC0415
 
         assert self.rank is not None
-        rank, parts, refusals = int(self.rank), [], []
+        parts, refusals = [], []
         for layer in chosen.layers:
-            found = ways(chosen.model.weights[layer.weight], self.scheme)
-            if isinstance(found, str) and layer.role != "recurrent":
+            layouts = storable(chosen.model, layer, self.scheme)
+            found = layouts if isinstance(layouts, str) else at_rank(int(self.rank), layer.shape, layouts)
+            if isinstance(found, str):
                 refusals.append(Refusal(layer.weight, found))
-                continue
-            layouts = (as_matrix(layer.shape),) if isinstance(found, str) else found.layouts
-            useful = tuple(la for la in layouts if rank <= most_useful(layer.shape, la))
-            if useful:
-                parts.append(Part((layer.weight,), FixedRank(rank, layouts=useful)))
             else:
-                refusals.append(Refusal(layer.weight, f"factors of rank {rank} would not be smaller"))
+                parts.append(Part((layer.weight,), found))
         return parts, refusals
 
     # learned ranks -----------------------------------------------------------------------------------------
@@ -184,6 +155,7 @@ class LcLowRank(LcMethod):
         from onnxcompress.core.refusal import Refusal  # noqa: PLC0415
         from onnxcompress.encodings.lowrank import LearnedRank  # noqa: PLC0415
         from onnxcompress.engine.lc.loop import Part  # noqa: PLC0415
+        from onnxcompress.engine.rank_damage import judged  # noqa: PLC0415
 
         quantity = self.cost if self.alpha is not None else self._target().quantity
         options, refusals = {}, []
@@ -195,7 +167,11 @@ class LcLowRank(LcMethod):
                 options[layer.weight] = found
         round_to = self.round_to or (FAST if quantity == "macs" else 1)
         ways = LearnedRank(
-            self.alpha, None, round_to=round_to, scheme=self.scheme, options=tuple(options.values())
+            self.alpha,
+            None if self.alpha is not None else 1.0,
+            round_to=round_to,
+            scheme=self.scheme,
+            options=tuple(options.values()),
         )
         worth = [i for i, n in enumerate(options) if ways.of([i]).least([chosen.arrays[n].shape]) < 1]
         names = [n for i, n in enumerate(options) if i in worth]
@@ -205,20 +181,20 @@ class LcLowRank(LcMethod):
         projection = ways.of(worth)
         if self.alpha is None:
             projection = self._within_target(projection, chosen, names)
+            device = chosen.resources.device
+            projection = judged(projection, names, chosen.model, chosen.task, device=device)
         return [Part(tuple(names), projection)], refusals
 
     def _options(self, chosen: Chosen, layer: Layer, quantity: str) -> Options | str:
         """Return what a layer may become and what that costs; why it cannot become two layers."""
-        from onnxcompress.encodings.lowrank import stored  # noqa: PLC0415
+        from onnxcompress.encodings._ranks import stored  # noqa: PLC0415
         from onnxcompress.engine.channels import analyse  # noqa: PLC0415
-        from onnxcompress.engine.factors import as_matrix, ways, work  # noqa: PLC0415
+        from onnxcompress.engine.factors import storable, ways, work  # noqa: PLC0415
 
-        found = ways(chosen.model.weights[layer.weight], self.scheme)
         if quantity == "params":
-            if isinstance(found, str):
-                recurrent = layer.role == "recurrent"
-                return stored(layer.shape, (as_matrix(layer.shape),)) if recurrent else found
-            return stored(layer.shape, found.layouts)
+            layouts = storable(chosen.model, layer, self.scheme)
+            return layouts if isinstance(layouts, str) else stored(layer.shape, layouts)
+        found = ways(chosen.model.weights[layer.weight], self.scheme)
         if isinstance(found, str):
             return found
         traced = analyse(chosen.model, chosen.resources.input_shapes).ground.trace.shapes

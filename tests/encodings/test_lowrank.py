@@ -1,5 +1,8 @@
 """Low rank: layouts, the grid of exact products, ranks to choose from, recognition in a file."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import ml_dtypes
 import numpy as np
 import onnx
@@ -8,8 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import one_weight, run, stored_proto
 
+from onnxcompress.core.errors import UsageError
 from onnxcompress.csteps.lowrank import decompose
+from onnxcompress.encodings._base import Projection
 from onnxcompress.encodings._layout import Layout, layouts_of, most_useful, ranks_up_to
+from onnxcompress.encodings._ranks import stored as stored_options
 from onnxcompress.encodings.dense import Dense
 from onnxcompress.encodings.lowrank import FixedRank, LearnedRank, LowRank, low_rank
 from onnxcompress.engine.proto import from_proto
@@ -92,23 +98,77 @@ def test_zeros_and_ones_are_harmless() -> None:
         assert np.allclose(FixedRank(1).project([weight])[0].decode(), weight)
 
 
-@pytest.mark.parametrize("weights", [2, 3])
-def test_learned_ranks_against_every_combination(weights: int) -> None:
-    arrays = [normal(6, 7, seed=s) * 2.0**s for s in range(weights)]
-    for keep in (0.4, 0.6, 0.9):
-        found = LearnedRank(keep=keep).project(arrays)
-        budget = keep * 42 * weights
-        cost = sum(42 if isinstance(e, Dense) else 13 * e.rank for e in found)
-        error = sum(np.square(a - e.decode()).sum() for a, e in zip(arrays, found, strict=True))
-        assert cost <= budget
-        tails = [[*decompose(a).left_over()[1:4], 0.0] for a in arrays]
-        best = min(
-            sum(t[i] for t, i in zip(tails, chosen, strict=True))
-            for chosen in np.ndindex(*(4,) * weights)
-            if sum(42 if i == 3 else 13 * (i + 1) for i in chosen) <= budget
-        )
-        step = max(float(np.diff(t).min() * -1) for t in tails)
-        assert best - 1e-9 <= error <= best + step
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 999),
+    weights=st.sampled_from([2, 3]),
+    keep=st.sampled_from([0.4, 0.6, 0.9]),
+    told=st.booleans(),
+)
+def test_learned_ranks_against_every_combination(seed: int, weights: int, keep: float, told: bool) -> None:
+    """By the damage of errors where it is told, else by the energy that is kept one layer after another."""
+    rng = np.random.default_rng([seed, weights])
+    arrays = [normal(6, 7, seed=seed + s) * 4.0**s for s in range(weights)]
+    options = [stored_options((6, 7), layouts_of(2)) for _ in arrays]
+    errors = []
+    for k, array in enumerate(arrays):
+        left_over = decompose(array).left_over()
+        damage = rng.uniform(0.1, 10, len(left_over))
+        ways = (replace(options[k].ways[0], damage=tuple(damage.tolist())),)
+        options[k] = replace(options[k], ways=ways if told else options[k].ways)
+        of_ranks = left_over * damage if told else -np.log(1 - left_over[1:] / left_over[0])
+        errors.append([*(of_ranks[1:4] if told else of_ranks[:3]), 0.0])
+    found = LearnedRank(keep=keep, options=tuple(options)).project(arrays)
+    costs = [13, 26, 39, 42]
+    budget = keep * 42 * weights
+    chosen = [3 if isinstance(e, Dense) else e.rank - 1 for e in found]
+    assert sum(costs[i] for i in chosen) <= budget
+    best = min(
+        sum(e[i] for e, i in zip(errors, tried, strict=True))
+        for tried in np.ndindex(*(4,) * weights)
+        if sum(costs[i] for i in tried) <= budget
+    )
+    error = sum(e[i] for e, i in zip(errors, chosen, strict=True))
+    step = max(max(e) for e in errors)
+    assert best - 1e-9 <= error <= best + step
+
+
+def test_on_the_hulls_the_choice_is_the_best() -> None:
+    """Where the budget is met there, no combination is better: the ranks are those of one price."""
+    arrays = [normal(12, 12, seed=s) * 3.0**s for s in range(3)]
+    errors = [-np.log1p(-decompose(a).left_over()[1:] / np.square(a).sum()) for a in arrays]
+    for price in (0.05, 0.02, 0.01):
+        wanted = []
+        for error in errors:
+            objective = [*(error[:5] + price * 24 * np.arange(1, 6)), price * 144]
+            wanted.append(int(np.argmin(objective)))
+        spent = sum(144 if w == 5 else 24 * (w + 1) for w in wanted)
+        found = LearnedRank(keep=spent / (3 * 144)).project(arrays)
+        assert [5 if isinstance(e, Dense) else e.rank - 1 for e in found] == wanted
+
+
+def test_learned_ranks_do_not_change_with_the_scale_of_a_layer() -> None:
+    """A network of ReLUs stays the same if one layer is multiplied and the next divided."""
+    arrays = [normal(20, 30, seed=s) @ np.diag(0.9 ** np.arange(30)) for s in range(3)]
+    scaled = [a * s for a, s in zip(arrays, (1e-3, 1.0, 1e3), strict=True)]
+    ranks = [[e.rank for e in LearnedRank(keep=0.5).project(some)] for some in (arrays, scaled)]
+    assert ranks[0] == ranks[1]
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: FixedRank(0),
+        LearnedRank,
+        lambda: LearnedRank(alpha=1.0, keep=0.5),
+        lambda: LearnedRank(keep=0.0),
+        lambda: LearnedRank(alpha=-1.0),
+        lambda: LearnedRank(keep=0.5, round_to=0),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(made: Callable[[], Projection]) -> None:
+    with pytest.raises(UsageError):
+        made()
 
 
 def test_the_penalty_form_weighs_rank_against_error() -> None:

@@ -93,7 +93,7 @@ def test_a_target_is_met_and_used_up(quantity: str, share: float) -> None:
     )
     before, after = result.run.models
     reached = after.macs / before.macs if quantity == "macs" else after.parameters / before.parameters
-    assert share - 0.03 <= reached <= share + 1e-9
+    assert share - 0.036 <= reached <= share + 1e-9, "one rank of the largest layer is 0.035"
 
 
 def test_learned_ranks_follow_the_spectra() -> None:

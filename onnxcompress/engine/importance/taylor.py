@@ -106,7 +106,7 @@ def _scalars(
     evaluator: Evaluator, indices: Array, labelled: bool, rng: np.random.Generator
 ) -> Iterator[tuple[torch.Tensor, int]]:
     """Yield scalars to differentiate, each a sum over its examples, and the number of those."""
-    import torch  # noqa: PLC0415
+    from onnxcompress.engine.training.signs import signed_sum  # noqa: PLC0415
 
     execution, variance = evaluator.execution, evaluator.teacher.facts(None).variance
     rows = evaluator.batches.rows(indices)
@@ -121,12 +121,7 @@ def _scalars(
                 known = None if teacher is None else {n: v[part] for n, v in teacher.items()}
                 yield evaluator.loss(outputs, wanted, known) * fed, fed
                 continue
-            terms = []
-            for name, values in outputs.items():
-                signs = torch.from_numpy(rng.choice([-1.0, 1.0], size=tuple(values.shape)))
-                signs = signs.to(values.device, values.dtype) / variance[name] ** 0.5
-                terms.append((values * signs).sum())
-            yield torch.stack(terms).sum(), fed
+            yield signed_sum(outputs, variance, rng), fed
 
 
 class _Listener:

@@ -1,0 +1,30 @@
+"""Random signs: how much the outputs change with something, from the gradient of one scalar.
+
+For a change δ of anything inside a network the outputs y change by J δ to first order. Of the scalar rᵀ y,
+with random signs r, the gradient along δ is rᵀ J δ, and its mean square over r is ‖J δ‖² (Hutchinson 1989).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+
+def signed_sum(
+    outputs: Mapping[str, torch.Tensor], variance: Mapping[str, float], rng: np.random.Generator
+) -> torch.Tensor:
+    """Return rᵀ y over all elements of all outputs, each divided by its standard deviation; a scalar.
+
+    Args:
+        outputs: by name, of any shapes.
+        variance: of each output, by name.
+        rng: draws the signs.
+    """
+    terms = []
+    for name, values in outputs.items():
+        signs = torch.from_numpy(rng.choice([-1.0, 1.0], size=tuple(values.shape)))
+        signs = signs.to(values.device, values.dtype) / variance[name] ** 0.5
+        terms.append((values * signs).sum())
+    return torch.stack(terms).sum()
