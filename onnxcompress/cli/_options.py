@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from onnxcompress.cli._chain import MethodOption
+from onnxcompress.cli._chain import Chain, MethodOption
 from onnxcompress.core.errors import UsageError
 from onnxcompress.gates import LIMITS
+
+if TYPE_CHECKING:
+    from onnxcompress.recipe import Recipe
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,7 +38,7 @@ def apply(*options: Callable[[F], F]) -> Callable[[F], F]:
 common = apply(
     click.option("-v", "--verbose", is_flag=True, help="Say more."),
     click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
-    click.option("--debug", is_flag=True, help="Show tracebacks."),
+    click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks."),  # read in `main`
 )
 
 input_shape = click.option(
@@ -60,6 +64,17 @@ provider = click.option(
     metavar="NAME",
     help="onnxruntime's execution provider to time on.",
 )
+
+budget = click.option(
+    "--budget",
+    "budget_s",
+    type=click.FloatRange(min=0.1),
+    default=10.0,
+    show_default=True,
+    help="Seconds for measuring latency.",
+)
+
+no_bench = click.option("--no-bench", is_flag=True, help="Do not measure latency and memory.")
 
 reporting = click.option(
     "--report",
@@ -207,6 +222,25 @@ def _plain_type(kind: Any) -> type:
     if origin is typing.Literal:
         return str
     return typing.cast(type, origin or kind)
+
+
+def recipe_of(chain: Chain, options: Mapping[str, Any], file: Path | None = None) -> Recipe:
+    """Return the recipe of the methods and data on the command line, on top of a file's."""
+    from onnxcompress import recipe  # noqa: PLC0415
+
+    return recipe.build(
+        chain.names,
+        chain.common,
+        own=chain.own,
+        data=data_options(options),
+        seed=options["seed"],
+        file=file,
+    )
+
+
+def command() -> tuple[str, ...]:
+    """Return the words the program was called with, for the report."""
+    return ("onnxcompress", *sys.argv[1:])
 
 
 def known_provider(name: str) -> str:

@@ -34,7 +34,7 @@ class Progress:
                 transient=True,
             )
 
-    def update(self, fraction: float, what: str, point: TrainingPoint | None) -> None:
+    def update(self, fraction: float, what: str, point: TrainingPoint | None = None) -> None:
         """Show that this fraction of the work is done."""
         if self._quiet:
             return

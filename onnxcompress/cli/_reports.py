@@ -55,8 +55,10 @@ def check_distinct(paths: Sequence[Path]) -> None:
         seen.add(real)
 
 
-def write_reports(run: Run, paths: Sequence[Path]) -> None:
-    """Write the run in the format each suffix names, and append it to a CI job's summary if there is one."""
+def publish(
+    run: Run, paths: Sequence[Path], *, quiet: bool, verbose: bool, written: Path | None = None
+) -> None:
+    """Write the run in the format each suffix names, append it to a CI job's summary if any, and print it."""
     from onnxcompress import report  # noqa: PLC0415
 
     for path in paths:
@@ -70,12 +72,8 @@ def write_reports(run: Run, paths: Sequence[Path]) -> None:
             raise OutputError(
                 "cannot write the job's summary", where=summary, why=error.strerror or str(error)
             ) from error
-
-
-def tell(run: Run, *, written: Path | None, verbose: bool) -> None:
-    """Print the run on the terminal."""
-    from onnxcompress import report  # noqa: PLC0415
-
+    if quiet:
+        return
     report.print_terminal(run, verbose=verbose)
     if written is not None:
         click.echo(f"wrote {written}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
@@ -14,14 +13,7 @@ from onnxcompress.cli import _options as shared
 @click.argument("sources", metavar="A.onnx [B.onnx ...]", nargs=-1, required=True, type=shared.MODEL)
 @shared.measuring
 @shared.provider
-@click.option(
-    "--budget",
-    "budget_s",
-    type=click.FloatRange(min=0.1),
-    default=10.0,
-    show_default=True,
-    help="Seconds for measuring latency.",
-)
+@shared.budget
 @shared.reporting
 @shared.common
 def bench(
@@ -35,11 +27,10 @@ def bench(
     reports: tuple[Path, ...],
     quiet: bool,
     verbose: bool,
-    debug: bool,
 ) -> None:
     """Measure latency, load time and memory; several models interleaved, each against the first."""
     from onnxcompress import pipeline  # noqa: PLC0415
-    from onnxcompress.cli._reports import check_reports, tell, write_reports  # noqa: PLC0415
+    from onnxcompress.cli._reports import check_reports, publish  # noqa: PLC0415
 
     check_reports(reports)
     run = pipeline.compare(
@@ -50,8 +41,6 @@ def bench(
         outputs=False,
         budget_s=budget_s,
         provider=shared.known_provider(provider),
-        command=("onnxcompress", *sys.argv[1:]),
+        command=shared.command(),
     )
-    write_reports(run, reports)
-    if not quiet:
-        tell(run, written=None, verbose=verbose)
+    publish(run, reports, quiet=quiet, verbose=verbose)

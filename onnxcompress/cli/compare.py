@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,8 @@ from onnxcompress.gates import LIMITS, require
 @shared.data
 @shared.measuring
 @shared.provider
-@click.option(
-    "--budget",
-    "budget_s",
-    type=click.FloatRange(min=0.1),
-    default=10.0,
-    show_default=True,
-    help="Seconds for measuring latency.",
-)
-@click.option("--no-bench", is_flag=True, help="Do not measure latency and memory.")
+@shared.budget
+@shared.no_bench
 @shared.reporting
 @shared.gates
 @further
@@ -41,12 +33,11 @@ def compare(
     reports: tuple[Path, ...],
     quiet: bool,
     verbose: bool,
-    debug: bool,
     **options: Any,
 ) -> None:
     """Compare models with the first one: outputs, size, latency."""
     from onnxcompress import pipeline  # noqa: PLC0415
-    from onnxcompress.cli._reports import check_reports, tell, write_reports  # noqa: PLC0415
+    from onnxcompress.cli._reports import check_reports, publish  # noqa: PLC0415
 
     if len(sources) < 2:
         raise UsageError("there is nothing to compare with", fix="name two or more models, or use `bench`")
@@ -66,10 +57,8 @@ def compare(
         budget_s=budget_s,
         provider=shared.known_provider(options["provider"]),
         limits={key: options[key] for key in LIMITS if options[key] is not None},
-        command=("onnxcompress", *sys.argv[1:]),
+        command=shared.command(),
     )
     run = demands.decided(run, each=True)
-    write_reports(run, reports)
-    if not quiet:
-        tell(run, written=None, verbose=verbose)
+    publish(run, reports, quiet=quiet, verbose=verbose)
     require(run, strict=demands.strict)

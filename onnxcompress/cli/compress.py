@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -51,7 +50,7 @@ from onnxcompress.gates import LIMITS, require
 @shared.gates
 @further
 @click.option("--no-fold", is_flag=True, help="Keep constants that are subtracted from a layer's input.")
-@click.option("--no-bench", is_flag=True, help="Do not measure latency and memory.")
+@shared.no_bench
 @click.option("--dry-run", is_flag=True, help="Do everything except writing the output.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output (never the input).")
 @shared.common
@@ -74,31 +73,19 @@ def compress(
     overwrite: bool,
     verbose: bool,
     quiet: bool,
-    debug: bool,
     **options: Any,
 ) -> None:
     """Compress a model, prove the result in onnxruntime, and say what it cost."""
     from onnxcompress import pipeline  # noqa: PLC0415
-    from onnxcompress import recipe as recipes  # noqa: PLC0415
     from onnxcompress.cli._progress import Progress  # noqa: PLC0415
-    from onnxcompress.cli._reports import check_reports, tell, write_reports  # noqa: PLC0415
+    from onnxcompress.cli._reports import check_reports, publish  # noqa: PLC0415
     from onnxcompress.core.resources import Resources  # noqa: PLC0415
 
     if result is not None and output is not None:
         raise UsageError("the output is given twice", fix="use either OUT.onnx or --output")
-    common = {
-        key: options.pop(key) for key in ("input_shapes", "threads", "seed", "random_data", *shared.DATA_KEYS)
-    }
     demands = asked_for(options)
-    limits = {key: value for key in LIMITS if (value := options.pop(key)) is not None}
-    resolved = recipes.build(
-        chain.names,
-        chain.common,
-        own=chain.own,
-        data=shared.data_options(common),
-        seed=common["seed"],
-        file=recipe,
-    )
+    limits = {key: options[key] for key in LIMITS if options[key] is not None}
+    resolved = shared.recipe_of(chain, options, recipe)
     result = output or result or pipeline.default_output(source, resolved)
     limits = demands.limits(limits, [result.name, source.name])
     check_reports(reports, save_recipe, result)
@@ -111,28 +98,26 @@ def compress(
                 recipe=resolved,
                 output=None if dry_run else result,
                 overwrite=overwrite,
-                input_shapes=shared.parse_shapes(common["input_shapes"]),
-                threads=common["threads"],
+                input_shapes=shared.parse_shapes(options["input_shapes"]),
+                threads=options["threads"],
                 resources=Resources(
                     device=device,
                     max_time_s=max_time,
                     checkpoint_dir=state,
                     resume=resume is not None,
                     progress=progress.update,
-                    threads=common["threads"],
+                    threads=options["threads"],
                 ),
                 limits=limits,
                 fold=not no_fold,
                 benchmark=not no_bench,
-                command=("onnxcompress", *sys.argv[1:]),
+                command=shared.command(),
             )
         )
     if save_recipe:
         resolved.save(save_recipe)
     run = demands.decided(run, each=False)
-    write_reports(run, reports)
-    if not quiet:
-        tell(run, written=None if dry_run else result, verbose=verbose)
+    publish(run, reports, quiet=quiet, verbose=verbose, written=None if dry_run else result)
     require(run, strict=demands.strict)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
@@ -29,19 +28,16 @@ def inspect(
     reports: tuple[Path, ...],
     quiet: bool,
     verbose: bool,
-    debug: bool,
 ) -> None:
     """Show layers, bytes and MACs of a model, its channel groups, and what is left alone and why."""
     from onnxcompress import pipeline  # noqa: PLC0415
-    from onnxcompress.cli._reports import check_reports, tell, write_reports  # noqa: PLC0415
+    from onnxcompress.cli._reports import check_reports, publish  # noqa: PLC0415
 
     check_reports(reports)
     run = pipeline.inspect(
         source,
         input_shapes=shared.parse_shapes(input_shapes),
         groups=groups,
-        command=("onnxcompress", *sys.argv[1:]),
+        command=shared.command(),
     )
-    write_reports(run, reports)
-    if not quiet:
-        tell(run, written=None, verbose=verbose)
+    publish(run, reports, quiet=quiet, verbose=verbose)

@@ -33,7 +33,6 @@ def pack(
     overwrite: bool,
     quiet: bool,
     verbose: bool,
-    debug: bool,
 ) -> None:
     """Put a model and its external data into a small archive; `unpack` gives the same bytes again."""
     from onnxcompress.cli._progress import Progress  # noqa: PLC0415
@@ -47,7 +46,7 @@ def pack(
             level=level,
             plain=plain,
             overwrite=overwrite,
-            tell=lambda fraction, what: progress.update(fraction, what, None),
+            tell=progress.update,
         )
     if quiet:
         return

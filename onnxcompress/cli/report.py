@@ -15,11 +15,9 @@ from onnxcompress.core.errors import UsageError
 @click.option("--html", type=click.Path(path_type=Path), help="Write a self-contained page.")
 @click.option("--md", type=click.Path(path_type=Path), help="Write Markdown.")
 @shared.common
-def report(
-    *, stored: Path, html: Path | None, md: Path | None, quiet: bool, verbose: bool, debug: bool
-) -> None:
+def report(*, stored: Path, html: Path | None, md: Path | None, quiet: bool, verbose: bool) -> None:
     """Render a stored run; without --html or --md it is printed."""
-    from onnxcompress.cli._reports import check_reports, tell, write_reports  # noqa: PLC0415
+    from onnxcompress.cli._reports import check_reports, publish  # noqa: PLC0415
     from onnxcompress.core.run import Run  # noqa: PLC0415
 
     try:
@@ -31,6 +29,4 @@ def report(
         raise UsageError("this is not a stored run", where=str(stored), why=why) from error
     paths = [path for path in (html, md) if path is not None]
     check_reports(paths)
-    write_reports(run, paths)
-    if not paths and not quiet:
-        tell(run, written=None, verbose=verbose)
+    publish(run, paths, quiet=quiet or bool(paths), verbose=verbose)

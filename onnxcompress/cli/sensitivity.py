@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +50,11 @@ def sensitivity(
     reports: tuple[Path, ...],
     verbose: bool,
     quiet: bool,
-    debug: bool,
     **options: Any,
 ) -> None:
     """Rank layers by how far compressing each alone moves the outputs."""
-    from onnxcompress import recipe as recipes  # noqa: PLC0415
     from onnxcompress.cli._progress import Progress  # noqa: PLC0415
-    from onnxcompress.cli._reports import check_folder, check_reports, tell, write_reports  # noqa: PLC0415
+    from onnxcompress.cli._reports import check_folder, check_reports, publish  # noqa: PLC0415
     from onnxcompress.core.resources import Resources  # noqa: PLC0415
     from onnxcompress.pipeline import sensitivity as stage  # noqa: PLC0415
 
@@ -66,29 +63,18 @@ def sensitivity(
         check_folder(output, "the list of layers")
         if output.suffix.lower() != ".toml":
             raise OutputError("cannot write the list of layers", where=str(output), fix="let it end in .toml")
-    common = {
-        key: options.pop(key) for key in ("input_shapes", "threads", "seed", "random_data", *shared.DATA_KEYS)
-    }
-    resolved = recipes.build(
-        chain.names,
-        chain.common,
-        own=chain.own,
-        data=shared.data_options(common),
-        seed=common["seed"],
-    )
+    resolved = shared.recipe_of(chain, options)
     with Progress(quiet=quiet) as progress:
         ranked = stage.sensitivity(
             source,
             resolved,
             examples=examples,
             above=above,
-            input_shapes=shared.parse_shapes(common["input_shapes"]),
-            threads=common["threads"],
-            resources=Resources(progress=progress.update, threads=common["threads"]),
-            command=("onnxcompress", *sys.argv[1:]),
+            input_shapes=shared.parse_shapes(options["input_shapes"]),
+            threads=options["threads"],
+            resources=Resources(progress=progress.update, threads=options["threads"]),
+            command=shared.command(),
         )
     if output is not None:
         stage.save(output, ranked)
-    write_reports(ranked.run, reports)
-    if not quiet:
-        tell(ranked.run, written=output, verbose=verbose)
+    publish(ranked.run, reports, quiet=quiet, verbose=verbose, written=output)

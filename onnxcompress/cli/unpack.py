@@ -34,7 +34,6 @@ def unpack(
     overwrite: bool,
     quiet: bool,
     verbose: bool,
-    debug: bool,
 ) -> None:
     """Get a model out of an archive that `pack` wrote, with the bytes it had; a checksum proves it."""
     from onnxcompress.cli._progress import Progress  # noqa: PLC0415
@@ -47,7 +46,7 @@ def unpack(
             output,
             overwrite=overwrite,
             limit_bytes=limit_bytes,
-            tell=lambda fraction, what: progress.update(fraction, what, None),
+            tell=progress.update,
         )
     if quiet:
         return

@@ -7,6 +7,7 @@ import re
 
 from onnxcompress.core.run import Run
 from onnxcompress.report import format as fmt
+from onnxcompress.report.characters import meter, spark, trends
 from onnxcompress.report.document import document, terms
 from onnxcompress.report.glossary import GLOSSARY
 from onnxcompress.report.tree import (
@@ -37,7 +38,6 @@ ROWS = (200, 60, 20, 5)
 SHOWN_NAMES = 4
 ALERTS = {"danger": "CAUTION", "warning": "WARNING", "note": "NOTE", "good": "TIP"}
 MARKS = {True: "✅", False: "❌", None: "➖"}
-BLOCKS = "▁▂▃▄▅▆▇█"
 
 _SPECIAL = re.compile(r"[\\`*\[\]<>|~]|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])")
 
@@ -105,7 +105,7 @@ class _Writer:
         if isinstance(block, Listing):
             return _listing(block)
         if isinstance(block, Lines):
-            return ["\n".join(_trend(block))]
+            return ["\n".join(f"- {escaped(name)}: `{bars}` {ends}" for name, bars, ends in trends(block))]
         return []
 
     def table(self, table: Table, *, folded: bool, captioned: bool) -> list[str]:
@@ -135,10 +135,9 @@ class _Writer:
             more = len(part.names) - SHOWN_NAMES
             return f"{shown} and {more:,} more" if more > 0 else shown
         if isinstance(part, Spark):
-            return "".join(BLOCKS[min(7, max(0, round(h * 7)))] for h in part.heights)
+            return spark(part.heights)
         if isinstance(part, Meter):
-            filled = min(10, max(0, round(10 * part.fraction)))
-            return "█" * filled + "░" * (10 - filled)
+            return meter(part.fraction)
         if isinstance(part, Mark):
             return f"{MARKS[part.passed]} {escaped(part.text)}"
         if isinstance(part, Strong):
@@ -170,19 +169,6 @@ def _listing(block: Listing) -> list[str]:
     if block.folded:
         return [f"<details>\n<summary>{_html(block.caption)}</summary>", listed, "</details>"]
     return [listed]
-
-
-def _trend(block: Lines) -> list[str]:
-    found = []
-    for series in block.series:
-        values = [y for _, y in series.points]
-        kept = values[:: max(1, -(-len(values) // 24))]
-        low, high = min(kept), max(kept)
-        bars = "".join(BLOCKS[round((v - low) / (high - low) * 7) if high > low else 3] for v in kept)
-        ends = f"{fmt.number(values[0]).text} → {fmt.number(values[-1]).text}"
-        name = f"{block.y_label}, {series.name}" if series.name != block.y_label else series.name
-        found.append(f"- {escaped(name)}: `{bars}` {ends}")
-    return found
 
 
 def _definitions(keys: tuple[str, ...]) -> str:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from onnxcompress.core.run import Run
 from onnxcompress.report import format as fmt
+from onnxcompress.report.characters import meter, spark, trends
 from onnxcompress.report.document import document
 from onnxcompress.report.tree import (
     Block,
@@ -37,7 +38,6 @@ WIDE = 120
 ONLY_VERBOSE = frozenset(["environment", "frozen"])
 """Details that ``inspect`` too shows only when asked."""
 
-BLOCKS = "▁▂▃▄▅▆▇█"
 TONES = {"good": "bold green", "bad": "bold red", "plain": "bold"}
 CALLOUTS = {
     "danger": ("!!", "bold red"),
@@ -80,29 +80,6 @@ def print_to(run: Run, console: Console | None = None, *, verbose: bool = False)
         console.print(Text(f"With --verbose or --report FILE.html also: {', '.join(left_out)}.", style="dim"))
 
 
-def spark(heights: tuple[float, ...]) -> str:
-    """Return a row of block characters, heights from 0 to 1."""
-    return "".join(BLOCKS[min(7, max(0, round(h * 7)))] for h in heights)
-
-
-def meter(fraction: float) -> str:
-    """Return ten characters, as many of them filled as the fraction says.
-
-    >>> meter(0.5)
-    '█████░░░░░'
-    """
-    filled = min(10, max(0, round(10 * fraction)))
-    return "█" * filled + "░" * (10 - filled)
-
-
-def trend(values: tuple[float, ...], width: int = 24) -> str:
-    """Return a line of block characters for values in order, at most ``width`` of them."""
-    step = max(1, -(-len(values) // width))
-    kept = values[::step]
-    low, high = min(kept), max(kept)
-    return spark(tuple((v - low) / (high - low) if high > low else 0.5 for v in kept))
-
-
 def _print(block: Block, console: Console, verbose: bool) -> None:
     if isinstance(block, Paragraph):
         console.print(_line(block.parts))
@@ -126,11 +103,8 @@ def _print(block: Block, console: Console, verbose: bool) -> None:
             lines = "\n".join(fmt.printable(line) for line in block.text.split("\n"))
             console.print(Text(f"{block.caption}: {lines}"), soft_wrap=True)
     elif isinstance(block, Lines):
-        for series in block.series:
-            values = tuple(y for _, y in series.points)
-            ends = f"{fmt.number(values[0]).text} → {fmt.number(values[-1]).text}"
-            name = f"{block.y_label}, {series.name}" if series.name != block.y_label else series.name
-            console.print(Text(fmt.printable(f"{name}: {trend(values)} {ends}")))
+        for name, bars, ends in trends(block):
+            console.print(Text(fmt.printable(f"{name}: {bars} {ends}")))
 
 
 def _figures(block: Figures) -> Grid:
