@@ -30,7 +30,8 @@ class Resources:
         teacher: the model before any method, whose outputs training without labels goes towards; None: the
             one given to the method.
         latency: measures a cut: called with a model and which channels of groups stay (name -> bool mask),
-            it returns the time of one inference divided by the original model's; None: cannot be measured.
+            it returns the time of one inference divided by the original model's, low-rank weights as two
+            layers; None: cannot be measured.
         limits: gate name -> limit the user set, so that a method can stop where one would fail.
         stopwatch: measures which of several models is fastest here; None: latency is not to be measured.
     """

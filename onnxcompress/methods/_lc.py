@@ -31,6 +31,9 @@ Mode = Literal["lc", "idc", "dc"]
 NODE_BYTES = 300
 """What the nodes and names that decode one weight take in the file, at least."""
 
+WHOLE = "is worth more whole than it costs"
+"""Why a weight that might have been compressed is not."""
+
 
 @dataclass(frozen=True)
 class Chosen:
@@ -277,7 +280,7 @@ def _without_whole(plan: Plan) -> Plan:
 
     whole = {name: e for name, e in plan.weights.items() if e.kind == "dense"}
     trained = {} if plan.training is None else whole
-    told = [Refusal(name, "is worth more whole than it costs") for name in whole]
+    told = [Refusal(name, WHOLE) for name in whole]
     return replace(
         plan,
         weights={name: e for name, e in plan.weights.items() if name not in whole},

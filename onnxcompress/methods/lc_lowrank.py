@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from onnxcompress.core.errors import UnsupportedError, UsageError
 from onnxcompress.methods._base import METHODS, Needs, option
-from onnxcompress.methods._lc import Chosen, LcMethod, untrained_advice
+from onnxcompress.methods._lc import WHOLE, Chosen, LcMethod, untrained_advice
 
 if TYPE_CHECKING:
     from onnxcompress.core.encoding import Array, Encoding
@@ -52,7 +52,8 @@ class LcLowRank(LcMethod):
     )
     target: str | None = option(
         None,
-        f"The share of the whole macs or params that stays, for learned ranks. [default: {TARGET}]",
+        "The share of the whole macs, params or (measured) latency that stays, for learned ranks. "
+        f"[default: {TARGET}]",
         metavar="QUANTITY=X",
     )
     alpha: float | None = option(
@@ -68,8 +69,8 @@ class LcLowRank(LcMethod):
     )
     round_to: int | None = option(
         None,
-        f"Learned ranks are multiples of this, and of 4 below it; 1 allows any. [default: {FAST} for "
-        "--target macs, else 1]",
+        f"Learned ranks are multiples of this, and of 4 below it; 1 allows any. [default: 1 for params, else "
+        f"{FAST}]",
     )
 
     def __post_init__(self) -> None:
@@ -106,8 +107,7 @@ class LcLowRank(LcMethod):
                 )
         if self.round_to is not None and self.round_to not in (1, 2) and self.round_to % 4:
             raise UsageError("--round-to must be 1, 2 or a multiple of 4", why=f"found {self.round_to}")
-        if self._target().quantity == "latency":
-            raise UsageError("--target latency is for cutting channels", fix="use --target macs=X")
+        self._target()  # raises where it cannot be read
 
     def _target(self) -> Target:
         from onnxcompress.engine.allocation import Target  # noqa: PLC0415
@@ -165,7 +165,7 @@ class LcLowRank(LcMethod):
                 refusals.append(Refusal(layer.weight, found))
             else:
                 options[layer.weight] = found
-        round_to = self.round_to or (FAST if quantity == "macs" else 1)
+        round_to = self.round_to or (1 if quantity == "params" else FAST)
         ways = LearnedRank(
             self.alpha,
             None if self.alpha is not None else 1.0,
@@ -179,11 +179,42 @@ class LcLowRank(LcMethod):
         if not names:
             return [], refusals
         projection = ways.of(worth)
-        if self.alpha is None:
+        if self.alpha is not None:
+            return [Part(tuple(names), projection)], refusals
+        device = chosen.resources.device
+        if quantity != "latency":
             projection = self._within_target(projection, chosen, names)
-            device = chosen.resources.device
-            projection = judged(projection, names, chosen.model, chosen.task, device=device)
-        return [Part(tuple(names), projection)], refusals
+        projection = judged(projection, names, chosen.model, chosen.task, device=device)
+        if quantity != "latency":
+            return [Part(tuple(names), projection)], refusals
+        return self._timed(projection, chosen, names, refusals)
+
+    def _timed(
+        self, projection: LearnedRank, chosen: Chosen, names: Sequence[str], refusals: list[Refusal]
+    ) -> tuple[list[Part], list[Refusal]]:
+        """Return the ranks whose latency was measured; they stay while training, or it would not hold."""
+        from onnxcompress.core.refusal import Refusal  # noqa: PLC0415
+        from onnxcompress.encodings.lowrank import FixedRank, LowRank  # noqa: PLC0415
+        from onnxcompress.engine.lc.loop import Part  # noqa: PLC0415
+        from onnxcompress.engine.rank_latency import within_latency  # noqa: PLC0415
+
+        model, measured = chosen.model, chosen.resources.latency
+        if measured is None:
+            raise UsageError("--target latency cannot be measured here", fix="use --target macs=X")
+
+        def latency(encodings: Sequence[Encoding]) -> float:
+            factored = {n: e for n, e in zip(names, encodings, strict=True) if isinstance(e, LowRank)}
+            return measured(model.with_encodings(factored, self.name), {})
+
+        weights = [chosen.arrays[n] for n in names]
+        found = within_latency(projection, weights, latency, self._target().share)
+        parts = []
+        for name, encoding in zip(names, found, strict=True):
+            if isinstance(encoding, LowRank):
+                parts.append(Part((name,), FixedRank(encoding.rank, layouts=(encoding.layout,))))
+            else:
+                refusals.append(Refusal(name, WHOLE))
+        return parts, refusals
 
     def _options(self, chosen: Chosen, layer: Layer, quantity: str) -> Options | str:
         """Return what a layer may become and what that costs; why it cannot become two layers."""

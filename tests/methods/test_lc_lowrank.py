@@ -117,6 +117,36 @@ def test_a_layer_that_needs_all_it_has_stays_whole() -> None:
     assert not set(whole) & set(found.weights)
 
 
+def timed(calls: list[float]):
+    """A stopwatch for which a rank takes as long as it has weights, and every layer a while."""
+
+    def latency(timed_model: Model, keep) -> float:
+        assert not keep
+        whole = model()
+        stored = sum(
+            timed_model.encodings[n].stored_bits() / 32 if n in timed_model.encodings else w.size
+            for n, w in whole.weights.items()
+        )
+        calls.append(0.1 + 0.9 * stored / sum(w.size for w in whole.weights.values()))
+        return calls[-1]
+
+    return latency
+
+
+def test_a_latency_is_measured_and_its_ranks_stay() -> None:
+    calls: list[float] = []
+    resources = Resources(input_shapes=SHAPES, latency=timed(calls))
+    found = METHODS["lc-lowrank"](target="latency=0.6", round_to=1).plan(model(), None, resources)
+    assert 3 <= len(calls) <= 8
+    reached = timed([])(model().with_encodings(found.weights, "lc-lowrank"), {})
+    assert 0.5 < reached <= 0.6
+    assert reached in calls
+    with pytest.raises(UnsupportedError, match=r"0.1 of the latency cannot be reached.*was measured"):
+        METHODS["lc-lowrank"](target="latency=0.1").plan(model(), None, resources)
+    with pytest.raises(UsageError, match="cannot be measured here"):
+        plan(target="latency=0.6")
+
+
 def test_what_cannot_be_reached_is_told_with_what_can() -> None:
     with pytest.raises(UnsupportedError, match=r"0.001 of the multiply-accumulates cannot.*stay with every"):
         plan(target="macs=0.001", round_to=1)
@@ -132,7 +162,6 @@ def test_what_cannot_be_reached_is_told_with_what_can() -> None:
         ({"alpha": 1e-6, "target": "macs=0.5"}, "exclude each other"),
         ({"alpha": -1.0}, "must be positive"),
         ({"alpha": 1e-6, "mode": "dc"}, "needs --mode lc"),
-        ({"target": "latency=0.5"}, "latency is for cutting"),
         ({"target": "macs=2"}, "cannot read the target"),
         ({"round_to": 3}, "--round-to must be"),
         ({"cost": "macs"}, "--alpha is the price of"),

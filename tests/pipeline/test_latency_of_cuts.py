@@ -10,6 +10,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
 from pruning_models import mlp
 
+from onnxcompress.encodings.lowrank import FixedRank
 from onnxcompress.engine.proto import to_proto
 from onnxcompress.pipeline._latency import latency_of_cuts
 from onnxcompress.pipeline._original import open_original
@@ -23,3 +24,12 @@ def test_a_quarter_of_the_work_takes_less_time():
     latency = latency_of_cuts(original, seed=0, threads=1, budget_s=0.5)
     assert 0.5 < latency(original.model, {}) < 2
     assert latency(original.model, {"w1": np.arange(2048) < 128}) < 0.7
+
+
+def test_a_low_rank_is_measured_as_two_layers():
+    wide = mlp(RNG.normal(size=(2048, 256)), RNG.normal(size=(256, 2048)))
+    original = open_original(to_proto(wide.ir), {"x": (1, 256)}, 1)
+    latency = latency_of_cuts(original, seed=0, threads=1, budget_s=0.5)
+    names = list(original.model.weights)
+    factors = {n: FixedRank(16).project([original.model.array(n)])[0] for n in names if "b" not in n}
+    assert latency(original.model.with_encodings(factors, "lc-lowrank"), {}) < 0.7
