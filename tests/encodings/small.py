@@ -10,6 +10,9 @@ from onnxcompress.engine.proto import from_proto, to_proto
 from onnxcompress.engine.runtime import open_session, optimized_ops
 from onnxcompress.engine.storage import stored
 
+IR_OF_OPSET = {7: 3, 8: 3, 9: 4, 10: 5, 11: 6, 13: 7, 15: 8, 19: 9, 21: 10, 23: 11, 24: 12, 26: 13}
+"""Version of the format that each version of the default operator set, and those after it, came with."""
+
 
 def one_weight(
     values: np.ndarray, *, opset: int = 17, ir_version: int = 8, home: str = "initializer"
@@ -28,11 +31,35 @@ def one_weight(
     return Model(from_proto(proto), Source(None, "", 0))
 
 
+def bfloat16_weight(values: np.ndarray) -> Model:
+    """Return a model whose output is its only weight, ``w``, a bfloat16 one, as float32."""
+    graph = helper.make_graph(
+        [helper.make_node("Cast", ["w"], ["y"], to=TensorProto.FLOAT)],
+        "g",
+        [],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, values.shape)],
+        [helper.make_tensor("w", TensorProto.BFLOAT16, values.shape, values.tobytes(), raw=True)],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return Model(from_proto(proto), Source(None, "", 0))
+
+
 def stored_proto(model: Model, encoding: Encoding) -> onnx.ModelProto:
     """Return the model with ``w`` in stored form; raises if it was refused."""
     lowered, refusals = stored.lower(model.with_encodings({"w": encoding}, "test"))
     assert not refusals, refusals
     return to_proto(lowered)
+
+
+def stored_at(opset: int, encoding: Encoding) -> onnx.ModelProto:
+    """Return a model of that operator set with the encoding in stored form, checked to decode bit by bit."""
+    ir_version = max(v for o, v in IR_OF_OPSET.items() if o <= opset)
+    proto = stored_proto(one_weight(encoding.decode(), opset=opset, ir_version=ir_version), encoding)
+    assert (proto.opset_import[0].version, proto.ir_version) == (opset, ir_version)
+    onnx.checker.check_model(proto, full_check=True)
+    assert run(proto).tobytes() == encoding.decode().tobytes()
+    assert left(proto) <= {"Identity"}
+    return proto
 
 
 def run(proto: onnx.ModelProto) -> np.ndarray:

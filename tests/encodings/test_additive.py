@@ -4,12 +4,10 @@ from itertools import combinations, product
 
 import ml_dtypes
 import numpy as np
-import onnx
 import pytest
-from small import left, one_weight, packed_bytes, run, stored_proto
+from small import bfloat16_weight, left, one_weight, packed_bytes, run, stored_at, stored_proto
 
 from onnxcompress.core.errors import UsageError
-from onnxcompress.core.model import Model, Source
 from onnxcompress.encodings._base import Projection
 from onnxcompress.encodings.additive import Sum
 from onnxcompress.encodings.codebook import AdaptiveCodebook
@@ -55,11 +53,7 @@ def test_the_emitted_sum_decodes_bit_by_bit_folds_and_is_recognised(kind: str, d
 
 @pytest.mark.parametrize("opset", [11, 13, 15, 18, 21, 26])
 def test_every_operator_set(opset: int) -> None:
-    ir_version = {11: 6, 13: 7, 15: 8, 18: 8, 21: 10, 26: 13}[opset]
-    encoding = KINDS["three"].project([weight()])[0]
-    proto = stored_proto(one_weight(weight(), opset=opset, ir_version=ir_version), encoding)
-    onnx.checker.check_model(proto, full_check=True)
-    assert run(proto).tobytes() == encoding.decode().tobytes()
+    stored_at(opset, KINDS["three"].project([weight()])[0])
 
 
 def test_an_old_operator_set_is_refused_as_a_part_would_be() -> None:
@@ -75,15 +69,7 @@ def test_bfloat16() -> None:
     array = weight(dtype=ml_dtypes.bfloat16)
     encoding = KINDS["codebook and few"].project([array])[0]
     assert encoding.dtype == array.dtype
-    graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("Cast", ["w"], ["y"], to=onnx.TensorProto.FLOAT)],
-        "g",
-        [],
-        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, array.shape)],
-        [onnx.helper.make_tensor("w", onnx.TensorProto.BFLOAT16, array.shape, array.tobytes(), raw=True)],
-    )
-    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
-    stored_form = stored_proto(Model(from_proto(proto), Source(None, "", 0)), encoding)
+    stored_form = stored_proto(bfloat16_weight(array), encoding)
     assert run(stored_form).tobytes() == encoding.decode().astype(np.float32).tobytes()
 
 

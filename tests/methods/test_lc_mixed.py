@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_lc_quant import QUICK, decoded, mlp, outputs, task_of
+from killing import assert_alike, whole_and_resumed
+from test_lc_quant import QUICK, mlp, outputs, task_of
 
 from onnxcompress.core.errors import UnsupportedError, UsageError
 from onnxcompress.core.resources import Resources
 from onnxcompress.encodings.additive import Sum
 from onnxcompress.encodings.codebook import AdaptiveCodebook
 from onnxcompress.encodings.sparse import Pruning
-from onnxcompress.engine.lc import training as lc_training
 from onnxcompress.methods.lc import Mixed
 from onnxcompress.recipe import build
 
@@ -139,27 +139,11 @@ def test_training_beats_direct_compression(mix):
     assert {n: e.kind for n, e in plan.weights.items()} == {n: e.kind for n, e in direct.weights.items()}
 
 
-class KilledError(Exception):
-    pass
-
-
 @pytest.mark.parametrize("mix", MIXES)
 def test_killed_run_is_taken_up_and_ends_alike(tmp_path, monkeypatch, mix):
     model = mlp()
-    task = task_of(model, True)
     method = Mixed(part=MIXES[mix], **QUICK)
-    whole = method.plan(model, task, Resources())
-
-    def progress(fraction, words, point):
-        if point is not None and point.step == 2:
-            raise KilledError
-
-    monkeypatch.setattr(lc_training, "_SAVE_EVERY_S", -1.0)
-    with pytest.raises(KilledError):
-        method.plan(model, task, Resources(checkpoint_dir=tmp_path, progress=progress))
-    rest = method.plan(model, task, Resources(checkpoint_dir=tmp_path, resume=True))
-    for name, array in decoded(whole).items():
-        np.testing.assert_array_equal(array, decoded(rest)[name])
+    assert_alike(*whole_and_resumed(method, model, task_of(model, True), tmp_path, monkeypatch))
 
 
 RECIPE = """

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from killing import assert_alike, whole_and_resumed
 from test_lc_quant import QUICK, decoded, mlp, outputs, task_of
 
 from onnxcompress.core.errors import UsageError
 from onnxcompress.core.resources import Resources
 from onnxcompress.encodings.codebook import AdaptiveCodebook
-from onnxcompress.engine.lc import training as lc_training
 from onnxcompress.methods.finetune import Finetune
 from onnxcompress.methods.lc_prune import LcPrune
 
@@ -159,24 +159,8 @@ def test_survivors_can_be_retrained():
     assert after < before
 
 
-class KilledError(Exception):
-    pass
-
-
 @pytest.mark.parametrize("options", [{"keep": 0.2}, {"alpha": 1e-3}, {"alpha": 1e-2, "norm": "l1"}])
 def test_killed_run_is_taken_up_and_ends_alike(tmp_path, monkeypatch, options):
     model = mlp()
-    task = task_of(model, True)
     method = LcPrune(**options, **QUICK)
-    whole = method.plan(model, task, Resources())
-
-    def progress(fraction, words, point):
-        if point is not None and point.step == 2:
-            raise KilledError
-
-    monkeypatch.setattr(lc_training, "_SAVE_EVERY_S", -1.0)
-    with pytest.raises(KilledError):
-        method.plan(model, task, Resources(checkpoint_dir=tmp_path, progress=progress))
-    rest = method.plan(model, task, Resources(checkpoint_dir=tmp_path, resume=True))
-    for name, array in decoded(whole).items():
-        np.testing.assert_array_equal(array, decoded(rest)[name])
+    assert_alike(*whole_and_resumed(method, model, task_of(model, True), tmp_path, monkeypatch))

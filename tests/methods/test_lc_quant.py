@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from killing import assert_alike, whole_and_resumed
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxcompress.core.errors import UnsupportedError, UsageError
@@ -312,30 +313,13 @@ def test_encoded_weights_are_not_trained_along():
     assert "fc2.w" not in plan.values
 
 
-class KilledError(Exception):
-    pass
-
-
 @pytest.mark.parametrize("mode", ["lc", "idc"])
 def test_killed_run_is_taken_up_and_ends_alike(tmp_path, monkeypatch, mode):
     model = mlp()
     task = task_of(model, True)
     method = LcQuant(bits=2, mode=mode, **QUICK)
-    whole = method.plan(model, task, Resources())
-
-    def progress(fraction, words, point):
-        if point is not None and point.step == 2:
-            raise KilledError
-
-    # Steps are short here: let every one be saved.
-    monkeypatch.setattr(lc_training, "_SAVE_EVERY_S", -1.0)
-    with pytest.raises(KilledError):
-        method.plan(model, task, Resources(checkpoint_dir=tmp_path, progress=progress))
-    rest = method.plan(model, task, Resources(checkpoint_dir=tmp_path, resume=True))
-    for name, array in decoded(whole).items():
-        np.testing.assert_array_equal(array, decoded(rest)[name])
-    for name, encoding in whole.values.items():
-        np.testing.assert_array_equal(encoding.decode(), rest.values[name].decode())
+    whole, rest = whole_and_resumed(method, model, task, tmp_path, monkeypatch)
+    assert_alike(whole, rest)
     ours, theirs = ([p.compressed_loss for p in plan.training.points] for plan in (whole, rest))
     assert ours == theirs
     with pytest.raises(UsageError, match="other options"):
