@@ -80,8 +80,13 @@ def test_labels_and_normalisation():
         model, task, {"x": (1, 6)}, epochs=20.0, after=10.0, normalise=True, target="params=0.4", teacher=0.0,
         lr=0.01,
     )  # fmt: skip
-    assert 1 <= found.keep["w1"].sum() <= 10
-    assert found.training.points[-1].compressed_metric > 0.9
+    whole = sum(model.array(name).size for name in model.weights)
+    of_a_unit, of_none = 6 + 1 + 3, 3  # its row, its bias, its column; the biases of the outputs
+    assert found.keep["w1"].sum() == (0.4 * whole - of_none) // of_a_unit
+    assert found.training.bottleneck.reached == (of_none + of_a_unit * found.keep["w1"].sum()) / whole
+    points = found.training.points
+    assert points[0].compressed_metric < 0.6
+    assert points[-1].compressed_metric > 0.9
     assert {"w1", "b1", "w2"} <= set(found.values)
 
 
