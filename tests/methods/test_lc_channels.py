@@ -153,7 +153,7 @@ def test_a_target_is_met_and_scopes_differ():
     plan = LcChannels(target="latency=0.7", round_to=4, **QUICK | {"epochs": 0.5}).plan(
         model, task, resources
     )
-    assert plan.keep
+    assert 0.3 < latency(model, plan.keep) <= 0.7
     assert len(timed) < 20  # not at every C step
 
 
@@ -175,8 +175,8 @@ def test_what_cannot_be_trained_stays_whole_and_is_named():
     left = LcChannels(keep=0.5, exclude=("conv1",)).plan(model, None, Resources(input_shapes=SHAPES))
     assert left.keep.keys() == {"c2.w"}
     assert any(r.where == "c1.w" and "--exclude" in r.why for r in left.refusals)
-    whole = LcChannels(keep=0.99).plan(model, None, Resources(input_shapes=SHAPES))
-    assert whole.keep or any("--round-to 1" in r.why for r in whole.refusals)
+    almost = LcChannels(keep=0.99).plan(model, None, Resources(input_shapes=SHAPES))
+    assert {name: mask.sum() for name, mask in almost.keep.items()} == {"c1.w": 12, "c2.w": 16}
 
 
 @pytest.mark.parametrize(

@@ -89,8 +89,10 @@ def test_a_bodys_captured_values_are_edges() -> None:
     facts = found(FIXTURES / "if.onnx")
     branch = next(n for n in facts.nodes if n.operator == "If")
     assert branch.layer  # a body is a thing of its own
-    assert len(branch.reads) >= 1
-    assert facts.out_of_reach
+    reads = {facts.nodes[index].name for index in branch.reads}
+    assert reads == {"plain", "relu1"}, "the condition, and what both bodies take from outside"
+    bodies = ("choose.then_branch", "choose.else_branch")
+    assert {r.where for r in facts.out_of_reach} == {f"{b}/fc{k}.weight" for b in bodies for k in (2, 3)}
 
 
 def test_constants_and_sizes_are_not_drawn(tmp_path: Path) -> None:
