@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from dataclasses import field
+from dataclasses import asdict, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from onnxcompress.core.registry import Registry
@@ -46,6 +46,16 @@ class Method(ABC):
     @abstractmethod
     def plan(self, model: Model, task: Task | None, resources: Resources) -> Plan:
         """Decide; the model is not changed. ``task`` is None where no data was given."""
+
+    def fingerprint(self, model: Model, task: Task) -> dict[str, Any]:
+        """Return what a resumed run must have in common with the interrupted one."""
+        return {
+            "method": {"name": self.name, **asdict(self)},  # type: ignore[call-overload]
+            "model": model.source.sha256,
+            "steps": list(model.steps),
+            "seed": task.seed,
+            "examples": [len(task.train), len(task.validation)],
+        }
 
 
 def option(default: Any, text: str, **more: Any) -> Any:

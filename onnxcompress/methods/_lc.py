@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from onnxcompress.core.errors import UnsupportedError, UsageError
+from onnxcompress.core.errors import UsageError
 from onnxcompress.methods._base import Method, option
+from onnxcompress.methods._finite import check_finite
 
 if TYPE_CHECKING:
     from onnxcompress.core.encoding import Array, Encoding
@@ -170,7 +171,7 @@ class LcMethod(Method):
         found = layers(model)
         selected, refusals = self._choose(model, found)
         arrays = {layer.weight: model.array(layer.weight) for layer in selected}
-        _check_finite(arrays)
+        check_finite(arrays, "it has no closest compressed form")
         chosen = Chosen(model, selected, arrays, task, resources)
         wanted, others = self._parts(chosen)
         direct = project(wanted, arrays)
@@ -217,7 +218,7 @@ class LcMethod(Method):
             noise=self.noise if task.labelled and task.loss == "ce" else 0.0,
             shift=self.augment and may_shift(task),
         )
-        trained = train(replace(job, fingerprint=self._fingerprint(model, task)))
+        trained = train(replace(job, fingerprint=self.fingerprint(model, task)))
         return Plan(
             trained.encodings,
             {name: Dense(array) for name, array in trained.others.items()},
@@ -256,16 +257,6 @@ class LcMethod(Method):
             growth=self.growth,
         )
 
-    def _fingerprint(self, model: Model, task: Task) -> dict[str, Any]:
-        """Return what a resumed run must have in common with the interrupted one."""
-        return {
-            "method": {"name": self.name, **asdict(self)},
-            "model": model.source.sha256,
-            "steps": list(model.steps),
-            "seed": task.seed,
-            "examples": [len(task.train), len(task.validation)],
-        }
-
 
 def untrained_advice(task: Task | None) -> str:
     """Return what to do where weights were only projected."""
@@ -292,16 +283,3 @@ def _without_whole(plan: Plan) -> Plan:
 def _encoded(model: Model, name: str) -> bool:
     encoding = model.encodings.get(name)
     return encoding is not None and encoding.kind != "dense"
-
-
-def _check_finite(arrays: Mapping[str, Array]) -> None:
-    import numpy as np  # noqa: PLC0415
-
-    for name, array in arrays.items():
-        if not np.isfinite(array.astype(np.float64, copy=False)).all():
-            kind = "NaN" if np.isnan(array.astype(np.float64)).any() else "infinite values"
-            raise UnsupportedError(
-                f"weight '{name}' holds {kind}",
-                why="it has no closest compressed form",
-                fix=f"repair the model, or leave it alone with --exclude '{name}'",
-            )

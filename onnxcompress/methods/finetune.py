@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 from onnxcompress.core.errors import UsageError
 from onnxcompress.methods._base import METHODS, Method, Needs, option
@@ -86,7 +86,7 @@ class Finetune(Method):
             self.batch_size,
             self.statistics,
             self.augment and may_shift(task),
-            self._fingerprint(model, task),
+            self.fingerprint(model, task),
         )
         found = finetune(job)
         values = {n: Dense(a) for n, a in found.arrays.items()}
@@ -115,16 +115,6 @@ class Finetune(Method):
                 names.append(layer.weight)
         others = [n for n in companions(model, found) if _dense(model, n) or model.encodings[n].numbers()]
         return (*names, *others), tuple(refusals)
-
-    def _fingerprint(self, model: Model, task: Task) -> dict[str, Any]:
-        """Return what a resumed run must have in common with the interrupted one."""
-        return {
-            "method": {"name": self.name, **asdict(self)},
-            "model": model.source.sha256,
-            "steps": list(model.steps),
-            "seed": task.seed,
-            "examples": [len(task.train), len(task.validation)],
-        }
 
 
 def _dense(model: Model, name: str) -> bool:

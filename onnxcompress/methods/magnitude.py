@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from onnxcompress.core.errors import UnsupportedError, UsageError
+from onnxcompress.core.errors import UsageError
 from onnxcompress.methods._base import METHODS, Method, Needs, option
 from onnxcompress.methods._cutting import KEEP, check_cut, target_of
+from onnxcompress.methods._finite import check_finite
 
 if TYPE_CHECKING:
     from onnxcompress.core.channels import Group, Member
@@ -116,9 +117,8 @@ class Magnitude(Method):
 
         channels = analyse(model, resources.input_shapes)
         groups, refusals = self._choose(channels)
-        _check_finite(
-            {m.tensor: channels.model.array(m.tensor) for g in groups for m in _weights(g, channels)}
-        )
+        ranked = {m.tensor: channels.model.array(m.tensor) for g in groups for m in _weights(g, channels)}
+        check_finite(ranked, "it cannot be ranked")
         evidence = Evidence(channels, task, resources.device, resources.seed if task is None else task.seed)
         scores = IMPORTANCES[self.importance]().scores(groups, evidence)
         target = target_of(self.keep, self.target)
@@ -193,7 +193,7 @@ class Magnitude(Method):
                 refusals.append(Refusal(layer.weight, f"is stored as {encoding.kind} already"))
             else:
                 arrays[layer.weight] = model.array(layer.weight)
-        _check_finite(arrays)
+        check_finite(arrays, "it cannot be ranked")
         projection = Pruning(target_of(self.keep, self.target).share)
         names, small = self._worthwhile(arrays, projection)
         if self.scope == "joint" and names:
@@ -226,16 +226,3 @@ class Magnitude(Method):
 
 def _weights(group: Group, channels: Channels) -> list[Member]:
     return [m for m in group.members if m.tensor in channels.model.weights]
-
-
-def _check_finite(arrays: dict[str, Array]) -> None:
-    import numpy as np  # noqa: PLC0415
-
-    for name, array in arrays.items():
-        if not np.isfinite(array.astype(np.float64, copy=False)).all():
-            kind = "NaN" if np.isnan(array.astype(np.float64)).any() else "infinite values"
-            raise UnsupportedError(
-                f"weight '{name}' holds {kind}",
-                why="it cannot be ranked",
-                fix=f"repair the model, or leave it alone with --exclude '{name}'",
-            )
