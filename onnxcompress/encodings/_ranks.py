@@ -67,7 +67,8 @@ def comparable(options: Sequence[Options]) -> Error:
 
     Squared errors will not do: scale one layer, and the next by the inverse, and a network of ReLUs stays the
     same. It is the damage they do where all options tell it, and otherwise −log of the share of ‖w‖² that is
-    kept: its sum is least where the product of those shares, one layer behind the other, is largest.
+    kept: its sum is least where the product of those shares, one layer behind the other, is largest. Neither
+    changes with the scale of a layer.
     """
     told = all(way.damage is not None for found in options for way in found.ways)
     return _damage if told else _lost_energy
@@ -79,12 +80,17 @@ def squared(left_over: Array, option: Option) -> Array:
 
 
 def _damage(left_over: Array, option: Option) -> Array:
+    """Return the damage over the share of ‖w‖² that is kept: first order knows of no layer that is empty."""
     assert option.damage is not None
-    return np.multiply(left_over, option.damage)
+    return np.asarray(left_over * np.array(option.damage) / np.maximum(1 - _lost(left_over), 1e-12))
 
 
 def _lost_energy(left_over: Array, option: Option) -> Array:
     """Return −log of the share of ‖w‖² that a rank keeps."""
+    return np.asarray(-np.log(np.maximum(1 - _lost(left_over), 1e-12)))
+
+
+def _lost(left_over: Array) -> Array:
+    """Return the share of ‖w‖² that every rank leaves out."""
     whole = float(left_over[0])
-    lost = left_over / whole if whole > 0 else np.zeros_like(left_over)
-    return np.asarray(-np.log1p(-np.minimum(lost, 1 - 1e-12)))
+    return left_over / whole if whole > 0 else np.zeros_like(left_over)

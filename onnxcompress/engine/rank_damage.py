@@ -6,6 +6,9 @@ what leaving out the directions beyond rank r, a change δ_r of the weight, does
 J δ_r, J being their Jacobian, and E ‖J δ_r‖² over examples is estimated with random signs (``signs.py``).
 Divided by ‖δ_r‖² it is what a unit of squared error costs there; that ratio varies slowly with r, and is
 interpolated between a few ranks. It is measured once: along the path of LC the squared errors change.
+
+First order says little of weights of which most is left out. So it is tried: ranks go by the damage only
+where direct compression with them loses no more on training examples than with ranks by the energy kept.
 """
 
 from __future__ import annotations
@@ -42,10 +45,11 @@ _CACHE_BYTES = 512 << 20
 def judged(
     projection: LearnedRank, names: Sequence[str], model: Model, task: Task | None, *, device: str
 ) -> LearnedRank:
-    """Return the projection with what a squared error costs at each rank; as it is where nothing can tell.
+    """Return the projection with what a squared error costs at each rank, where that chooses better ranks.
 
-    Nothing can without real examples; where a weight is out of reach of any gradient, for one measure must do
-    for all; where no output has one; and where the changes of a very large model do not fit into memory.
+    It stays as it is without real examples; where a weight is out of reach of any gradient, for one measure
+    must do for all; where no output has one; and where the changes of a very large model do not fit into
+    memory.
 
     Args:
         projection: of the constraint form, with its options.
@@ -60,18 +64,63 @@ def judged(
     points = min(POINTS, _MOST_ENTRIES // max(1, entries))
     if points < _LEAST_POINTS:
         return projection
+    ground = _ground(model, task, device)
+    if ground is None or not set(names) <= ground.reached:
+        return projection
     changes = {
         name: [_changes(model.array(name), way.layout, points) for way in found.ways]
         for name, found in zip(names, projection.options, strict=True)
     }
-    costs = _measured(changes, model, task, device)
-    if costs is None:
+    squares = _squared_effects(changes, ground)
+    if not all(np.isfinite(s).all() for several in squares.values() for s in several):
         return projection
     options = []
     for name, found in zip(names, projection.options, strict=True):
-        ways = tuple(replace(way, damage=cost) for way, cost in zip(found.ways, costs[name], strict=True))
+        costs = [_cost(c, s) for c, s in zip(changes[name], squares[name], strict=True)]
+        ways = tuple(replace(way, damage=cost) for way, cost in zip(found.ways, costs, strict=True))
         options.append(replace(found, ways=ways))
-    return replace(projection, options=tuple(options))
+    informed = replace(projection, options=tuple(options))
+    arrays = {name: model.array(name) for name in names}
+    return informed if ground.loss(informed, arrays) <= ground.loss(projection, arrays) else projection
+
+
+@dataclass(frozen=True, eq=False)
+class _Ground:
+    """The network, and the training examples that are looked at."""
+
+    graph: TorchGraph
+    evaluator: Evaluator
+    some: Array
+    rng: np.random.Generator
+
+    @property
+    def reached(self) -> set[str]:
+        """The weights that a gradient reaches."""
+        return set(self.graph.trainable) - {r.where for r in self.graph.without_gradient()}
+
+    def loss(self, projection: LearnedRank, arrays: Mapping[str, Array]) -> float:
+        """Return the loss on these examples where weights are replaced by their projections."""
+        encodings = projection.project(list(arrays.values()))
+        decoded = {name: e.decode() for name, e in zip(arrays, encodings, strict=True)}
+        found = self.evaluator.evaluate(self.some, decoded).loss
+        return found if np.isfinite(found) else np.inf
+
+
+def _ground(model: Model, task: Task, device: str) -> _Ground | None:
+    """Return the network ready to be looked at; None where no output can be differentiated."""
+    from onnxcompress.engine.graph.torchgraph import TorchGraph  # noqa: PLC0415
+    from onnxcompress.engine.training.evaluation import Evaluator  # noqa: PLC0415
+    from onnxcompress.engine.training.trainer import torch_device  # noqa: PLC0415
+
+    where = torch_device(device)
+    graph = TorchGraph(model, device=where)
+    rng = np.random.default_rng([task.seed, 0x2A])
+    some = rng.permutation(task.train)[: DRAWS * AT_ONCE]
+    few = replace(task, train=some, validation=some)
+    try:
+        return _Ground(graph, Evaluator(graph, few, where, cache_bytes=_CACHE_BYTES), some, rng)
+    except UnsupportedError:
+        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,47 +143,13 @@ def _changes(weight: Array, layout: Layout, points: int) -> _Changes:
     return _Changes(left_out, ranks, len(found.values) + 1)
 
 
-def _measured(
-    changes: Mapping[str, Sequence[_Changes]], model: Model, task: Task, device: str
-) -> dict[str, list[tuple[float, ...]]] | None:
-    """Return the cost of a unit of squared error, of each weight, way and rank; None where there is none."""
-    from onnxcompress.engine.graph.torchgraph import TorchGraph  # noqa: PLC0415
-    from onnxcompress.engine.training.evaluation import Evaluator  # noqa: PLC0415
-    from onnxcompress.engine.training.trainer import torch_device  # noqa: PLC0415
-
-    graph = TorchGraph(model, device=torch_device(device))
-    rng = np.random.default_rng([task.seed, 0x2A])
-    some = rng.permutation(task.train)[: DRAWS * AT_ONCE]
-    try:
-        evaluator = Evaluator(
-            graph,
-            replace(task, train=some, validation=some),
-            torch_device(device),
-            cache_bytes=_CACHE_BYTES,
-        )
-    except UnsupportedError:
-        return None
-    reached = set(graph.trainable) - {r.where for r in graph.without_gradient()}
-    if not set(changes) <= reached:
-        return None
-    squares = _squared_effects(changes, graph, evaluator, some, rng)
-    if not all(np.isfinite(s).all() for several in squares.values() for s in several):
-        return None
-    return {n: [_cost(c, s) for c, s in zip(changes[n], squares[n], strict=True)] for n in changes}
-
-
-def _squared_effects(
-    changes: Mapping[str, Sequence[_Changes]],
-    graph: TorchGraph,
-    evaluator: Evaluator,
-    some: Array,
-    rng: np.random.Generator,
-) -> dict[str, list[Array]]:
+def _squared_effects(changes: Mapping[str, Sequence[_Changes]], ground: _Ground) -> dict[str, list[Array]]:
     """Return Σ (rᵀ J δ)² over all draws, of each weight, way and rank that is looked at."""
     import torch  # noqa: PLC0415
 
     from onnxcompress.engine.training.signs import signed_sum  # noqa: PLC0415
 
+    graph, evaluator, some = ground.graph, ground.evaluator, ground.some
     weights = [graph.weight(name) for name in changes]
     variance = evaluator.teacher.facts(None).variance
     left_out = [
@@ -147,7 +162,7 @@ def _squared_effects(
         stack = evaluator.batches.inputs(indices, evaluator.batches.rows(indices))
         for part in evaluator.execution.slices(len(indices), len(indices)):
             outputs = evaluator.execution.call({n: v[part] for n, v in stack.items()})
-            scalar = signed_sum(outputs, variance, rng)
+            scalar = signed_sum(outputs, variance, ground.rng)
             gradients = torch.autograd.grad(scalar, weights, allow_unused=True)
             for gradient, found, sums in zip(gradients, left_out, squares, strict=True):
                 if gradient is not None:

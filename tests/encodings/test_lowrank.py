@@ -116,7 +116,12 @@ def test_learned_ranks_against_every_combination(seed: int, weights: int, keep: 
         damage = rng.uniform(0.1, 10, len(left_over))
         ways = (replace(options[k].ways[0], damage=tuple(damage.tolist())),)
         options[k] = replace(options[k], ways=ways if told else options[k].ways)
-        of_ranks = left_over * damage if told else -np.log(1 - left_over[1:] / left_over[0])
+        kept = 1 - left_over / left_over[0]
+        of_ranks = (
+            left_over * damage / np.maximum(kept, 1e-12)
+            if told
+            else -np.log(1 - left_over[1:] / left_over[0])
+        )
         errors.append([*(of_ranks[1:4] if told else of_ranks[:3]), 0.0])
     found = LearnedRank(keep=keep, options=tuple(options)).project(arrays)
     costs = [13, 26, 39, 42]
