@@ -24,7 +24,7 @@ from onnxcompress.core.errors import UsageError
 from onnxcompress.csteps.budget import Choices, at_price, within
 from onnxcompress.csteps.lowrank import Decomposition, decompose
 from onnxcompress.encodings import _nodes
-from onnxcompress.encodings._base import ENCODINGS, PROJECTIONS, Projection
+from onnxcompress.encodings._base import ENCODINGS, PROJECTIONS, Previous, Projection
 from onnxcompress.encodings._layout import Layout, Scheme, layouts_of
 from onnxcompress.encodings._ranks import Error, Options, choices_of, comparable, squared, stored
 
@@ -163,11 +163,7 @@ class FixedRank(Projection):
             raise UsageError("rank must be at least 1", why=f"found {self.rank}")
 
     def project(
-        self,
-        weights: Sequence[Array],
-        *,
-        mu: float | None = None,
-        previous: Sequence[Encoding] | None = None,
+        self, weights: Sequence[Array], *, mu: float | None = None, previous: Previous = None
     ) -> list[Encoding]:
         """Return the closest products for each weight on its own."""
         return [self._one(w) for w in weights]
@@ -220,11 +216,7 @@ class LearnedRank(Projection):
             raise UsageError("round_to of learned ranks must be at least 1", why=f"found {self.round_to}")
 
     def project(
-        self,
-        weights: Sequence[Array],
-        *,
-        mu: float | None = None,
-        previous: Sequence[Encoding] | None = None,
+        self, weights: Sequence[Array], *, mu: float | None = None, previous: Previous = None
     ) -> list[Encoding]:
         """Return factors, or the weight itself where it stays whole.
 

@@ -124,3 +124,17 @@ def test_what_does_not_fit_into_memory_is_looked_at_at_fewer_ranks(monkeypatch: 
     monkeypatch.setattr("onnxcompress.engine.rank_damage._MOST_ENTRIES", size)
     given = projection()
     assert judged(given, NAMES, model(), task(), device="cpu") is given
+
+
+def test_damage_that_chooses_worse_ranks_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Direct compression on training examples decides: here everything is said to depend on one weight."""
+    calls: list[int] = []
+
+    def nonsense(changes, squares: np.ndarray) -> tuple[float, ...]:
+        calls.append(1)
+        return (1e9 if len(calls) == 1 else 1e-9,) * changes.count
+
+    monkeypatch.setattr("onnxcompress.engine.rank_damage._cost", nonsense)
+    given = projection(keep=0.4)
+    assert judged(given, NAMES, model(), task(), device="cpu") is given
+    assert len(calls) == 2
