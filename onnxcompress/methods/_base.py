@@ -35,6 +35,7 @@ class Method(ABC):
         needs: the least data it can work with.
         summary: one line for ``onnxcompress list methods``.
         last: it rewrites the graph, so that no method can run after it.
+        idle: what is said of a model that it finds nothing in.
     """
 
     name: ClassVar[str]
@@ -42,6 +43,7 @@ class Method(ABC):
     needs: ClassVar[Needs]
     summary: ClassVar[str]
     last: ClassVar[bool] = False
+    idle: ClassVar[str] = "the model has no weights this method handles"
 
     @abstractmethod
     def plan(self, model: Model, task: Task | None, resources: Resources) -> Plan:

@@ -28,6 +28,7 @@ class Lossless(Method):
     )
     needs: ClassVar[Needs] = Needs.NOTHING
     summary: ClassVar[str] = "removes what the graph does not need; it computes the same"
+    idle: ClassVar[str] = "the graph holds nothing twice or for nothing, and nothing that a layer can take in"
 
     bitwise: bool = option(
         False, "Only changes after which outputs are equal bit by bit; normalisations stay where they are."

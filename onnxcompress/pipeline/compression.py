@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -103,7 +103,7 @@ def compress(request: Request) -> Run:
     model, plans = decided.model, decided.plans
     refusals = (*(r for plan in plans for r in plan.refusals), *decided.refusals)
     if not (decided.cuts or decided.simplified or any(plan.weights or plan.values for plan in plans)):
-        raise _nothing_changed(original.model, refusals)
+        raise _nothing_changed(original.model, request.recipe.methods, refusals)
     final, folded, gone = _fold(model) if request.fold else (model, (), frozenset())
     refusals = tuple(r for r in refusals if r.where not in gone)
     warnings = [*(task.warnings if task else ()), *decided.warnings]
@@ -301,15 +301,20 @@ def _check_needs(method: Method, task: Task | None) -> None:
         raise UsageError(f"method {method.name!r} needs labels", fix="name them with --labels")
 
 
-def _nothing_changed(model: Model, refusals: tuple[Refusal, ...]) -> NothingChangedError:
-    reasons: dict[str, int] = {}
+def _nothing_changed(
+    model: Model, methods: Sequence[Method], refusals: tuple[Refusal, ...]
+) -> NothingChangedError:
+    places: dict[str, list[str]] = {}
     for refusal in refusals:
-        reasons[refusal.why] = reasons.get(refusal.why, 0) + 1
-    told = "; ".join(f"{why} ({count} of them)" if count > 1 else why for why, count in reasons.items())
+        places.setdefault(refusal.why, []).append(refusal.where)
+    told = "; ".join(
+        f"{first} and {len(more)} more: {why}" if more else f"{first}: {why}"
+        for why, (first, *more) in places.items()
+    )
     return NothingChangedError(
         "nothing would change, so nothing was written",
         where=model.source.path,
-        why=told or "the model has no weights this method handles",
+        why=told or ", and ".join(dict.fromkeys(method.idle for method in methods)),
         fix="`onnxcompress inspect` shows what the model consists of",
     )
 

@@ -93,6 +93,8 @@ def _print(block: Block, console: Console, verbose: bool) -> None:
         console.print(text)
     elif isinstance(block, Table):
         most = MOST_ROWS_VERBOSE if verbose else MOST_ROWS
+        # Not as the grid's title, which would be folded to the width of a narrow one.
+        console.print(Text(fmt.printable(block.caption), style="italic"))
         console.print(_table(block, console.width >= WIDE, verbose, most))
         if len(block.rows) > most:
             where = "a report as .html or .json lists all" if verbose else "--verbose lists more"
@@ -120,12 +122,7 @@ def _figures(block: Figures) -> Grid:
 
 
 def _table(block: Table, wide: bool, verbose: bool, most: int) -> Grid:
-    grid = Grid(
-        box=box.SIMPLE_HEAD,
-        title=Text(fmt.printable(block.caption), style="italic"),
-        title_justify="left",
-        pad_edge=False,
-    )
+    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
     # Small histograms, and names of many tensors, need room that a narrow terminal does not have.
     shown = [
         i

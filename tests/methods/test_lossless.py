@@ -61,7 +61,7 @@ def test_bit_by_bit():
 
 def test_nothing_to_find():
     simple = onnxcompress.compress(net(), method="lossless").model
-    with pytest.raises(NothingChangedError) as error:
+    with pytest.raises(NothingChangedError, match="holds nothing twice or for nothing") as error:
         onnxcompress.compress(simple, method="lossless")
     assert error.value.exit_code == 4
 

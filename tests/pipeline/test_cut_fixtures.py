@@ -22,8 +22,8 @@ MACS = {
 }
 """Multiply-accumulates that are left, by hand."""
 REFUSED = {
-    "digits_function": "is kept because it reads 'a2', which no layer makes",
-    "if": "lies inside the body of an If, Loop or Scan, which is not cut (4 of them)",
+    "digits_function": "fc3.weight: is kept because it reaches the output 'scores'",
+    "if": "choose.else_branch/fc2.weight and 3 more: lies inside the body of an If, Loop or Scan",
 }
 
 

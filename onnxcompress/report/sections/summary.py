@@ -142,7 +142,7 @@ def _done(run: Run) -> tuple[Inline, ...]:
         return ()
     first = reading.named(run.models[0])
     if run.kind == "compress":
-        methods = " and then ".join(m.name for m in run.methods)
+        methods = ", then ".join(m.name for m in run.methods)
         count = len(reading.compressed(run))
         told = f" in {fmt.plural(count, 'weight')}" if count else ""
         return (first, " was compressed", *((" with ", Strong(methods)) if methods else ()), f"{told}.")
