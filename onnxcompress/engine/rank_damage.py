@@ -24,15 +24,19 @@ from onnxcompress.core.errors import UnsupportedError
 from onnxcompress.csteps.lowrank import decompose
 from onnxcompress.encodings._layout import Layout, most_useful
 from onnxcompress.encodings.lowrank import LearnedRank
+from onnxcompress.engine.measures.costs import count_macs
 
 if TYPE_CHECKING:
     from onnxcompress.core.model import Model
+    from onnxcompress.core.resources import Resources
     from onnxcompress.core.task import Task
     from onnxcompress.engine.graph.torchgraph import TorchGraph
     from onnxcompress.engine.training.evaluation import Evaluator
 
 DRAWS, AT_ONCE = 256, 2
 """Random signs, and training examples that share them: costs are then known to about a tenth."""
+LEAST_DRAWS, MOST_WORK = 32, 3e11
+"""Of large networks there are fewer draws: their inferences have about so many multiply-accumulates."""
 POINTS = 8
 """Ranks at which the cost is measured, of each matrix."""
 
@@ -43,7 +47,7 @@ _CACHE_BYTES = 512 << 20
 
 
 def judged(
-    projection: LearnedRank, names: Sequence[str], model: Model, task: Task | None, *, device: str
+    projection: LearnedRank, names: Sequence[str], model: Model, task: Task | None, resources: Resources
 ) -> LearnedRank:
     """Return the projection with what a squared error costs at each rank, where that chooses better ranks.
 
@@ -56,7 +60,7 @@ def judged(
         names: the weights, in its order.
         model: the model.
         task: the data; a few training examples are looked at, no labels.
-        device: torch device.
+        resources: shapes of inputs, and the device.
     """
     if task is None or task.random or projection.penalised:
         return projection
@@ -64,7 +68,7 @@ def judged(
     points = min(POINTS, _MOST_ENTRIES // max(1, entries))
     if points < _LEAST_POINTS:
         return projection
-    ground = _ground(model, task, device)
+    ground = _ground(model, task, resources)
     if ground is None or not set(names) <= ground.reached:
         return projection
     changes = {
@@ -91,6 +95,7 @@ class _Ground:
     graph: TorchGraph
     evaluator: Evaluator
     some: Array
+    draws: int
     rng: np.random.Generator
 
     @property
@@ -106,19 +111,21 @@ class _Ground:
         return found if np.isfinite(found) else np.inf
 
 
-def _ground(model: Model, task: Task, device: str) -> _Ground | None:
+def _ground(model: Model, task: Task, resources: Resources) -> _Ground | None:
     """Return the network ready to be looked at; None where no output can be differentiated."""
     from onnxcompress.engine.graph.torchgraph import TorchGraph  # noqa: PLC0415
     from onnxcompress.engine.training.evaluation import Evaluator  # noqa: PLC0415
     from onnxcompress.engine.training.trainer import torch_device  # noqa: PLC0415
 
-    where = torch_device(device)
-    graph = TorchGraph(model, device=where)
+    where = torch_device(resources.device)
+    work = count_macs(model, resources.input_shapes).total
+    draws = int(np.clip(MOST_WORK / max(AT_ONCE * work, 1), LEAST_DRAWS, DRAWS))
     rng = np.random.default_rng([task.seed, 0x2A])
-    some = rng.permutation(task.train)[: DRAWS * AT_ONCE]
+    some = rng.permutation(task.train)[: draws * AT_ONCE]
     few = replace(task, train=some, validation=some)
     try:
-        return _Ground(graph, Evaluator(graph, few, where, cache_bytes=_CACHE_BYTES), some, rng)
+        graph = TorchGraph(model, device=where)
+        return _Ground(graph, Evaluator(graph, few, where, cache_bytes=_CACHE_BYTES), some, draws, rng)
     except UnsupportedError:
         return None
 
@@ -156,7 +163,7 @@ def _squared_effects(changes: Mapping[str, Sequence[_Changes]], ground: _Ground)
         [torch.from_numpy(c.left_out).to(weights[0].device) for c in found] for found in changes.values()
     ]
     squares = [[torch.zeros(len(c), device=c.device) for c in found] for found in left_out]
-    for start in range(0, DRAWS * AT_ONCE, AT_ONCE):
+    for start in range(0, ground.draws * AT_ONCE, AT_ONCE):
         # Few examples are looked at several times, each time with other signs.
         indices = np.take(some, range(start, start + min(AT_ONCE, len(some))), mode="wrap")
         stack = evaluator.batches.inputs(indices, evaluator.batches.rows(indices))

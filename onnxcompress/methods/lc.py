@@ -238,7 +238,7 @@ def _judged(kind: Projection, names: Sequence[str], chosen: Chosen) -> Projectio
 
     if not isinstance(kind, LearnedRank) or len(names) < 2:  # one weight alone competes with no other
         return kind
-    return judged(kind, names, chosen.model, chosen.task, device=chosen.resources.device)
+    return judged(kind, names, chosen.model, chosen.task, chosen.resources)
 
 
 def _check_reachable(part: Part, rule: Rule, chosen: Chosen) -> None:

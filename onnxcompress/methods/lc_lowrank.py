@@ -181,13 +181,12 @@ class LcLowRank(LcMethod):
         projection = ways.of(worth)
         if self.alpha is not None:
             return [Part(tuple(names), projection)], refusals
-        device = chosen.resources.device
         if quantity == "latency":  # what the work comes to is found later; this much is likely
             least = projection.least([chosen.arrays[n].shape for n in names])
             projection = replace(projection, keep=max(least, self._target().share))
         else:
             projection = self._within_target(projection, chosen, names)
-        projection = judged(projection, names, chosen.model, chosen.task, device=device)
+        projection = judged(projection, names, chosen.model, chosen.task, chosen.resources)
         if quantity != "latency":
             return [Part(tuple(names), projection)], refusals
         return self._timed(projection, chosen, names, refusals)

@@ -8,6 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxcompress.core.model import Model, Source
+from onnxcompress.core.resources import Resources
 from onnxcompress.core.task import Task
 from onnxcompress.csteps.lowrank import decompose
 from onnxcompress.encodings._layout import layouts_of
@@ -17,8 +18,10 @@ from onnxcompress.engine.data import make_task, open_data
 from onnxcompress.engine.proto import from_proto
 from onnxcompress.engine.rank_damage import judged
 from onnxcompress.engine.tensor_info import TensorInfo
+from onnxcompress.engine.training.signs import signed_sum
 
 NAMES = ("w1", "w2")
+RESOURCES = Resources(input_shapes={"x": (1, 24)})
 
 
 def weights(scale: float = 1.0) -> dict[str, np.ndarray]:
@@ -74,7 +77,7 @@ def damages(found: LearnedRank) -> list[np.ndarray]:
 def test_it_is_the_change_of_the_outputs_that_a_small_error_makes(monkeypatch: pytest.MonkeyPatch) -> None:
     """‖y(W + t δ_r) − y(W)‖² / t² for small t, of all ranks and both weights on one scale."""
     monkeypatch.setattr("onnxcompress.engine.rank_damage.DRAWS", 600)
-    found = damages(judged(projection(), NAMES, model(), task(), device="cpu"))
+    found = damages(judged(projection(), NAMES, model(), task(), RESOURCES))
     x, arrays = inputs().astype(np.float64), weights()
 
     def outputs(**changed: np.ndarray) -> np.ndarray:
@@ -98,7 +101,7 @@ def test_it_is_the_change_of_the_outputs_that_a_small_error_makes(monkeypatch: p
 def test_scaling_one_layer_and_the_next_back_changes_no_rank() -> None:
     ranks = []
     for scale in (1.0, 100.0):
-        found = judged(projection(), NAMES, model(scale), task(), device="cpu")
+        found = judged(projection(), NAMES, model(scale), task(), RESOURCES)
         arrays = [a.astype(np.float32) for a in weights(scale).values()]
         ranks.append([getattr(e, "rank", None) for e in found.project(arrays)])
     assert ranks[0] == ranks[1]
@@ -106,24 +109,24 @@ def test_scaling_one_layer_and_the_next_back_changes_no_rank() -> None:
 
 def test_where_nothing_can_tell_the_projection_stays_as_it_is() -> None:
     given, known = projection(), task()
-    assert judged(given, NAMES, model(), None, device="cpu") is given
-    assert judged(given, NAMES, model(), replace(known, random=True), device="cpu") is given
+    assert judged(given, NAMES, model(), None, RESOURCES) is given
+    assert judged(given, NAMES, model(), replace(known, random=True), RESOURCES) is given
     price = projection(alpha=1e-3)
-    assert judged(price, NAMES, model(), known, device="cpu") is price
-    stepped = judged(given, NAMES, model(activation="Sign"), known, device="cpu")
+    assert judged(price, NAMES, model(), known, RESOURCES) is price
+    stepped = judged(given, NAMES, model(activation="Sign"), known, RESOURCES)
     assert stepped is given, "no gradient reaches the first weight"
 
 
 def test_what_does_not_fit_into_memory_is_looked_at_at_fewer_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     size = sum(a.size for a in weights().values())
-    full = damages(judged(projection(), NAMES, model(), task(), device="cpu"))
+    full = damages(judged(projection(), NAMES, model(), task(), RESOURCES))
     monkeypatch.setattr("onnxcompress.engine.rank_damage._MOST_ENTRIES", 3 * size)
-    fewer = damages(judged(projection(), NAMES, model(), task(), device="cpu"))
+    fewer = damages(judged(projection(), NAMES, model(), task(), RESOURCES))
     assert not np.array_equal(full[0], fewer[0])
     assert np.all(np.abs(np.log(full[0][1:9] / fewer[0][1:9])) < 0.7)
     monkeypatch.setattr("onnxcompress.engine.rank_damage._MOST_ENTRIES", size)
     given = projection()
-    assert judged(given, NAMES, model(), task(), device="cpu") is given
+    assert judged(given, NAMES, model(), task(), RESOURCES) is given
 
 
 def test_damage_that_chooses_worse_ranks_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,5 +139,21 @@ def test_damage_that_chooses_worse_ranks_does_not_count(monkeypatch: pytest.Monk
 
     monkeypatch.setattr("onnxcompress.engine.rank_damage._cost", nonsense)
     given = projection(keep=0.4)
-    assert judged(given, NAMES, model(), task(), device="cpu") is given
+    assert judged(given, NAMES, model(), task(), RESOURCES) is given
     assert len(calls) == 2
+
+
+def test_large_networks_are_looked_at_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def counted(outputs, variance, rng):
+        calls.append(1)
+        return signed_sum(outputs, variance, rng)
+
+    monkeypatch.setattr("onnxcompress.engine.training.signs.signed_sum", counted)
+    monkeypatch.setattr("onnxcompress.engine.rank_damage.LEAST_DRAWS", 3)
+    monkeypatch.setattr("onnxcompress.engine.rank_damage.MOST_WORK", 20 * 2 * (24 * 20 + 20 * 6))
+    for _ in range(2):
+        judged(projection(), NAMES, model(), task(), RESOURCES)
+        monkeypatch.setattr("onnxcompress.engine.rank_damage.MOST_WORK", 1.0)
+    assert len(calls) == 20 + 3
