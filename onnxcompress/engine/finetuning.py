@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,8 @@ from onnxcompress.core.task import Task
 from onnxcompress.engine.graph.torchgraph import TorchGraph
 from onnxcompress.engine.training.augmentation import Augmentation
 from onnxcompress.engine.training.checkpoint import Checkpoint
-from onnxcompress.engine.training.evaluation import Evaluation, Evaluator
+from onnxcompress.engine.training.classes import with_classes
+from onnxcompress.engine.training.evaluation import Evaluation
 from onnxcompress.engine.training.numbers import TrainedNumbers
 from onnxcompress.engine.training.scoring import better, in_words, point
 from onnxcompress.engine.training.shifts import fitting_shifts, words
@@ -38,10 +39,6 @@ LAST_LR = 0.05
 
 BATCH_SIZE = 64
 """Examples of one step: a few epochs of small batches make more steps than of large ones."""
-
-CLASSES_LOSS = "kl+0.1*l2"
-"""Loss without labels where an output looks like scores of classes: kl weighs what decides between them, and
-some l2 keeps outputs in place that look so and are none, of which kl does not see a common shift."""
 
 _RATES = (1e-3, 3e-3, 1e-2)
 _PROBE_STEPS = 100
@@ -131,7 +128,7 @@ class _Run:
         moving = job.statistics and any(n.op_type == "BatchNormalization" for n in job.model.ir.graph)
         self.trainer = Trainer(
             self.graph,
-            _with_classes(job.task, self.graph),
+            with_classes(job.task, self.graph),
             job.resources,
             batch_size=job.batch_size or BATCH_SIZE,
             bn="train" if moving else "eval",
@@ -300,16 +297,6 @@ class _Run:
         self.best = _Best(Evaluation(loss, metric, examples), state, epoch)
         self.points = [TrainingPoint(**point) for point in values["points"]]
         return True
-
-
-def _with_classes(task: Task, graph: TorchGraph) -> Task:
-    """Return the task with the loss for scores of classes, where that is what the graph gives."""
-    if task.labelled or task.loss_named or task.loss != "l2":
-        return task
-    few = replace(task, train=task.train[:4], validation=task.validation[:1])
-    device = next(iter(graph.parameters())).device
-    evaluator = Evaluator(graph, few, device, cache_bytes=0)
-    return replace(task, loss=CLASSES_LOSS) if evaluator.metric().name == "agreement" else task
 
 
 def _same(a: Array, b: Array) -> bool:

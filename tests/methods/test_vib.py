@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from onnxcompress.core.errors import NothingChangedError, UsageError
 from onnxcompress.core.resources import Resources
 from onnxcompress.engine.channels import analyse, silenced
 from onnxcompress.engine.graph.torchgraph import TorchGraph
+from onnxcompress.engine.training.classes import CLASSES_LOSS
 from onnxcompress.methods.vib import Vib
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -53,7 +55,7 @@ def test_idle_channels_go_and_those_that_matter_stay():
 
 def test_the_plan_is_what_was_trained():
     """Silenced by the masks, with the plan's values, the network is as good as the last point says."""
-    task = task_for((3, 8, 8), 5, count=300)
+    task = replace(task_for((3, 8, 8), 5, count=300), loss_named=True)  # that is, l2
     model = conv_net()
     found = plan(model, task, {"x": (1, 3, 8, 8)}, epochs=12.0, after=4.0, target="macs=0.5")
     channels = analyse(model, {"x": (1, 3, 8, 8)})
@@ -67,6 +69,7 @@ def test_the_plan_is_what_was_trained():
     loss = np.square(ours - original).mean()
     last = found.training.points[-1].compressed_loss
     reference = TorchGraph(model).run({"x": task.samples.inputs(np.arange(300))["x"]})["y"].var()
+    assert found.training.loss == "l2"
     assert loss / reference == pytest.approx(last, rel=0.05)
     assert found.training.bottleneck.reached <= 0.5
     assert len(found.training.bottleneck.path) > 10
@@ -117,6 +120,7 @@ def test_the_same_seed_gives_the_same_plan():
         plan(conv_net(), task, {"x": (1, 3, 8, 8)}, epochs=3.0, after=1.0, target="macs=0.6")
         for _ in range(2)
     )
+    assert one.training.loss == CLASSES_LOSS  # five outputs, no labels
     assert one.keep.keys() == two.keep.keys()
     for name, encoding in one.values.items():
         np.testing.assert_array_equal(encoding.decode(), two.values[name].decode())

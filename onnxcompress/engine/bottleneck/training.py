@@ -39,6 +39,7 @@ from onnxcompress.engine.channels import site_key, tapped
 from onnxcompress.engine.graph.torchgraph import TorchGraph
 from onnxcompress.engine.training.augmentation import Augmentation
 from onnxcompress.engine.training.checkpoint import Checkpoint
+from onnxcompress.engine.training.classes import with_classes
 from onnxcompress.engine.training.noise import fitting_noise
 from onnxcompress.engine.training.scoring import in_words, point
 from onnxcompress.engine.training.shifts import fitting_shifts
@@ -76,7 +77,7 @@ class _Run:
         batch_norm = any(node.op_type == "BatchNormalization" for node in channels.model.ir.graph)
         self.trainer = Trainer(
             self.graph,
-            job.task,
+            with_classes(job.task, self.graph),
             job.resources,
             batch_size=job.wishes.batch_size or BATCH_SIZE,
             bn="train" if batch_norm else "eval",
