@@ -10,6 +10,7 @@ from onnxcompress.core.errors import UnsupportedError, UsageError
 from onnxcompress.methods._base import METHODS, Needs, option
 from onnxcompress.methods._lc import Chosen, LcMethod, untrained_advice
 from onnxcompress.methods._rules import EVERYTHING, OPERATOR, Rule, read_rule
+from onnxcompress.methods._zeros import zeros_warning
 
 if TYPE_CHECKING:
     from onnxcompress.core.encoding import Array, Encoding
@@ -143,9 +144,7 @@ class Mixed(LcMethod):
             warnings.append(f"the part '{rule}' takes no weight: others take all that it matches")
         sparse = [n for n, e in encodings.items() if e.kind == "sparse"]
         if sparse:
-            warnings.append(
-                "single weights set to zero make the file smaller, with no speed-up in onnxruntime"
-            )
+            warnings.append(zeros_warning(chosen.model.opset))
         return warnings
 
     def _untrained_warnings(self, chosen: Chosen, encodings: Mapping[str, Encoding]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from onnxcompress.core.errors import UsageError
 from onnxcompress.methods._base import METHODS, Needs, option
 from onnxcompress.methods._lc import Chosen, LcMethod, untrained_advice
+from onnxcompress.methods._zeros import zeros_warning
 
 if TYPE_CHECKING:
     from onnxcompress.core.encoding import Array, Encoding
@@ -132,7 +133,7 @@ class LcPrune(LcMethod):
         return [Part(p.weights, self._projection([arrays[n] for n in p.weights])) for p in kept], refusals
 
     def _warnings(self, chosen: Chosen, encodings: Mapping[str, Encoding]) -> list[str]:
-        return ["single weights set to zero make the file smaller, with no speed-up in onnxruntime"]
+        return [zeros_warning(chosen.model.opset)]
 
     def _untrained_warnings(self, chosen: Chosen, encodings: Mapping[str, Encoding]) -> list[str]:
         total = sum(chosen.arrays[n].size for n in encodings)

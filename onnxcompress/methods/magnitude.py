@@ -10,6 +10,7 @@ from onnxcompress.core.errors import UsageError
 from onnxcompress.methods._base import METHODS, Method, Needs, option
 from onnxcompress.methods._cutting import KEEP, check_cut, target_of
 from onnxcompress.methods._finite import check_finite
+from onnxcompress.methods._zeros import zeros_warning
 
 if TYPE_CHECKING:
     from onnxcompress.core.channels import Group, Member
@@ -200,11 +201,10 @@ class Magnitude(Method):
             encodings = dict(zip(names, projection.project([arrays[n] for n in names]), strict=True))
         else:
             encodings = {n: projection.project([arrays[n]])[0] for n in names}
-        warnings = ["single weights set to zero make the file smaller, with no speed-up in onnxruntime"]
         return Plan(
             encodings,
             refusals=(*refusals, *small, *left_alone(model, found)),
-            warnings=tuple(warnings) if encodings else (),
+            warnings=(zeros_warning(model.opset),) if encodings else (),
         )
 
     def _worthwhile(

@@ -25,7 +25,7 @@ OUTPUT = TensorInfo("y", "tensor(float)", np.dtype(np.float32), ("N", 4))
 QUICK = {"steps": 4, "epochs": 3, "batch_size": 32, "lr": 0.1}
 
 
-def mlp(seed: int = 0, dtype=np.float32) -> Model:
+def mlp(seed: int = 0, dtype=np.float32, opset: int = 17) -> Model:
     """x (N 8) → Gemm 64 → Tanh → Gemm 4, and a per-feature offset."""
     rng = np.random.default_rng(seed)
 
@@ -46,7 +46,7 @@ def mlp(seed: int = 0, dtype=np.float32) -> Model:
         [tensor("offset", 1, 8), tensor("fc1.w", 64, 8), tensor("fc1.b", 64), tensor("fc2.w", 4, 64),
          tensor("fc2.b", 4)],
     )  # fmt: skip
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
     onnx.checker.check_model(proto)
     return Model(ir.serde.deserialize_model(proto), Source(None, "00", 0))
 

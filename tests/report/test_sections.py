@@ -85,6 +85,17 @@ def test_same_speed_is_not_claimed_for_a_file_that_grew() -> None:
     assert "Smaller file" not in text
 
 
+@pytest.mark.parametrize(("change", "words"), [(-900, "900 bytes fewer"), (900, "900 bytes more")])
+def test_a_few_bytes_are_no_compression(change: int, words: str) -> None:
+    run = compress()
+    size = run.models[0].size_bytes + change
+    same = replace(run, models=(run.models[0], replace(run.models[1], size_bytes=size)))
+    text = said(section(same, "summary"))
+    assert f"nearly the same size: {words}" in text
+    assert "times smaller" not in text
+    assert "grew" not in text
+
+
 def test_summary_says_what_was_not_measured() -> None:
     text = said(section(bare("compress"), "summary"))
     assert "Accuracy was not measured" in text

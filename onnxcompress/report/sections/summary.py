@@ -179,6 +179,9 @@ def _size(run: Run) -> tuple[Inline, ...]:
         return ()
     before, after = models[0].size_bytes, models[1].size_bytes
     sizes = f"{fmt.size(before).text} became {fmt.size(after).text}"
+    if 0.995 < before / after < 1.005 and before != after:
+        change = f"{abs(before - after):,} bytes {'fewer' if after < before else 'more'}"
+        return ("The file has nearly the same size: ", Strong(change), f" than {fmt.size(before).text}.")
     if after < before:
         return ("The file is ", Strong(f"{fmt.digits(before / after)} times smaller"), f": {sizes}.")
     if after > before:
