@@ -13,8 +13,4 @@ def zeros_warning(opset: int) -> str:
 
     if opset >= Sparse.least_opset:
         return "single weights set to zero make the file smaller, with no speed-up in onnxruntime"
-    return (
-        f"in operator set {opset} single weights set to zero take as much of the file as others, with no "
-        f"speed-up in onnxruntime: export the model with operator set {Sparse.least_opset} or later, or give "
-        "the others codes with a further --method lc-quant"
-    )
+    return "single weights set to zero bring no speed-up in onnxruntime"

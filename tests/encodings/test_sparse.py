@@ -71,6 +71,9 @@ def test_old_operator_sets_keep_the_weight_dense_and_say_so() -> None:
     lowered, refusals = stored.lower(model)
     assert [r.where for r in refusals] == ["w"]
     assert "operator set 11" in refusals[0].why
+    (warning,) = stored.lower_all(model).warnings
+    assert "1 compressed weight is stored whole" in warning
+    assert "need operator set 11, and the model has 10" in warning
     assert [n.op_type for n in lowered.graph] == ["Identity"]
 
 

@@ -147,7 +147,7 @@ class _Lowering:
         return Lowered(
             self._clone,
             tuple(self._refusals),
-            _no_longer_inputs(self._inputs),
+            (*self._stored_whole(), *_no_longer_inputs(self._inputs)),
             tuple(self._by_row),
             tuple(self._decoded),
             self._twin,
@@ -173,6 +173,18 @@ class _Lowering:
             self._refusals.append(Refusal(weight.name, why))
         else:
             self._no_input(weight)
+
+    def _stored_whole(self) -> tuple[str, ...]:
+        """Return the warning of weights whose packed form the model's operator set has no operators for."""
+        opset = self._site(self._clone.graph).opset
+        needed = [encoding.least_opset for _, encoding in self._encoded if encoding.least_opset > opset]
+        if not needed:
+            return ()
+        count = f"{len(needed)} compressed weight{'s are' if len(needed) > 1 else ' is'}"
+        return (
+            f"{count} stored whole, which saves nothing: packed they need operator set {max(needed)}, and the "
+            f"model has {opset}; export it with a later one",
+        )
 
     def _pool(self, pool: Pool) -> None:
         site = self._site(pool[0][0].graph)

@@ -45,7 +45,8 @@ def _failures(run: Run) -> list[Callout]:
         found.append(Callout("danger", "Verification failed", (text,)))
     models = reading.pair(run)
     if run.kind == "compress" and models and models[1].size_bytes > models[0].size_bytes:
-        text = f"{fmt.size(models[0].size_bytes).text} became {fmt.size(models[1].size_bytes).text}."
+        before, after = (model.size_bytes for model in models)
+        text = f"{fmt.size(before).text} became {fmt.size(after).text}, {after - before:,} bytes more."
         found.append(Callout("danger", "The file grew", (text,)))
     return found
 
