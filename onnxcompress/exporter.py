@@ -63,8 +63,11 @@ def export(model: Model, path: Path, *, overwrite: bool = False) -> Exported:
         staged = _write(lowered.graph, folder / path.name)
         _prove(model, lowered, staged, folder)
         size = sum(f.stat().st_size for f in (staged, _external(staged)) if f.exists())
+        warnings = lowered.warnings
+        if model.source.size_bytes and size > model.source.size_bytes:
+            warnings += (f"the file grew: {size} bytes, {model.source.size_bytes} before",)
         place(staged, path)
-    return Exported(path, size, lowered.refusals, lowered.warnings)
+    return Exported(path, size, lowered.refusals, warnings)
 
 
 def dense_bytes(model: Model) -> bytes:

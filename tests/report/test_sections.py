@@ -150,6 +150,14 @@ def test_loud_marks() -> None:
     assert warned(replace(compress(), warnings=())) == {}
 
 
+def test_that_the_file_grew_is_said_once() -> None:
+    run = compress()
+    larger = replace(run.models[1], size_bytes=run.models[0].size_bytes + 2)
+    grown = replace(run, models=(run.models[0], larger), warnings=("the file grew: 12 bytes, 10 before",))
+    assert warned(grown) == {"The file grew": "danger"}
+    assert "2 bytes more" in said(section(grown, "warnings"))
+
+
 @pytest.mark.parametrize("kind", [k for k in KINDS if k != "compress"])
 def test_other_kinds_are_not_warned_of_what_they_do_not_measure(kind: str) -> None:
     assert warned(bare(kind)) == {}

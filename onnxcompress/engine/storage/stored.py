@@ -182,8 +182,8 @@ class _Lowering:
             return ()
         count = f"{len(needed)} compressed weight{'s are' if len(needed) > 1 else ' is'}"
         return (
-            f"{count} stored whole, which saves nothing: packed they need operator set {max(needed)}, and the "
-            f"model has {opset}; export it with a later one",
+            f"{count} stored whole, which saves nothing: packed they need operator set {max(needed)}, and "
+            f"the model has {opset}; export it with a later one",
         )
 
     def _pool(self, pool: Pool) -> None:

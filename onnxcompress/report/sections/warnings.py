@@ -23,7 +23,10 @@ def _callouts(run: Run) -> list[Callout]:
     found = [*_failures(run), *_random(run)]
     if run.kind == "compress":
         found += _unmeasured(run)
-    return found + [Callout("warning", "", (_sentence(text),)) for text in run.warnings]
+    # What the run warned of may be one of those that follow from its numbers: not said twice.
+    titles = {callout.title.lower() for callout in found}
+    rest = [text for text in run.warnings if text.partition(":")[0] not in titles]
+    return found + [Callout("warning", "", (_sentence(text),)) for text in rest]
 
 
 def _sentence(text: str) -> str:
