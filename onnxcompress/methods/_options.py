@@ -113,7 +113,9 @@ def _check_options_apply(names: Iterable[str], methods: Sequence[type[Method]]) 
         if not any(_has(method, name) for method in methods):
             chosen = " and ".join(sorted({m.name for m in methods}))
             known = {option for method in methods for option in option_fields(method)}
-            raise UsageError(f"{flag(name)} is not an option of method {chosen}", fix=closest(name, known))
+            others = [other for other in sorted(METHODS) if _has(METHODS[other], name)]
+            fix = f"it is one of {', '.join(others)}" if others else closest(name, known)
+            raise UsageError(f"{flag(name)} is not an option of method {chosen}", fix=fix)
 
 
 def flag(name: str) -> str:

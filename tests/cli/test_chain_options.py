@@ -107,7 +107,7 @@ def test_which_option_is_for_which_method(words, meant):
     [
         (
             "--method magnitude --method finetune --bits 2",
-            "--bits is not an option of method finetune and mag",
+            "--bits is not an option of method finetune and magnitude; it is one of lc-quant",
         ),
         (
             "--method magnitude --keep 0.3 --method int8 --keep 0.4",
