@@ -11,7 +11,8 @@ told is measured once, on the file of the chosen try.
 Digits and CIFAR-10 have labels: the test error is told. The audio models have none and the original teaches:
 coloured noise with a random envelope stands for sound, and it is told, on examples that were not trained on,
 how often the decision is the original's and the relative error of the outputs. They have few examples:
-batches of 16 instead of 64, and 12 passes instead of 9. ``speech_recog`` reads spectra with their first and second differences.
+batches of 16 instead of 64, and 12 passes instead of 9. ``speech_recog`` reads spectra with their first and
+second differences.
 """
 
 from __future__ import annotations
