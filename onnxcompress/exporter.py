@@ -107,7 +107,8 @@ def check_target(path: Path, source: Path | None, *, overwrite: bool) -> None:
             fix="choose another name",
         )
     if path.exists() and not overwrite:
-        raise OutputError("the output exists", where=where, fix="choose another name or allow overwriting (--overwrite)")
+        fix = "choose another name or allow overwriting (--overwrite)"
+        raise OutputError("the output exists", where=where, fix=fix)
     folder = path.parent
     if not folder.is_dir():
         raise OutputError("cannot write the output", where=where, why=f"there is no folder '{folder}'")

@@ -158,7 +158,7 @@ def check(limits: Mapping[str, float], *, benchmark: bool, outputs: bool = True,
         if LIMITS[name].measure is _drop and not data:
             raise UsageError(
                 f"{flag} needs the accuracy",
-                why="it is measured when a model is compressed and --data holds labels",
+                why="it is measured on --data with labels, of a compressed model or of two that are compared",
             )
         if name in OF_OUTPUTS and not outputs:
             raise UsageError(f"{flag} needs outputs", why="they are not compared")

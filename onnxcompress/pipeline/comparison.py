@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from onnxcompress import gates
+from onnxcompress import gates, verify
 from onnxcompress.core.errors import UsageError
-from onnxcompress.core.run import SCHEMA, Run
+from onnxcompress.core.run import SCHEMA, Accuracy, Run
+from onnxcompress.core.task import Task
 from onnxcompress.core.version import VERSION
 from onnxcompress.engine.measures import facts
 from onnxcompress.engine.measures.operator_times import operator_times
@@ -33,7 +34,7 @@ def compare(
     limits: Mapping[str, float] | None = None,
     command: tuple[str, ...] | None = None,
 ) -> Run:
-    """Compare models with the first one: outputs, size, latency.
+    """Compare models with the first one: outputs, size, latency, and of two their accuracy.
 
     Args:
         sources: files; the first is the reference.
@@ -50,19 +51,19 @@ def compare(
         command: the command line, for the report.
     """
     began, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
-    gates.check(limits or {}, benchmark=benchmark, outputs=outputs, data=False)
+    gates.check(limits or {}, benchmark=benchmark, outputs=outputs, data=bool(data) and len(sources) == 2)
     if data and data.get("path") is None:
         flag = "--" + next(iter(data)).replace("_", "-")
         raise UsageError(f"{flag} says what to do with --data", why="none is given")
     opened = [originals.open_original(source, input_shapes or {}, threads) for source in sources]
     first = opened[0]
     names = _distinct_names(sources)
-    compared = None
-    single = None
+    compared = single = accuracy = None
     if outputs:
         task = originals.data_task(first, data or {}, seed) if data else None
         compared = originals.compared_inputs(first, task, seed)
         single = compared.single
+        accuracy = _accuracy(opened, task, threads)
     comparisons = []
     for name, other in zip(names[1:], opened[1:], strict=True):
         if compared is not None:
@@ -93,12 +94,24 @@ def compare(
             for name, o in zip(names, opened, strict=True)
         ),
         comparisons=tuple(comparisons),
+        accuracy=accuracy,
         warnings=(*originals.latency_warnings(timings), *_overridable(names, opened)),
         benchmark=timings,
         operators=profile,
     )
     run = replace(run, duration_s=time.perf_counter() - began)
     return replace(run, gates=gates.decide(run, limits or {}))
+
+
+def _accuracy(opened: Sequence[originals.Original], task: Task | None, threads: int) -> Accuracy | None:
+    """Return the accuracy of two models that call inputs and outputs alike; None without labels."""
+    if task is None or len(opened) != 2:
+        return None
+    names = [{i.name for i in (*o.session.inputs, *o.session.outputs)} for o in opened]
+    if names[0] != names[1]:
+        return None
+    before, after = (o.session.run for o in opened)
+    return verify.accuracy(before, after, task, threads=threads)
 
 
 def _overridable(names: Sequence[str], opened: Sequence[originals.Original]) -> tuple[str, ...]:

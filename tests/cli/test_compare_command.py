@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import onnx
+import onnxruntime
 
 QUICK = "--budget 0.5 --report r.json --report r.html --report r.md"
 
@@ -48,6 +50,26 @@ def test_all_that_was_promised_is_there(folder, call):
     for name in ("r.md", "r.html"):
         assert "Time of one inference by kind of operator" in (folder / name).read_text()
     assert (folder / "r.html").stat().st_size < 1_000_000
+
+
+def test_accuracy_of_two_models_on_labelled_data(folder, call):
+    small(call)
+    words = "compare digits_mlp.onnx small.onnx --data digits.npz --no-bench --report r.json"
+    assert call(f"{words} --max-drop 0.5").code == 0
+    found = json.loads((folder / "r.json").read_text())["accuracy"]
+    with np.load("digits.npz") as data:
+        x, labels = data["x_test"], data["y_test"]
+    for name, told in (("digits_mlp.onnx", found["before"]), ("small.onnx", found["after"])):
+        session = onnxruntime.InferenceSession(name, providers=["CPUExecutionProvider"])
+        (scores,) = session.run(None, {"image": x})
+        assert told == (scores.argmax(1) == labels).mean()
+    assert (found["split"], found["examples"]) == ("test", len(labels))
+    done = call(f"{words} --max-drop -1")
+    assert done.code == 3
+    assert "max_drop" in done.err
+    three = call("compare digits_mlp.onnx small.onnx small.onnx --data digits.npz --no-bench --max-drop 0.5")
+    assert three.code == 2
+    assert "of two that are compared" in three.err
 
 
 def test_a_provider_that_is_not_there_is_told(folder, call):
