@@ -135,6 +135,7 @@ class Vib(Method):
         from onnxcompress.encodings.dense import Dense  # noqa: PLC0415
         from onnxcompress.engine.bottleneck import information  # noqa: PLC0415
         from onnxcompress.engine.bottleneck.choice import gated_groups  # noqa: PLC0415
+        from onnxcompress.engine.bottleneck.inputs import costlier, zeroed  # noqa: PLC0415
         from onnxcompress.engine.bottleneck.training import press  # noqa: PLC0415
         from onnxcompress.engine.channels import analyse  # noqa: PLC0415
 
@@ -147,13 +148,22 @@ class Vib(Method):
         if not groups:
             return Plan(refusals=refusals)
         found = press(self._job(model, channels, groups, task, resources))
-        whole = [Refusal(g.name, "lost no channel") for g in groups if g.name not in found.keep]
+        keep, arrays = dict(found.keep), dict(found.arrays)
+        whole = [Refusal(g.name, "lost no channel") for g in groups if g.name not in keep]
+        # A target is about what is left to do, not about the file.
+        zero = costlier(groups, keep, model) if self.target is None else ()
+        arrays |= zeroed(zero, keep, arrays, model)
+        for group in zero:
+            lost = int((~keep.pop(group.name)).sum())
+            whole.append(
+                Refusal(group.name, f"choosing among them costs more than it saves: {lost} have weight 0")
+            )
         refusals += tuple(whole)
-        if not found.keep:
+        if not keep and not zero:
             return Plan(refusals=refusals, warnings=found.warnings, training=found.training)
         return Plan(
-            values={name: Dense(array) for name, array in found.arrays.items()},
-            keep=found.keep,
+            values={name: Dense(array) for name, array in arrays.items()},
+            keep=keep,
             refusals=refusals,
             warnings=found.warnings,
             training=found.training,

@@ -53,6 +53,24 @@ def test_idle_channels_go_and_those_that_matter_stay():
     assert pixels.sum() <= 6
 
 
+@pytest.mark.parametrize(("hidden", "sliced"), [(16, True), (3, False)])
+def test_inputs_are_chosen_only_where_that_saves_bytes(hidden, sliced):
+    """6 of 10 inputs say nothing: choosing the others takes some 120 bytes, and saves 24 for a hidden unit."""
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(hidden, 10)), rng.normal(size=(4, hidden))
+    first[:, 4:] *= 1e-3
+    task = task_for((10,), 4, count=1000)
+    found = plan(
+        mlp(first, second), task, {"x": (1, 10)},
+        gate_inputs=True, epochs=30.0, after=0.0, gamma=0.01, augment=False,
+    )  # fmt: skip
+    weight = found.values["w1"].decode()
+    assert any(len(mask) == 10 for mask in found.keep.values()) == sliced
+    assert [bool((column == 0).all()) for column in weight.T[4:]] == [not sliced] * 6
+    assert not (weight[:, :4] == 0).any()
+    assert any("costs more than it saves" in refusal.why for refusal in found.refusals) != sliced
+
+
 def test_the_plan_is_what_was_trained():
     """Silenced by the masks, with the plan's values, the network is as good as the last point says."""
     task = replace(task_for((3, 8, 8), 5, count=300), loss_named=True)  # that is, l2
