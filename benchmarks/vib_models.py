@@ -174,7 +174,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         "| relative error of outputs | CPU s |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for r in rows:
+    order = [*LABELLED, *AUDIO]
+    for r in sorted(rows, key=lambda r: (order.index(r["model"]), METHODS.index(r["method"]))):
         metric = [
             r["metric"] or "",
             *(f"{r[k]:.4f}" if r[k] is not None else "" for k in ("before", "after")),

@@ -55,7 +55,7 @@ def test_idle_channels_go_and_those_that_matter_stay():
 
 @pytest.mark.parametrize(("hidden", "sliced"), [(16, True), (3, False)])
 def test_inputs_are_chosen_only_where_that_saves_bytes(hidden, sliced):
-    """6 of 10 inputs say nothing: choosing the others takes some 120 bytes, and saves 24 for a hidden unit."""
+    """6 of 10 inputs say nothing: choosing the others takes some 120 bytes, and saves 24 a hidden unit."""
     rng = np.random.default_rng(0)
     first, second = rng.normal(size=(hidden, 10)), rng.normal(size=(4, hidden))
     first[:, 4:] *= 1e-3
