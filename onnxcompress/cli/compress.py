@@ -127,7 +127,7 @@ def _telling_of_state(folder: Path | None) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if folder is not None and any(folder.glob("*.npz")):
+        if folder is not None and any(folder.rglob("*.npz")):
             click.echo(f"the training state is kept: --resume {folder} goes on from there", err=True)
         raise
 

@@ -203,10 +203,13 @@ def _decide(request: Request, original: Original, task: Task | None) -> _Decided
             resources, stopwatch=stopwatch(original, task, request.recipe.seed, request.threads)
         )
     decided = _Decided(original.model)
-    for method in request.recipe.methods:
+    for number, method in enumerate(request.recipe.methods, start=1):
         _check_needs(method, task)
         began = time.perf_counter()
-        plan = method.plan(decided.model, task, resources)
+        folder = resources.checkpoint_dir
+        if folder is not None and len(request.recipe.methods) > 1:
+            folder /= f"{number}-{method.name}"
+        plan = method.plan(decided.model, task, replace(resources, checkpoint_dir=folder))
         done = carry_out(
             plan,
             decided.model,

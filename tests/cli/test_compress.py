@@ -16,6 +16,7 @@ import onnxruntime
 import pytest
 
 from onnxcompress.core.run import Run
+from onnxcompress.engine.lc import training as lc_training
 from onnxcompress.engine.training.checkpoint import Checkpoint
 
 PLAIN = "digits_mlp.onnx --method lc-quant --bits 2 --no-bench"
@@ -251,6 +252,31 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(call, folder, monkeypatch)
     assert [line for line in done.err.splitlines() if line] == told
     assert names(folder) == sorted([*before, "state"])
     ok(call(f"{TRAINED} -o resumed.onnx --resume state"))
+    assert digest("resumed.onnx") == digest("whole.onnx")
+
+
+@pytest.mark.parametrize("saves", [2, 6])
+def test_an_interrupted_chain_resumes_to_the_same_bytes(call, folder, monkeypatch, saves):
+    """Each method keeps its own state: in the first of two, or in the second, when it is interrupted."""
+    short = "--no-bench --steps 2 --epochs 1 --lr 0.05"
+    words = f"digits_mlp.onnx --data digits.npz {short} --method lc-prune --method lc-quant --bits 2"
+    ok(call(f"{words} -o whole.onnx"))
+    save, saved = Checkpoint.save, []
+
+    def interrupted(self, arrays, values):
+        save(self, arrays, values)
+        saved.append(self.path.parent.name)
+        if len(saved) == saves:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lc_training, "_SAVE_EVERY_S", -1.0)
+        patch.setattr(Checkpoint, "save", interrupted)
+        done = call(f"{words} -o resumed.onnx --checkpoint state")
+    assert done.code == 130
+    assert "--resume state goes on from there" in done.err
+    assert saved[-1] == ("1-lc-prune" if saves == 2 else "2-lc-quant")
+    ok(call(f"{words} -o resumed.onnx --resume state"))
     assert digest("resumed.onnx") == digest("whole.onnx")
 
 
