@@ -1,6 +1,6 @@
 """Low rank on the CIFAR-10 subset: ranks learned for a share of the work, against the best uniform rank.
 
-Usage: ``python benchmarks/lc_lowrank.py --shared ../shared [--share 0.25] [--seed 0]``
+Usage: ``python benchmarks/lc_lowrank.py --shared ../shared [--share 0.25] [--modes lc dc] [--seed 0]``
 
 A network of five convolutions and two dense layers (13.6 million multiply-accumulates) is trained here on
 12,000 pictures. Then, each with the same path of LC and at no more than the share of its work:
@@ -10,7 +10,8 @@ A network of five convolutions and two dense layers (13.6 million multiply-accum
 * and the same without training (direct compression).
 
 A tenth of the training pictures chooses the state that is kept. Accuracy is measured once, on the 4,000 test
-pictures, in onnxruntime on the file that was written; so is latency. Results: ``results/lc_lowrank.md``.
+pictures, in onnxruntime on the file that was written; so is latency. Results: ``results/lc_lowrank.md``, of
+other shares than a quarter ``results/lc_lowrank_SHARE.md``.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 RESULTS = Path(__file__).parent / "results"
 EPOCHS, STEPS, LC_EPOCHS = 14, 10, 1.0
+SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -201,13 +203,17 @@ def write(rows: list[Row], reference: Row, arguments: argparse.Namespace) -> Non
             f"| {r.latency:.2f} × | {r.cpu_s:.0f} |"
         )
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "lc_lowrank.md").write_text("\n".join([*lines, ""]))
+    name = "lc_lowrank" if arguments.share == SHARE else f"lc_lowrank_{arguments.share:g}"
+    (RESULTS / f"{name}.md").write_text("\n".join([*lines, ""]))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shared", type=Path, default=Path("../shared"), help="folder with data/")
-    parser.add_argument("--share", type=float, default=0.25, help="of the multiply-accumulates that stays")
+    parser.add_argument("--share", type=float, default=SHARE, help="of the multiply-accumulates that stays")
+    parser.add_argument(
+        "--modes", nargs="+", choices=("lc", "dc"), default=["lc", "dc"], help="in this order"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", type=Path, help="where the trained network is kept, to use it again")
     arguments = parser.parse_args()
@@ -222,11 +228,11 @@ def main() -> None:
         settings: list[tuple[str, dict[str, Any]]] = [
             ("learned ranks", {"target": f"macs={arguments.share}", "round_to": 1})
         ]
-        for scheme in ("1", "2"):
+        for scheme in ("2", "1"):
             rank = uniform_rank(path, scheme, arguments.share * reference.macs)
             settings.append((f"rank {rank} everywhere, scheme {scheme}", {"rank": rank, "scheme": scheme}))
         rows = []
-        for mode in ("lc", "dc"):
+        for mode in arguments.modes:
             for what, options in settings:
                 rows.append(compress(path, shared, what, seed, mode, **options))
                 print(rows[-1], flush=True)
