@@ -326,7 +326,7 @@ def main() -> None:
     parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=2, help="rows at a time, one thread each")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=["vib"])
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     stored = RESULTS / "vib_mnist.json"
