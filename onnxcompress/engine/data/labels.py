@@ -75,6 +75,7 @@ def read_labels(key: str, column: Column, outputs: Sequence[tuple[str, Dims]], o
         where=origin,
         why=f"one label has shape {_words(shape)}, one example of "
         + ", ".join(f"'{name}' {_words(dims)}" for name, dims in outputs),
+        fix="--labels names others; with --labels none the original model teaches",
     )
 
 
