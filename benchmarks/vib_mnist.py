@@ -1,6 +1,6 @@
 """VIB on LeNet-300-100 and LeNet-5-Caffe, MNIST: the first two rows of the paper's tables.
 
-Usage: ``python benchmarks/vib_mnist.py --shared ../shared [--nets lenet5] [--seeds 0 1 2] [--parts vib]``
+Usage: ``python benchmarks/vib_mnist.py --shared ../shared [--nets lenet5] [--parts vib quantised]``
 
 Each row trains a reference network the usual way, writes it as ONNX, compresses that file with the recipe
 below and nothing else, and measures the file that was written. Compression sees the 60,000 training examples,
