@@ -1,6 +1,6 @@
 """Low rank on the CIFAR-10 subset: ranks learned for a share of the work, against the best uniform rank.
 
-Usage: ``python benchmarks/lc_lowrank.py --shared ../shared [--share 0.25] [--modes lc dc] [--seed 0]``
+Usage: ``python benchmarks/lc_lowrank.py --shared ../shared [--share 0.25] [--modes lc dc] [--steps 10]``
 
 A network of five convolutions and two dense layers (13.6 million multiply-accumulates) is trained here on
 12,000 pictures. Then, each with the same path of LC and at no more than the share of its work:
@@ -150,13 +150,13 @@ def uniform_rank(path: Path, scheme: str, most: float) -> int:
     return best
 
 
-def compress(path: Path, shared: Path, what: str, seed: int, mode: str, **options: Any) -> Row:
-    """Compress, and measure once."""
+def compress(path: Path, shared: Path, what: str, seed: int, mode: str, steps: int, **options: Any) -> Row:
+    """Compress, and measure once; ``steps`` is the number of L steps of one epoch each."""
     import onnxcompress
     from onnxcompress.core.run import Run
 
     began = time.process_time()
-    training = {} if mode == "dc" else {"steps": STEPS, "epochs": LC_EPOCHS}
+    training = {} if mode == "dc" else {"steps": steps, "epochs": LC_EPOCHS}
     with tempfile.TemporaryDirectory() as folder:
         found = onnxcompress.compress(
             path,
@@ -192,7 +192,8 @@ def write(rows: list[Row], reference: Row, arguments: argparse.Namespace) -> Non
         f"Learned ranks and uniform ones at no more than {arguments.share:g} of the multiply-accumulates. "
         f"Written by `python benchmarks/lc_lowrank.py --shared ../shared --share {arguments.share:g}` (seed "
         f"{arguments.seed}); see there for how it is measured. Accuracy is that of the 4,000 test pictures, "
-        "latency relative to the original in onnxruntime, one thread.",
+        "latency relative to the original in onnxruntime, one thread. "
+        f"LC: {arguments.steps} L steps of one epoch.",
         "",
         "| network | ranks | MACs | parameters | test accuracy % | latency | CPU s |",
         "|---|---|---|---|---|---|---|",
@@ -214,6 +215,7 @@ def main() -> None:
     parser.add_argument(
         "--modes", nargs="+", choices=("lc", "dc"), default=["lc", "dc"], help="in this order"
     )
+    parser.add_argument("--steps", type=int, default=STEPS, help="L steps of every path, of one epoch each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", type=Path, help="where the trained network is kept, to use it again")
     arguments = parser.parse_args()
@@ -234,7 +236,7 @@ def main() -> None:
         rows = []
         for mode in arguments.modes:
             for what, options in settings:
-                rows.append(compress(path, shared, what, seed, mode, **options))
+                rows.append(compress(path, shared, what, seed, mode, arguments.steps, **options))
                 print(rows[-1], flush=True)
                 write(rows, reference, arguments)
 
