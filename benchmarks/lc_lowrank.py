@@ -150,7 +150,7 @@ def uniform_rank(path: Path, scheme: str, most: float) -> int:
     return best
 
 
-def compress(path: Path, shared: Path, what: str, seed: int, mode: str, steps: int, **options: Any) -> Row:
+def compress(path: Path, shared: Path, what: str, seed: int, mode: str, *, steps: int, **options: Any) -> Row:
     """Compress, and measure once; ``steps`` is the number of L steps of one epoch each."""
     import onnxcompress
     from onnxcompress.core.run import Run
@@ -236,7 +236,7 @@ def main() -> None:
         rows = []
         for mode in arguments.modes:
             for what, options in settings:
-                rows.append(compress(path, shared, what, seed, mode, arguments.steps, **options))
+                rows.append(compress(path, shared, what, seed, mode, steps=arguments.steps, **options))
                 print(rows[-1], flush=True)
                 write(rows, reference, arguments)
 
