@@ -13,6 +13,7 @@ from onnxcompress.core.errors import UnsupportedError
 from onnxcompress.encodings.codebook import AdaptiveCodebook
 from onnxcompress.encodings.dense import Dense
 from onnxcompress.engine.channels import silenced
+from onnxcompress.engine.measures.costs import count_macs
 from onnxcompress.surgery import cut
 
 RNG = np.random.default_rng(1)
@@ -143,12 +144,16 @@ def test_positions_of_the_input_are_left_out_by_one_gather():
     groups = [g for g in channels.groups if g.sliceable]
     assert len(groups) == 2
     mask = np.array([1, 0, 1, 1, 0, 1], bool)
-    result = agrees(channels, {g.name: mask for g in groups}, x=x)
+    keep = {g.name: mask for g in groups}
+    result = agrees(channels, keep, x=x)
     assert result.gathers == 1
+    one = agrees(channels, {groups[0].name: mask}, x=x)
+    assert one.gathers == 1
+    for done, masks in ((result, keep), (one, {groups[0].name: mask})):
+        assert channels.macs(masks) == count_macs(done.model, {"x": (2, 2, 3)}).total < channels.macs({})
     assert result.shapes == {"a": (4, 4), "b": (4, 4)}
     other = np.array([1, 1, 1, 0, 0, 1], bool)
     assert agrees(channels, dict(zip([g.name for g in groups], (mask, other), strict=True)), x=x).gathers == 2
-    assert agrees(channels, {groups[0].name: mask}, x=x).gathers == 1
 
 
 def test_a_second_cut_chooses_from_the_input_itself():

@@ -36,11 +36,14 @@ def carried(channels: Channels) -> dict[str, Carried]:
         rule = OPS[node.domain, node.op_type].macs
         assert rule is not None
         outputs = [v for v in source.outputs if v.name]
-        names = lengths.groups_on([*(v for v in source.inputs if v is not None), *outputs])
+        names = lengths.groups_on([*(v for v in source.inputs if v is not None), *outputs], source)
         work = {
             name: rule(
                 node,
-                [None if v is None else lengths.without(name, v) for v in source.inputs],
+                [
+                    None if v is None else lengths.read(name, v, source, k)
+                    for k, v in enumerate(source.inputs)
+                ],
                 [lengths.without(name, v) for v in outputs],
             )
             for name in ([None, *names] if names else ())
@@ -93,9 +96,20 @@ class _Lengths:
             for index in np.flatnonzero(counts).tolist():
                 self._on.setdefault(value, {}).setdefault(self.names[index], {})[axis] = int(counts[index])
 
-    def groups_on(self, values: Iterable[ir.Value]) -> tuple[str, ...]:
-        """Return the groups with a channel along an axis of one of these values."""
-        return tuple(dict.fromkeys(name for v in values for name in self._on.get(v, ())))
+        self._chosen: dict[ir.Node, dict[str, dict[int, dict[int, int]]]] = {}
+        for group in channels.groups:
+            for (node, slot), axes in channels.chosen({group.name: np.zeros(group.size, bool)}).items():
+                self._chosen.setdefault(node, {}).setdefault(group.name, {})[slot] = axes
+
+    def groups_on(self, values: Iterable[ir.Value], node: ir.Node | None = None) -> tuple[str, ...]:
+        """Return the groups with a channel along an axis of one of these values, or in what a node reads."""
+        names = dict.fromkeys(name for v in values for name in self._on.get(v, ()))
+        return tuple(names if node is None else names | dict.fromkeys(self._chosen.get(node, ())))
+
+    def read(self, name: str | None, value: ir.Value, node: ir.Node, slot: int) -> Shape:
+        """Return the shape of what a node reads when all channels of a group are gone."""
+        gone = self._chosen.get(node, {}).get(name or "", {}).get(slot, {})
+        return tuple(s - gone.get(axis, 0) for axis, s in enumerate(self.without(name, value)))
 
     def without(self, name: str | None, value: ir.Value) -> Shape:
         """Return the shape of a value when all channels of a group are gone; None: of no group."""

@@ -143,14 +143,32 @@ class Channels:
         """Return the multiply-accumulates of one inference after the cut; nested graphs are not counted."""
         return sum(self.macs_by_node(keep).values())
 
+    def chosen(self, keep: Keep) -> dict[tuple[ir.Node, int], dict[int, int]]:
+        """Return (node, slot) -> axis -> how many positions a Gather in front of it leaves out there."""
+        found: dict[tuple[ir.Node, int], dict[int, int]] = {}
+        for name, mask in keep.items():
+            for site in self.group(name).sites:
+                value = site.node.inputs[site.slot]
+                own = site.channel_of >= 0
+                along = None if value is None else self.channels_along.get((value, site.axis))
+                if along is not None:  # what is cut out of the value itself
+                    own &= along < 0
+                if gone := int((~mask[site.channel_of[own]]).sum()):
+                    axes = found.setdefault((site.node, site.slot), {})
+                    axes[site.axis] = axes.get(site.axis, 0) + gone
+        return found
+
     def macs_by_node(self, keep: Keep) -> dict[str, int]:
         """Return node name -> multiply-accumulates after the cut, nodes with none left out."""
-        stays = self._stays(keep)
+        stays, chosen = self._stays(keep), self.chosen(keep)
         found: dict[str, int] = {}
         for index, (source, node) in enumerate(self.costly):
             op = OPS[node.domain, node.op_type]
             assert op.macs is not None
-            inputs = [None if v is None else self._cut_shape(v, stays) for v in source.inputs]
+            inputs = [
+                None if v is None else _less(self._cut_shape(v, stays), chosen.get((source, slot), {}))
+                for slot, v in enumerate(source.inputs)
+            ]
             outputs = [self._cut_shape(v, stays) for v in source.outputs if v.name]
             macs = int(op.macs(node, inputs, outputs))
             if macs:
@@ -169,3 +187,7 @@ class Channels:
             if op is not None and op.macs is not None and all(v in shapes for v in values):
                 found.append((node, as_node(node, graph.opset_imports)))
         return found
+
+
+def _less(shape: Shape, gone: Mapping[int, int]) -> Shape:
+    return tuple(size - gone.get(axis, 0) for axis, size in enumerate(shape))

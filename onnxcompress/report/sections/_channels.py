@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxcompress.core.channel_facts import ChannelFacts, CutFacts, GroupFacts, NodeFacts
@@ -103,9 +103,12 @@ def why(group: GroupFacts) -> str:
     return _ALSO.join(group.frozen)
 
 
-def kept_whole(channels: ChannelFacts, *, merged: bool) -> Table | None:
-    """Return the groups that cannot be cut with their reasons, one row a reason or a group."""
-    groups = frozen(channels)
+def kept_whole(channels: ChannelFacts, *, merged: bool, cut: Collection[str] = ()) -> Table | None:
+    """Return the groups that cannot be cut with their reasons, one row a reason or a group.
+
+    Of values of the input some may have been chosen all the same: those groups are in ``cut``.
+    """
+    groups = tuple(g for g in frozen(channels) if g.name not in cut)
     if not groups:
         return None
     if merged:

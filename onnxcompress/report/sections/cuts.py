@@ -31,7 +31,7 @@ def cuts(run: Run) -> tuple[Block, ...]:
     for cut in run.cuts:
         blocks += _proof(run, cut)
     if run.channels is not None:
-        whole = channels.kept_whole(run.channels, merged=True)
+        whole = channels.kept_whole(run.channels, merged=True, cut=channels.cut_groups(run.cuts))
         blocks += [whole] if whole is not None else []
     return tuple(blocks)
 

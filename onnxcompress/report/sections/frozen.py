@@ -20,5 +20,5 @@ def _more(run: Run) -> bool:
 def frozen(run: Run) -> tuple[Block, ...]:
     """Show every group that cannot be cut, with all reasons."""
     assert run.channels is not None
-    table = channels.kept_whole(run.channels, merged=False)
+    table = channels.kept_whole(run.channels, merged=False, cut=channels.cut_groups(run.cuts))
     return (table,) if table is not None else ()
