@@ -1,9 +1,10 @@
 """The schedule that fits a task: what the user set, and the rest found in quantities free of any scale.
 
 * Learning rate: a quarter of the largest rate with which a short run, started at a 1-bit version of the
-  weights (whatever they are to become), does not end worse than it started. Large rates let weights change
-  their codebook entry and regularise; too large ones undo the reference. On LeNet300 0.1 to 0.2 are best with
-  labels and 0.33 fails; without labels 0.7 to 1.5 are best and 2.2 fails.
+  weights (whatever they are to become), does not end worse than it started. Nor may it end with a network
+  that always answers the same, which is less bad than the 1-bit version of some small networks. Large rates
+  let weights change their codebook entry and regularise; too large ones undo the reference. On LeNet300 0.1
+  to 0.2 are best with labels and 0.33 fails; without labels 0.7 to 1.5 are best and 2.2 fails.
 * Penalty: over an L step of S SGD steps with rate η and momentum m, the penalty alone would shrink
   ‖w − Δ(Θ)‖ by exp(−μ η S/(1 − m)). The path runs from a weak pull (exponent ``FIRST_PULL``) to a rigid one
   (``LAST_PULL``), whatever the loss, the number of examples and the size of the network.
@@ -43,6 +44,8 @@ PROBE_STEPS = 60
 PROBE_EXAMPLES = 2048
 _CANDIDATES = 14
 _TIME_SHARE = 0.85
+_DEAD_SHARE = 0.1
+"""Share of what the reference is better than one answer for all inputs, below which a network has died."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,7 @@ class _Probe:
         generator = np.random.default_rng([task.seed, 0x9B0BE])
         self.examples = generator.permutation(task.train)[:PROBE_EXAMPLES]
         self.names: Sequence[str] = (*learner.compressed, *learner.others())
+        self.hardly_any: float | None = None
 
     def learning_rate(self) -> float:
         """Return the learning rate that the rule at the top of this file chooses."""
@@ -119,13 +123,15 @@ class _Probe:
         start = self.trainer.evaluate(self.examples, arrays=self.coarse).loss
         if not math.isfinite(start):
             start = 2 * base + 1
+        self.hardly_any = self._hardly_any()
         damage = max(start - base, 1e-3 * abs(base), 1e-12)
         slope = self._squared_gradient()
         if not slope > 0 or not math.isfinite(slope):
             return 1e-3
-        rate = damage / slope / 32
-        best, largest, least = rate, None, math.inf
-        for _ in range(_CANDIDATES):
+        first = damage / slope / 32
+        best, largest, least = first, None, math.inf
+        for doublings in range(_CANDIDATES):
+            rate = first * 2**doublings
             excess = (self._after(rate) - base) / damage
             if excess < least:
                 best, least = rate, excess
@@ -133,7 +139,9 @@ class _Probe:
                 largest = rate
             elif largest is not None:
                 break
-            rate *= 2
+        for halvings in range(1, _CANDIDATES):
+            if largest is None and self._after(first / 2**halvings) - base <= damage:
+                largest = first / 2**halvings
         return best / 2 if largest is None else LIMIT_SHARE * largest
 
     def step_s(self) -> float:
@@ -142,6 +150,17 @@ class _Probe:
         began = time.monotonic()
         self._run(steps, 1e-12)
         return max((time.monotonic() - began) / steps, 1e-6)
+
+    def _hardly_any(self) -> float | None:
+        """Return a metric that a network with one answer for all inputs nearly reaches; None: not known."""
+        if not self.trainer.higher_is_better:
+            return None
+        zero = {name: np.zeros_like(array) for name, array in self.coarse.items()}
+        worst = self.trainer.evaluate(self.examples, arrays=zero).metric
+        whole = self.trainer.evaluate(self.examples).metric
+        if worst is None or whole is None or not whole > worst:
+            return None
+        return worst + _DEAD_SHARE * (whole - worst)
 
     def _after(self, rate: float) -> float:
         """Return the loss after a short run with this rate; infinite where it diverged."""
@@ -169,7 +188,10 @@ class _Probe:
             )
             # A rate at which the trainer had to step back is too large.
             halved = outcome.stopped == "diverged" or len(trainer.warnings) > known
-            return math.inf if halved else trainer.evaluate(self.examples).loss
+            found = trainer.evaluate(self.examples)
+            reached = math.inf if found.metric is None else found.metric
+            dead = self.hardly_any is not None and reached < self.hardly_any
+            return math.inf if halved or dead else found.loss
         finally:
             del trainer.warnings[known:]
             with torch.no_grad():
