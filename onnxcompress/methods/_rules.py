@@ -68,7 +68,9 @@ class Term:
                     f"compression {self.word!r} has no setting {name!r}", fix=_close(name, known)
                 )
             kind = known.get(name, int)
-            if not fits(value, kind):
+            if not fits(value, kind) and fits(str(value), kind):  # scheme=2, a word that looks like a number
+                given[name] = str(value)
+            elif not fits(value, kind):
                 raise UsageError(f"{name} of {self.word} must be {kind_words(kind)}", why=f"found {value!r}")
         if "bits" in given and "entries" in given:
             raise UsageError(f"bits and entries of {self.word} say the same", fix="give one of them")

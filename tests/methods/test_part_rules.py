@@ -134,3 +134,11 @@ def test_a_rule_is_read_as_it_was_written(which, several):
     parenthesised = any("(" in str(v) or ")" in str(v) for t in several for _, v in t.settings)
     if not parenthesised:  # no setting there is has a value with parentheses
         assert _of_text(str(rule)) == rule
+
+
+def test_a_word_that_looks_like_a_number_is_read_as_the_word():
+    given, quoted = (read_rule(f"w=low-rank(rank=3, scheme={s})").projection() for s in ("2", '"2"'))
+    assert given == quoted
+    assert given.scheme == "2"
+    with pytest.raises(UsageError, match="scheme of low-rank must be one of auto, 1, 2: found 7"):
+        read_rule("w=low-rank(rank=3, scheme=7)")
