@@ -15,7 +15,8 @@ from onnxcompress.encodings._base import Projection
 from onnxcompress.encodings.codebook import AdaptiveCodebook
 from onnxcompress.encodings.dense import Dense
 from onnxcompress.encodings.sparse import L0Penalty
-from onnxcompress.engine.lc.loop import Learned, Part, Schedule, Score, State, compress, project
+from onnxcompress.engine.lc.learner import Learned, Score
+from onnxcompress.engine.lc.loop import Part, Schedule, State, compress, project
 
 
 @dataclass(frozen=True)

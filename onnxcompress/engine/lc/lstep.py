@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from onnxcompress.core.encoding import Array
-from onnxcompress.engine.lc.loop import Learned, Pull, Score
+from onnxcompress.engine.lc.learner import Learned, Pull, Score
 from onnxcompress.engine.training.augmentation import Augmentation
 from onnxcompress.engine.training.penalty import QuadraticPenalty
 from onnxcompress.engine.training.trainer import Trainer
@@ -30,7 +30,7 @@ class TrainedLearner:
         progress: told (step, fraction of this L step, words).
         by_loss: judge states by the validation loss, not by the metric.
         augmentation: changes examples while training.
-        sufficient: see :class:`~onnxcompress.engine.lc.loop.Learner`.
+        sufficient: see :class:`~onnxcompress.engine.lc.learner.Learner`.
     """
 
     def __init__(

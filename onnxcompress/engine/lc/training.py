@@ -17,7 +17,8 @@ from onnxcompress.core.task import Task
 from onnxcompress.encodings.codebook import AdaptiveCodebook
 from onnxcompress.engine.graph.torchgraph import TorchGraph
 from onnxcompress.engine.lc.keeping import put_together, taken_apart
-from onnxcompress.engine.lc.loop import Part, Schedule, Score, State, compress, project
+from onnxcompress.engine.lc.learner import Score
+from onnxcompress.engine.lc.loop import Part, Schedule, State, compress, project
 from onnxcompress.engine.lc.lstep import TrainedLearner
 from onnxcompress.engine.lc.schedule import Wishes, fit_schedule
 from onnxcompress.engine.training.augmentation import Augmentation
