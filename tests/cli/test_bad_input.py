@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -380,7 +381,8 @@ def garbage(path):
 
 @pytest.mark.parametrize("suffix", [".npz", ".npy", ".txt", ".py:function", ".png", ""])
 @pytest.mark.parametrize("make", [None, empty, garbage, directory])
-def test_data_that_cannot_be_read(call, folder, make, suffix):
+def test_data_that_cannot_be_read(call, folder, make, suffix, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)  # as for a user who set nothing
     if make is not None:
         make(folder / f"data{suffix.partition(':')[0]}")
     refused(call, folder, USAGE, f"{LC} --bits 2 --data data{suffix}", says="data")

@@ -54,12 +54,15 @@ def load_function(path: Path, name: str, noun: str) -> Callable[..., Any]:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and pickling of workers in the user's file look it up here
+    kept, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # nothing is written beside the user's file
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         raise UsageError(
             f"cannot load the {noun}", where=where, why=f"{type(error).__name__}: {error}"
         ) from error
+    finally:
+        sys.dont_write_bytecode = kept
     found = getattr(module, name, None)
     if not callable(found):
         raise UsageError(f"cannot load the {noun}", where=where, why=f"the file defines no function '{name}'")
