@@ -136,7 +136,7 @@ def compress(request: Request) -> Run:
                 facts.model_facts(staged.path, final, original.shapes, name=name),
             ),
             methods=(*decided.facts, *folded),
-            weights=facts.weight_facts(original.model, _changed(original.model, decided)),
+            weights=facts.weight_facts(original.model, _changed(original.model, decided, gone)),
             refusals=refusals,
             warnings=tuple(dict.fromkeys(warnings)),
             comparisons=comparisons,
@@ -251,13 +251,13 @@ def _without_duplicates(decided: _Decided, original: Original, seed: int) -> _De
     return replace(decided, model=joined.model, simplified=(*decided.simplified, joined.facts))
 
 
-def _changed(before: Model, decided: _Decided) -> dict[str, Encoding]:
-    """Return how the weights are stored now that were encoded or cut, those that are gone left out."""
+def _changed(before: Model, decided: _Decided, gone: frozenset[str]) -> dict[str, Encoding]:
+    """Return how the weights are stored now that were encoded or cut, those that are ``gone`` left out."""
     after = decided.model
     encoded = {name for plan in decided.plans for name in plan.weights}
     found = quantised_weights(decided.plans)
     for name, weight in before.weights.items():
-        if name in found:
+        if name in found or name in gone:
             continue
         if name in decided.factored:
             stored = as_stored(after, decided.factored[name])
