@@ -2,8 +2,8 @@
 
 Usage: ``python benchmarks/int8_models.py --shared ../shared [--models NAME …] [--latency 0.36]``
 
-Two command lines a model: ``--method int8``, and the chain ``--method magnitude --target latency=…``,
-``--method finetune`` with ``--max-time``, ``--method int8 --way fastest``, which leaves the model float where
+Two command lines a model: ``--method int8``, and the chain ``--method lossless``, ``--method magnitude
+--target latency=…``, ``--method finetune`` with ``--max-time``, ``--method int8 --way fastest``, which leaves the model float where
 8 bits are not faster here. Models of pictures are trained, calibrated and judged on the photographs of the
 shared data without labels; models of sound, for which there is no data, on random numbers: speed hardly
 depends on them, errors do, and the table says which it was. Results are added to
@@ -28,7 +28,7 @@ PHOTOS: dict[str, dict[str, Any]] = {
 
 NAMES = (*PHOTOS, "speech_recog", "dnsmos_sig_bak_ovr")
 EXAMPLES = 64
-CHAIN = ("magnitude", "finetune", "int8")
+CHAIN = ("lossless", "magnitude", "finetune", "int8")
 
 
 def measured(

@@ -11,12 +11,16 @@ by its mean over the group, so that large and small groups, with many and few we
 and, where work or parameters are to be saved, by the square root of what one channel of the group costs. The
 threshold is the highest number of channels for which the goal holds, with every group rounded to the nearest
 of its widths and no group below a tenth of its channels.
+
+Where the goal is a measured latency, widths below a block are tried only if whole blocks do not reach it: a
+part of a block is computed as a whole one, and joining several that are not whole costs time besides.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -124,18 +128,45 @@ def allocate(
     """
     if not groups:
         return Allocation({})
-    if scope == "layer":
-        ladder: _Layers | _Joint = _Layers(groups, round_to)
-    else:
-        ladder = _Joint(groups, scores, target, round_to, costs)
-    if scope == "layer" and target.quantity == "channels":
-        kept = ladder.widths(target.share)
-        reached = _share(target, groups, _masks(groups, scores, kept), costs)
-    else:
-        kept, reached = _search(ladder, groups, scores, target, costs)
+    kept, reached = _Question(groups, scores, target, scope, round_to, costs).answer()
     keep = _masks(groups, scores, kept)
     whole = {g.name: _why_whole(g, target, round_to) for g in groups if g.name not in keep}
     return Allocation(keep, whole, reached)
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What :func:`allocate` was asked."""
+
+    groups: Sequence[Group]
+    scores: Mapping[str, Array]
+    target: Target
+    scope: Scope
+    round_to: int
+    costs: Costs | None
+
+    def answer(self) -> tuple[list[int], float]:
+        """Return how many channels of each group stay, and what share of the quantity that is."""
+        groups, target, round_to = self.groups, self.target, self.round_to
+        allowed = [widths(g.size, positions(g), round_to) for g in groups]
+        if self.scope == "layer" and target.quantity == "channels":
+            kept = _Layers(groups, allowed).widths(target.share)
+            return kept, _share(target, groups, _masks(groups, self.scores, kept), self.costs)
+        if target.quantity == "latency":
+            whole = [_whole_blocks(a, positions(g), round_to) for g, a in zip(groups, allowed, strict=True)]
+            with suppress(UnsupportedError):
+                return self._searched(whole)
+        return self._searched(allowed)
+
+    def _searched(self, allowed: Sequence[Array]) -> tuple[list[int], float]:
+        ladder = _Layers(self.groups, allowed) if self.scope == "layer" else _Joint(self, allowed)
+        return _search(ladder, self.groups, self.scores, self.target, self.costs)
+
+
+def _whole_blocks(allowed: Array, positions: int, round_to: int) -> Array:
+    """Return those of the widths that are no less than one block, or the largest."""
+    whole: Array = allowed[(allowed * positions >= round_to) | (allowed == allowed[-1])]
+    return whole
 
 
 def widths(size: int, positions: int = 1, round_to: int = 16) -> Array:
@@ -172,10 +203,10 @@ def positions(group: Group) -> int:
 class _Layers:
     """The share of each group that stays, as a level from 0 to 1."""
 
-    def __init__(self, groups: Sequence[Group], round_to: int) -> None:
-        self._allowed = [widths(g.size, positions(g), round_to) for g in groups]
+    def __init__(self, groups: Sequence[Group], allowed: Sequence[Array]) -> None:
+        self._allowed = allowed
         self._sizes = [g.size for g in groups]
-        shares = [allowed / allowed[-1] for allowed in self._allowed]
+        shares = [own / own[-1] for own in allowed]
         self.levels: Array = np.unique(np.concatenate(shares)) if shares else np.ones(1)
 
     def widths(self, share: float) -> list[int]:
@@ -188,21 +219,15 @@ class _Layers:
 class _Joint:
     """The number of channels of all groups together that stay, as a level."""
 
-    def __init__(
-        self,
-        groups: Sequence[Group],
-        scores: Mapping[str, Array],
-        target: Target,
-        round_to: int,
-        costs: Costs | None,
-    ) -> None:
-        self._allowed = [widths(g.size, positions(g), round_to) for g in groups]
+    def __init__(self, question: _Question, allowed: Sequence[Array]) -> None:
+        groups = question.groups
+        self._allowed = allowed
         self._floors = [
-            int(allowed[np.searchsorted(allowed, _floor(g.size, round_to))])
-            for g, allowed in zip(groups, self._allowed, strict=True)
+            int(own[np.searchsorted(own, _floor(g.size, question.round_to))])
+            for g, own in zip(groups, allowed, strict=True)
         ]
-        price = _prices(groups, target, costs)
-        fair = [_fair(scores[g.name]) / price[g.name] for g in groups]
+        price = _prices(groups, question.target, question.costs)
+        fair = [_fair(question.scores[g.name]) / price[g.name] for g in groups]
         self._owner = np.repeat(np.arange(len(groups)), [g.size for g in groups])
         self._order = np.argsort(-np.concatenate(fair), kind="stable") if fair else np.zeros(0, np.int64)
         self.levels: Array = np.arange(len(self._order) + 1)

@@ -160,6 +160,37 @@ def test_latency_is_measured_a_few_times_only() -> None:
     assert 0.4 < found.reached <= 0.6
 
 
+@pytest.mark.parametrize("scope", ["layer", "joint"])
+def test_latency_takes_whole_blocks_and_parts_of_them_only_where_they_must_be(scope) -> None:
+    """A machine that computes blocks of 16, and takes time to join what is not whole."""
+    sizes = {"a": 64, "b": 24, "c": 10}
+    groups = [group(n, s) for n, s in sizes.items()]
+
+    def measured(joining: float):
+        def latency(keep):
+            kept = [s if n not in keep else int(keep[n].sum()) for n, s in sizes.items()]
+            return sum(-(-k // 16) + joining * (k % 16 > 0) for k in kept) / 7
+
+        return latency
+
+    def asked(share: float, joining: float):
+        macs = linear(dict.fromkeys(sizes, 1.0))(sizes)
+        costs = Costs(macs, macs, measured(joining))
+        found = allocate(groups, scores_of(groups), Target("latency", share), scope=scope, costs=costs)
+        return {n: int(mask.sum()) for n, mask in found.keep.items()}, found
+
+    # Three blocks stay at least: "a" and "b" one each, and "c", which is less than one.
+    kept, found = asked(0.5, joining=0.01)
+    assert kept == {"a": 16, "b": 16}
+    assert found.reached <= 0.5
+    # Where parts of blocks are measured to be faster, they are taken once whole ones do not do.
+    kept, found = asked(0.3, joining=-0.6)
+    assert min(kept.values()) < 16
+    assert found.reached <= 0.3
+    with pytest.raises(UnsupportedError, match="latency cannot be reached"):
+        asked(0.2, joining=0.01)
+
+
 def test_joint_meets_a_target_at_least_as_well_as_any_smaller_count() -> None:
     """The bisection finds the highest level at which the target holds (checked against all levels)."""
     sizes = {"a": 24, "b": 40}

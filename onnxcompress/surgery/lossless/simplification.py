@@ -13,6 +13,7 @@ from onnxcompress.surgery.lossless.constants import fold_constants, store_consta
 from onnxcompress.surgery.lossless.duplicates import merge_constants, merge_nodes
 from onnxcompress.surgery.lossless.passing import remove_passing
 from onnxcompress.surgery.lossless.proof import prove_exact, prove_rounding
+from onnxcompress.surgery.lossless.space_to_depth import fold_space_to_depth
 from onnxcompress.surgery.lossless.unused import freeze_inputs, remove_unused
 from onnxcompress.surgery.lossless.workpiece import Workpiece
 
@@ -37,11 +38,13 @@ RULES = (
     Rule("Constant nodes", "constants stored as initializers, in fewer bytes", store_constants),
 )
 DUPLICATES = Rule("duplicates", "constants that are stored already", merge_constants)
-NORMALISATION, SCALES = "normalisation", "scales and shifts"
+NORMALISATION, SCALES, DEPTH = "normalisation", "scales and shifts", "space to depth"
 WORDS = {
     NORMALISATION: "folded into the weights of the layer beside it",
     SCALES: "folded into the weights of the layer beside them",
+    DEPTH: "nodes that put pixels along the channels, for a convolution that reads the picture itself now",
 }
+"""Rules after which outputs are equal to rounding."""
 
 ROUNDS = 50
 """Rules are applied again while one of them finds something, so many times at most."""
@@ -129,12 +132,15 @@ def simplify(
         tally.work = work
         for normalisations, names in fold_affine(work):
             tally.add(NORMALISATION if normalisations else SCALES, names)
+        tally.add(DEPTH, list(fold_space_to_depth(work)))
         refusals = tuple(Refusal(where, f"is not folded: {why}") for where, why in work.refused.items())
         if WORDS.keys() & tally.found.keys():
             _exact(work, tally)
             result = work.model()
             precise = Workpiece(exact)
             for _ in fold_affine(precise, precise=True):
+                pass
+            for _ in fold_space_to_depth(precise):
                 pass
             proof = prove_rounding(exact, precise.model(), result, shapes, proof, seed=seed)
     if not tally.found:
