@@ -33,8 +33,8 @@ _MOVES = frozenset(
 """Operators that put elements elsewhere and compute nothing, as long as all they read besides is constant."""
 
 _FEW, _BLOCK = 8, 16
-"""onnxruntime convolves up to 8 channels of any number fast, and multiples of 16; between, a kernel over the
-picture can be twice as slow as one over its depth (benchmarks/space_to_depth.py)."""
+"""Reading the picture itself is faster in onnxruntime with up to 8 channels, and for kernels of 1 x 1 with
+multiples of 16; otherwise it is no gain, and nearly twice as slow with 18 (benchmarks/space_to_depth.py)."""
 
 _MOST_NODES = 64
 _MOST_ELEMENTS = 1 << 25
@@ -116,16 +116,15 @@ def _refusal(work: Workpiece, node: ir.Node, depth: _Depth) -> str | None:
         return "it has groups or dilations, and keeps the space-to-depth in front of it"
     if "auto_pad" in node.attributes and node.attributes["auto_pad"].as_string() not in ("NOTSET", "VALID"):
         return "its padding goes by its input's size, and it keeps the space-to-depth in front of it"
-    if channels > _FEW and channels % _BLOCK:
+    taps = int(np.prod(_array(work, node).shape[2:]))
+    if channels > _FEW and (channels % _BLOCK or taps > 1):
         return f"a convolution of {channels} channels would be slower than the space-to-depth in front of it"
     return None
 
 
 def _fold(work: Workpiece, node: ir.Node, depth: _Depth) -> None:
-    weight, squares = node.inputs[1], depth.squares
-    array = work.array(weight)
+    weight, squares, array = node.inputs[1], depth.squares, _array(work, node)
     assert weight is not None
-    assert array is not None
     work.set(weight, spread(array, squares))
     steps, pads = _ints(node, "strides", 1), _ints(node, "pads", 0)
     sides = (squares.rows, squares.columns)
@@ -144,6 +143,13 @@ def _fold(work: Workpiece, node: ir.Node, depth: _Depth) -> None:
         read = [v for v in moving.inputs if v is not None]
         work.ir.graph.remove(moving, safe=True)
         work.drop_unread(read)
+
+
+def _array(work: Workpiece, node: ir.Node) -> Array:
+    """Return the weight of a convolution whose weight is fixed."""
+    array = work.array(node.inputs[1])
+    assert array is not None
+    return array
 
 
 def spread(weights: Array, squares: Squares) -> Array:

@@ -101,6 +101,12 @@ FORMS = {
         weights(),
         (2, 2),
     ),
+    "many channels, a kernel of one place": (
+        DEEP + "y = Conv (d, w)",
+        "float[N, 16, H, W] x",
+        {"w": (5, 64, 1, 1)},
+        (2, 2),
+    ),
     "limits that all of a picture fits in": (
         slices(end=12)[0] + CONV,
         FIXED,
@@ -118,6 +124,10 @@ def simplified(body, inputs, given, shape, *, rounding=True):
     return model, found, rules
 
 
+def shape_of(inputs):
+    return (2, int(inputs.split(",")[1]), 12, 8)
+
+
 def outputs_agree(before, after, shape):
     x = np.random.default_rng(5).normal(size=shape)
     np.testing.assert_allclose(run(after, x=x)["y"], run(before, x=x)["y"], rtol=1e-4, atol=1e-5)
@@ -126,16 +136,16 @@ def outputs_agree(before, after, shape):
 @pytest.mark.parametrize("name", FORMS)
 def test_the_convolution_reads_the_picture_itself(name):
     body, inputs, given, sides = FORMS[name]
-    before, found, rules = simplified(body, inputs, given, (2, 3, 12, 8))
+    before, found, rules = simplified(body, inputs, given, shape := shape_of(inputs))
     left = [n.op_type for n in found.model.ir.graph]
     assert left == (["Relu", "Conv"] if "between" in name else ["Conv"])
     assert set(found.model.ir.graph.initializers) == {"w", "b"} & set(given)
     assert not rules["space to depth"].exact
-    shape, old = found.model.array("w").shape, before.array("w").shape
-    assert shape[2:] == (old[2] * sides[0], old[3] * sides[1])
+    new, old = found.model.array("w").shape, before.array("w").shape
+    assert new[2:] == (old[2] * sides[0], old[3] * sides[1])
     assert found.model.array("w").size == before.array("w").size
     assert found.facts.proof.float64_error < 1e-12
-    outputs_agree(before, found.model, (2, 3, 12, 8))
+    outputs_agree(before, found.model, shape)
     if inputs == OPEN:
         outputs_agree(before, found.model, (1, 3, 10, 14))
 
@@ -181,16 +191,22 @@ STAY = {
     "widths that are slow": (
         DEEP + "y = Conv (d, w)",
         "float[N, 12, H, W] x",
-        {"w": (5, 48, 3, 3)},
+        {"w": (5, 48, 1, 1)},
         "12 channels",
     ),
-}  # fmt: skip
+    "kernels that are slow": (
+        DEEP + "y = Conv (d, w)",
+        "float[N, 16, H, W] x",
+        {"w": (5, 64, 3, 3)},
+        "16 channels",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", STAY)
 def test_what_stays_and_why(name):
     body, inputs, given, why = STAY[name]
-    before, found, rules = simplified(body, inputs, given, (2, 12 if "slow" in name else 3, 12, 8))
+    before, found, rules = simplified(body, inputs, given, shape_of(inputs))
     left = [n.op_type for n in found.model.ir.graph]
     if why == "Slice":
         # What lies behind the reversal is one; the reversal itself is none.
@@ -202,7 +218,7 @@ def test_what_stays_and_why(name):
         reasons = [r.why for r in found.refusals]
         assert reasons == [] if why is None else all(why in reason for reason in reasons)
         assert bool(reasons) == (why is not None)
-    outputs_agree(before, found.model, (2, 12 if "slow" in name else 3, 12, 8))
+    outputs_agree(before, found.model, shape_of(inputs))
 
 
 @settings(max_examples=40, deadline=None)
