@@ -186,7 +186,8 @@ class Workpiece:
             assert producer is not None
             producer.attributes.clear()
             producer.attributes["value"] = ir.AttrTensor("value", changed)
-        value.shape, value.dtype = ir.Shape(array.shape), changed.dtype
+        # A clone shares its types with the original: one of its own, not another content for the same.
+        value.shape, value.type = ir.Shape(array.shape), ir.TensorType(changed.dtype)
         self._encodings.pop(value, None)
 
     def store(self, graph: ir.Graph, value: ir.Value, array: Array) -> None:

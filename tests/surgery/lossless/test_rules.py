@@ -383,6 +383,17 @@ def test_weights_that_are_inputs_stay_unless_they_are_frozen(ir_version):
     assert frozen.ir.ir_version == max(4, ir_version)
 
 
+def test_the_proof_in_float64_leaves_the_types_of_weights_alone():
+    """What was an input has a type that clones share; onnxruntime refuses a later file where it is another."""
+    body, weights, _ = FOLDED["conv and normalisation"]
+    model = with_inputs(spelled(body), IMAGE, weights, opset=9, ir_version=3)
+    frozen, rules, _ = done(model, BATCH, freeze=True)
+    assert "normalisation" in rules
+    for one in (model, frozen):
+        constants = one.ir.graph.initializers.values()
+        assert [v.dtype for v in constants] == [v.const_value.dtype for v in constants]
+
+
 def test_custom_operators_functions_and_metadata_stay():
     body = (
         "a = Identity (x) b = my.Twice (a) c = my.Twice (a) k = com.microsoft.BiasGelu (b, z) y = Add (b, c)"
