@@ -384,7 +384,7 @@ def test_weights_that_are_inputs_stay_unless_they_are_frozen(ir_version):
 
 
 def test_the_proof_in_float64_leaves_the_types_of_weights_alone():
-    """What was an input has a type that clones share; onnxruntime refuses a later file where it is another."""
+    """What was an input has a type that clones share; onnxruntime refuses a file where it is another."""
     body, weights, _ = FOLDED["conv and normalisation"]
     model = with_inputs(spelled(body), IMAGE, weights, opset=9, ir_version=3)
     frozen, rules, _ = done(model, BATCH, freeze=True)
