@@ -55,6 +55,8 @@ class Gate(nn.Module):
 
     def values(self, examples: int | None) -> torch.Tensor:
         """Return the factors, examples × channels; None: without noise, for one example."""
+        if float(self.log_variance.detach()[0]) == -math.inf:
+            return self.kept[None]  # settled: neither noise nor anything to learn
         if examples is None:
             return (self.mean * self.kept)[None]
         deviation = (self.log_variance / 2).exp()

@@ -97,13 +97,13 @@ def shifted(images: torch.Tensor, pixels: torch.Tensor, linear: torch.Tensor | N
 
 def rolled(images: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
     """Return images N C H W moved by whole ``pixels`` (N, 2: along W, along H); edges are repeated."""
-    height, width = images.shape[2:]
+    examples, channels, height, width = images.shape
     columns = (torch.arange(width, device=images.device) - pixels[:, :1]).clamp(0, width - 1)
     rows = (torch.arange(height, device=images.device) - pixels[:, 1:]).clamp(0, height - 1)
-    examples = torch.arange(len(images), device=images.device)[:, None, None]
-    # Channels go last for the look-up, so that one index fetches all of a pixel.
-    found: torch.Tensor = images.movedim(1, -1)[examples, rows[:, :, None], columns[:, None, :]]
-    return found.movedim(-1, 1)
+    # One number a pixel: looking up by row and by column takes two to four times as long.
+    places = (rows[:, :, None] * width + columns[:, None, :]).reshape(examples, 1, height * width)
+    found = images.flatten(2).gather(2, places.expand(-1, channels, -1))
+    return found.reshape(examples, channels, height, width)
 
 
 def channels_last(shape: tuple[int, ...]) -> bool | None:
