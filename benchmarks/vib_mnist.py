@@ -57,12 +57,13 @@ RECIPES: dict[str, tuple[dict[str, Any], ...]] = {
     # Each stage works on the network that the one before has cut, which makes most epochs cheap.
     "lenet300": (
         {**PIXELS, "target": "params=0.12", "epochs": 8.0, "after": 0.0},
-        {**PIXELS, "target": "params=7986,elements=177", "epochs": 8.0, "after": 80.0},
+        {**PIXELS, "target": "params=0.45", "epochs": 15.0, "after": 0.0},
+        {**PIXELS, "target": "params=7986,elements=177", "epochs": 40.0, "after": 200.0},
     ),
     "lenet5": (
         {**COMMON, "target": "macs=0.25", "epochs": 1.5, "after": 0.0},
         {**COMMON, "target": "macs=0.25", "epochs": 4.0, "after": 0.0},
-        {**COMMON, "target": "macs=75k,params=2480,elements=585", "epochs": 5.0, "after": 40.0},
+        {**COMMON, "target": "params=2740,macs=79k,elements=546", "epochs": 10.0, "after": 80.0},
     ),
 }
 

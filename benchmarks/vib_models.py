@@ -3,10 +3,11 @@
 Usage: ``python benchmarks/vib_models.py --shared ../shared [--only mnist_cntk …] [--methods vib]``
 
 Both methods have the same examples, the same passes over them, and two tries, of which the validation split
-chooses the one with the smaller loss: ``--method vib --target macs=0.5`` spends a third or half of the
-passes with gates and the rest without; ``--method magnitude --target macs=0.5 --method finetune`` spends all
-of them on fine-tuning, cut by one ranking for the whole network or by the same share of every layer. What is
-told is measured once, on the file of the chosen try.
+chooses the one with the smaller loss: ``--method vib --target macs=0.5`` spends half of the passes with gates
+and half without, its gamma scaled by what channels cost or, as in the paper, by the size of their feature
+maps; ``--method magnitude --target macs=0.5 --method finetune`` spends all of them on fine-tuning, cut by one
+ranking for the whole network or by the same share of every layer. What is told is measured once, on the file
+of the chosen try.
 
 Digits and CIFAR-10 have labels: the test error is told. The audio models have none and the original teaches:
 coloured noise with a random envelope stands for sound, and it is told, on examples that were not trained on,
@@ -42,7 +43,10 @@ def tries(method: str, epochs: float, batch_size: int) -> list[dict[str, Any]]:
     """Return the options of each try of a method."""
     common = {"target": "macs=0.5", "round_to": 1, "batch_size": batch_size}
     if method == "vib":
-        return [{**common, "epochs": epochs * part, "after": epochs * (1 - part)} for part in (1 / 3, 1 / 2)]
+        return [
+            {**common, "epochs": epochs / 2, "after": epochs / 2, "scaling": scaling}
+            for scaling in ("cost", "map")
+        ]
     return [{**common, "scope": scope, "epochs": epochs} for scope in ("joint", "layer")]
 
 
@@ -61,7 +65,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=METHODS)
     parser.add_argument("--epochs", type=float, default=None, help="passes over the examples")
     parser.add_argument(
-        "--limit", type=int, default=6000, help="examples to train on, where there are labels"
+        "--limit", type=int, help="examples to train on, where there are labels; default: all"
     )
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -88,7 +92,8 @@ def measure(name: str, method: str, arguments: argparse.Namespace) -> dict[str, 
     source, found = arguments.shared / "models" / f"{name}.onnx", []
     with tempfile.TemporaryDirectory() as folder:
         if name in LABELLED:
-            data, data_options = arguments.shared / "data" / LABELLED[name], {"limit": arguments.limit}
+            data = arguments.shared / "data" / LABELLED[name]
+            data_options = {} if arguments.limit is None else {"limit": arguments.limit}
         else:
             data, data_options = Path(folder) / "sound.npz", {}
             np.savez(data, **made(source, AUDIO[name]))
@@ -109,13 +114,14 @@ def measure(name: str, method: str, arguments: argparse.Namespace) -> dict[str, 
             found.append((loss, number, options, result.run, out.stat().st_size))
     _, _, options, run, size = min(found, key=lambda one: one[0])
     before, after = run.models
+    facts = run.methods[-1].training
     cost = next(c for c in run.comparisons if c.reference == "original")
     return {
         "model": name,
         "method": method,
         "options": options,
         "validation_losses": [one[0] for one in found],
-        "examples": arguments.limit if name in LABELLED else AUDIO[name],
+        "examples": facts.train_examples + facts.validation_examples,
         "macs": (after.macs or 0) / max(before.macs or 1, 1),
         "bytes": [before.size_bytes, size],
         "metric": run.accuracy.metric if run.accuracy else None,

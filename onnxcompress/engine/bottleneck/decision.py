@@ -17,8 +17,8 @@ Keep = Mapping[str, Array]
 
 _LATENCY_LEVELS = 8
 
-_FILLINGS = 4
-"""Times that every group may be widened by a block."""
+_FILLINGS = 64
+"""Times that every group may be widened by a block, where the target leaves so much."""
 
 
 @dataclass(frozen=True)

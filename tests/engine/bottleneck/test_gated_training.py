@@ -14,6 +14,7 @@ from onnx import helper
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from pruning_models import conv_net, mlp, model_of
 
+from onnxcompress.core.channels import Group, Member
 from onnxcompress.core.errors import UnsupportedError
 from onnxcompress.engine.bottleneck.choice import gated_groups, weights_of_gamma
 from onnxcompress.engine.bottleneck.decision import decide, filled
@@ -312,6 +313,25 @@ def test_the_decision_takes_the_threshold_or_just_meets_the_target():
     assert all(mask.sum() >= 1 for mask in nothing.keep.values())
     with pytest.raises(UnsupportedError):
         decide(groups, alphas, 1.0, share=lambda keep: channels.macs(keep) / total, most=1e-6)
+
+
+def test_what_a_costly_channel_leaves_of_the_target_is_filled_with_cheap_ones():
+    def group(name, size):
+        return Group(name, size, (Member(f"{name}.w", 0, np.arange(size), False),), ())
+
+    groups, price = (group("costly", 3), group("cheap", 60)), {"costly": 100.0, "cheap": 1.0}
+    alphas = {"costly": np.array([90.0, 80.0, 70.0]), "cheap": np.linspace(60, 1, 60)}
+
+    def share(keep):
+        kept = {g.name: g.size if g.name not in keep else keep[g.name].sum() for g in groups}
+        return sum(price[n] * k for n, k in kept.items()) / 360
+
+    # All of the second costly channel does not fit, and of the cheap ones no more than half.
+    found = decide(groups, alphas, 1.0, share=share, most=0.36)
+    assert found.keep["cheap"].sum() == 1, "the threshold lies between the costly ones"
+    more = filled(found, groups, alphas, round_to=1, share=share, most=0.36)
+    assert (more.keep["costly"].sum(), more.keep["cheap"].sum()) == (1, 29)
+    assert more.keep["cheap"][:29].all()
 
 
 def test_gamma_per_group_is_one_on_average_and_follows_what_a_channel_costs():
