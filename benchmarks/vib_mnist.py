@@ -58,7 +58,13 @@ RECIPES: dict[str, tuple[dict[str, Any], ...]] = {
     "lenet300": (
         {**PIXELS, "target": "params=0.12", "epochs": 8.0, "after": 0.0},
         {**PIXELS, "target": "params=0.45", "epochs": 15.0, "after": 0.0},
-        {**PIXELS, "target": "params=7986,elements=177", "epochs": 40.0, "after": 200.0},
+        {
+            **PIXELS,
+            "target": "params=7986,elements=177",
+            "scaling": "constant",
+            "epochs": 40.0,
+            "after": 200.0,
+        },
     ),
     "lenet5": (
         {**COMMON, "target": "macs=0.25", "epochs": 1.5, "after": 0.0},
