@@ -134,6 +134,10 @@ def allocate(
     return Allocation(keep, whole, reached)
 
 
+class _OutOfReachError(UnsupportedError):
+    """The least widths leave more than the target."""
+
+
 @dataclass(frozen=True)
 class _Question:
     """What :func:`allocate` was asked."""
@@ -154,7 +158,7 @@ class _Question:
             return kept, _share(target, groups, _masks(groups, self.scores, kept), self.costs)
         if target.quantity == "latency":
             whole = [_whole_blocks(a, positions(g), round_to) for g, a in zip(groups, allowed, strict=True)]
-            with suppress(UnsupportedError):
+            with suppress(_OutOfReachError):
                 return self._searched(whole)
         return self._searched(allowed)
 
@@ -262,7 +266,7 @@ def _search(
     least = share_at(levels[low])
     if least > target.share + 1e-9:
         what = {"params": "parameters", "macs": "multiply-accumulates"}.get(target.quantity, target.quantity)
-        raise UnsupportedError(
+        raise _OutOfReachError(
             f"{target.share:g} of the {what} cannot be reached",
             why=f"{least:.3g} stay with every group that may be cut at its least width",
             fix="ask for less, or let more be cut: `onnxcompress inspect` says what is frozen",

@@ -191,6 +191,21 @@ def test_latency_takes_whole_blocks_and_parts_of_them_only_where_they_must_be(sc
         asked(0.2, joining=0.01)
 
 
+def test_a_measurement_that_fails_is_told_and_not_taken_for_a_target_out_of_reach() -> None:
+    asked = []
+
+    def latency(keep):
+        asked.append(keep)
+        raise UnsupportedError("onnxruntime cannot load the model")
+
+    groups = [group("a", 64)]
+    with pytest.raises(UnsupportedError, match="cannot load"):
+        allocate(
+            groups, scores_of(groups), Target("latency", 0.5), costs=Costs(lambda _: 1, lambda _: 1, latency)
+        )
+    assert len(asked) == 1
+
+
 def test_joint_meets_a_target_at_least_as_well_as_any_smaller_count() -> None:
     """The bisection finds the highest level at which the target holds (checked against all levels)."""
     sizes = {"a": 24, "b": 40}

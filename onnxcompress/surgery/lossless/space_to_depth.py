@@ -27,9 +27,8 @@ from onnxcompress.core.errors import OnnxCompressError
 from onnxcompress.engine.runtime import open_session
 from onnxcompress.surgery.lossless.workpiece import Dims, Workpiece, label, number, plain
 
-_MOVES = frozenset(
-    ["Concat", "Gather", "Identity", "Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze", "Transpose"]
-) | {"Unsqueeze"}  # fmt: skip
+_RESHAPING = ("Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+_MOVES = frozenset([*_RESHAPING, "Concat", "Gather", "Slice", "SpaceToDepth", "Split"])
 """Operators that put elements elsewhere and compute nothing, as long as all they read besides is constant."""
 
 _FEW, _BLOCK = 8, 16
@@ -39,8 +38,8 @@ multiples of 16; otherwise it is no gain, and nearly twice as slow with 18 (benc
 _MOST_NODES = 64
 _MOST_ELEMENTS = 1 << 25
 
-_TRIAL = 24
-"""Open lengths are tried as multiples of this, which the side of a square divides."""
+_TRIAL = 336
+"""Open lengths are tried as multiples of this: of 2, 3, 4, 6, 7, 8, 12, 14, 16, usual sides of squares."""
 
 _UNBOUNDED = 1 << 30
 """Ends of a Slice from which on they mean "to the end"."""
@@ -262,7 +261,7 @@ def _trials(work: Workpiece, source: ir.Value, nodes: tuple[ir.Node, ...]) -> li
             )
             for batch, more in ((2, (1, 2)), (1, (3, 1)))
         ]
-    return [t for t in trials if np.prod(t, dtype=float) <= _MOST_ELEMENTS]
+    return trials if all(np.prod(t, dtype=float) <= _MOST_ELEMENTS for t in trials) else []
 
 
 def _moved(
@@ -292,7 +291,7 @@ def _moved(
 
 
 def _ints(node: ir.Node, name: str, default: int) -> list[int]:
-    """Return an attribute of a convolution that holds a number an axis."""
+    """Return an attribute that holds integers; without it the default, as often as a convolution has it."""
     attribute = node.attributes.get(name)
     if attribute is not None:
         return [int(n) for n in attribute.as_ints()]

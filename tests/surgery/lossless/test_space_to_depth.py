@@ -76,6 +76,12 @@ FORMS = {
         (4, 4),
     ),
     "PixelUnshuffle": (unshuffle()[0] + CONV, FIXED, weights(**unshuffle()[1]), (2, 2)),
+    "open sizes, sides of 7": (
+        "d = SpaceToDepth <blocksize = 7> (x) y = Conv (d, w)",
+        "float[N, 1, H, W] x",
+        {"w": (5, 49, 1, 1)},
+        (7, 7),
+    ),
     "one after the other": (
         "c = SpaceToDepth <blocksize = 2> (x) d = SpaceToDepth <blocksize = 2> (c) y = Conv (d, w)",
         FIXED,
@@ -125,7 +131,8 @@ def simplified(body, inputs, given, shape, *, rounding=True):
 
 
 def shape_of(inputs):
-    return (2, int(inputs.split(",")[1]), 12, 8)
+    channels = int(inputs.split(",")[1])
+    return (2, channels, 14, 21) if channels == 1 else (2, channels, 12, 8)
 
 
 def outputs_agree(before, after, shape):
