@@ -1,9 +1,6 @@
 """Allocation: how many channels of each group stay, from their importance and what is asked for.
 
-Widths come in blocks, because the time of a convolution does: onnxruntime computes 16 channels at once, and
-a width that is no multiple of 4 falls off its fast path altogether. A group keeps one of its *widths*:
-multiples of the block; below one block multiples of 4; any number where its width was no multiple of 4 and
-less than 4 are left.
+A group keeps one of its widths (:mod:`onnxcompress.engine.widths`).
 
 With the scope *layer* every group keeps the same share, rounded down, so that never more stays than was
 asked for. With the scope *joint* the channels of all groups are ranked together: their importance is divided
@@ -11,16 +8,12 @@ by its mean over the group, so that large and small groups, with many and few we
 and, where work or parameters are to be saved, by the square root of what one channel of the group costs. The
 threshold is the highest number of channels for which the goal holds, with every group rounded to the nearest
 of its widths and no group below a tenth of its channels.
-
-Where the goal is a measured latency, widths below a block are tried only if whole blocks do not reach it: a
-part of a block is computed as a whole one, and joining several that are not whole costs time besides.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -28,20 +21,14 @@ import numpy as np
 
 from onnxcompress.core.channels import Group
 from onnxcompress.core.encoding import Array
-from onnxcompress.core.errors import UnsupportedError, UsageError
+from onnxcompress.core.errors import UsageError
+from onnxcompress.engine.widths import FAST, Keep, Limit, choices, masks, nearest, positions, search, widths
 
 Scope = Literal["layer", "joint"]
 Quantity = Literal["channels", "params", "macs", "latency"]
-Keep = Mapping[str, Array]
 
 LEAST_SHARE = 0.1
 """Share of a group's channels that a joint ranking leaves at least."""
-
-FAST = 4
-"""Widths that are no multiple of this are slow in onnxruntime."""
-
-_MEASUREMENTS = 8
-"""Largest number of candidates whose latency is measured."""
 
 
 @dataclass(frozen=True)
@@ -129,13 +116,9 @@ def allocate(
     if not groups:
         return Allocation({})
     kept, reached = _Question(groups, scores, target, scope, round_to, costs).answer()
-    keep = _masks(groups, scores, kept)
+    keep = masks(groups, scores, kept)
     whole = {g.name: _why_whole(g, target, round_to) for g in groups if g.name not in keep}
     return Allocation(keep, whole, reached)
-
-
-class _OutOfReachError(UnsupportedError):
-    """The least widths leave more than the target."""
 
 
 @dataclass(frozen=True)
@@ -149,59 +132,35 @@ class _Question:
     round_to: int
     costs: Costs | None
 
-    def answer(self) -> tuple[list[int], float]:
+    def answer(self) -> tuple[Sequence[int], float]:
         """Return how many channels of each group stay, and what share of the quantity that is."""
-        groups, target, round_to = self.groups, self.target, self.round_to
-        allowed = [widths(g.size, positions(g), round_to) for g in groups]
-        if self.scope == "layer" and target.quantity == "channels":
-            kept = _Layers(groups, allowed).widths(target.share)
-            return kept, _share(target, groups, _masks(groups, self.scores, kept), self.costs)
-        if target.quantity == "latency":
-            whole = [_whole_blocks(a, positions(g), round_to) for g, a in zip(groups, allowed, strict=True)]
-            with suppress(_OutOfReachError):
-                return self._searched(whole)
-        return self._searched(allowed)
+        if self.scope == "layer" and self.target.quantity == "channels":
+            kept = _Layers(self.groups, choices(self.groups, self.round_to)).widths(self.target.share)
+            return kept, self._share(masks(self.groups, self.scores, kept))
+        found = search(self.groups, self.scores, self.round_to, self._ladder, self._limit())
+        return found.widths, found.share
 
-    def _searched(self, allowed: Sequence[Array]) -> tuple[list[int], float]:
-        ladder = _Layers(self.groups, allowed) if self.scope == "layer" else _Joint(self, allowed)
-        return _search(ladder, self.groups, self.scores, self.target, self.costs)
+    def _ladder(self, allowed: Sequence[Array]) -> _Layers | _Joint:
+        return _Layers(self.groups, allowed) if self.scope == "layer" else _Joint(self, allowed)
 
+    def _limit(self) -> Limit:
+        quantity, share = self.target.quantity, self.target.share
+        what = {"params": "parameters", "macs": "multiply-accumulates"}.get(quantity, quantity)
+        timed = quantity == "latency"
+        return Limit(self._share, share, f"{share:g} of the {what}", blocks_first=timed, measured=timed)
 
-def _whole_blocks(allowed: Array, positions: int, round_to: int) -> Array:
-    """Return those of the widths that are no less than one block, or the largest."""
-    whole: Array = allowed[(allowed * positions >= round_to) | (allowed == allowed[-1])]
-    return whole
-
-
-def widths(size: int, positions: int = 1, round_to: int = 16) -> Array:
-    """Return the widths a group of ``size`` channels may have, ascending, itself last.
-
-    Args:
-        size: number of channels.
-        positions: places along a layer's axis that one channel takes; the axis has ``size · positions``.
-        round_to: block.
-
-    >>> widths(40), widths(10), widths(4, positions=32)
-    (array([ 4,  8, 12, 16, 32, 40]), array([ 1,  2,  3,  4,  8, 10]), array([1, 2, 3, 4]))
-    """
-    fine = min(round_to, FAST)
-    block = round_to if size * positions % fine == 0 else fine
-    block, fine = (step // math.gcd(step, positions) for step in (block, fine))
-    found = {size, *range(block, size, block), *range(fine, min(block, size), fine)}
-    if size % fine:
-        found.update(range(1, min(fine, size)))
-    return np.array(sorted(found), dtype=np.int64)
-
-
-def positions(group: Group) -> int:
-    """Return how many places along the layers' axes one channel takes at least.
-
-    A channel behind a Flatten takes many places in front of a Gemm, but one in the convolution before it.
-    """
-    axes = [m.channel_of for m in group.members if not m.consumes] + [s.channel_of for s in group.sites]
-    axes = axes or [m.channel_of for m in group.members]
-    counts = [np.bincount(axis[axis >= 0], minlength=group.size).min() for axis in axes]
-    return max(1, int(min(counts, default=1)))
+    def _share(self, keep: Keep) -> float:
+        """Return the share of the quantity that stays."""
+        if self.target.quantity == "channels":
+            total = sum(g.size for g in self.groups)
+            cut = sum(int(np.count_nonzero(~mask)) for mask in keep.values())
+            return 1 - cut / total if total else 1.0
+        assert self.costs is not None
+        if self.target.quantity == "latency":
+            assert self.costs.latency is not None
+            return self.costs.latency(keep)
+        count = self.costs.params if self.target.quantity == "params" else self.costs.macs
+        return count(keep) / max(count({}), 1)
 
 
 class _Layers:
@@ -240,66 +199,9 @@ class _Joint:
         """Return the widths that the ``count`` most important channels of all groups come to."""
         chosen = np.bincount(self._owner[self._order[: int(count)]], minlength=len(self._allowed))
         return [
-            max(floor, _nearest(allowed, int(n)))
+            max(floor, nearest(allowed, int(n)))
             for n, floor, allowed in zip(chosen, self._floors, self._allowed, strict=True)
         ]
-
-
-def _search(
-    ladder: _Layers | _Joint,
-    groups: Sequence[Group],
-    scores: Mapping[str, Array],
-    target: Target,
-    costs: Costs | None,
-) -> tuple[list[int], float]:
-    """Return the widths of the highest level at which the target holds, by bisection, and what they reach."""
-    known: dict[tuple[int, ...], float] = {}
-
-    def share_at(level: float) -> float:
-        found = ladder.widths(level)
-        key = tuple(found)
-        if key not in known:
-            known[key] = _share(target, groups, _masks(groups, scores, found), costs)
-        return known[key]
-
-    levels, low, high = ladder.levels, 0, len(ladder.levels) - 1
-    least = share_at(levels[low])
-    if least > target.share + 1e-9:
-        what = {"params": "parameters", "macs": "multiply-accumulates"}.get(target.quantity, target.quantity)
-        raise _OutOfReachError(
-            f"{target.share:g} of the {what} cannot be reached",
-            why=f"{least:.3g} stay with every group that may be cut at its least width",
-            fix="ask for less, or let more be cut: `onnxcompress inspect` says what is frozen",
-        )
-    while high - low > 1 and len(known) < (_MEASUREMENTS if target.quantity == "latency" else math.inf):
-        middle = (low + high) // 2
-        low, high = (middle, high) if share_at(levels[middle]) <= target.share + 1e-9 else (low, middle)
-    return ladder.widths(levels[low]), share_at(levels[low])
-
-
-def _share(target: Target, groups: Sequence[Group], keep: Keep, costs: Costs | None) -> float:
-    """Return the share of the quantity that stays."""
-    if target.quantity == "channels":
-        total = sum(g.size for g in groups)
-        cut = sum(int(np.count_nonzero(~mask)) for mask in keep.values())
-        return 1 - cut / total if total else 1.0
-    assert costs is not None
-    if target.quantity == "latency":
-        assert costs.latency is not None
-        return costs.latency(keep)
-    count = costs.params if target.quantity == "params" else costs.macs
-    return count(keep) / max(count({}), 1)
-
-
-def _masks(groups: Sequence[Group], scores: Mapping[str, Array], kept: Sequence[int]) -> dict[str, Array]:
-    """Return masks of the most important channels, of equal ones the first; none for groups left whole."""
-    masks = {}
-    for group, width in zip(groups, kept, strict=True):
-        if width < group.size:
-            mask = np.zeros(group.size, bool)
-            mask[np.argsort(-scores[group.name], kind="stable")[:width]] = True
-            masks[group.name] = mask
-    return masks
 
 
 def _prices(groups: Sequence[Group], target: Target, costs: Costs | None) -> dict[str, float]:
@@ -335,11 +237,6 @@ def _down(allowed: Array, wanted: float) -> int:
     """Return the largest width that is not more than wanted, or else the smallest."""
     index = int(np.searchsorted(allowed, wanted + 1e-9, side="right")) - 1
     return int(allowed[max(index, 0)])
-
-
-def _nearest(allowed: Array, wanted: int) -> int:
-    """Return the nearest width, of two the smaller."""
-    return int(allowed[int(np.argmin(np.abs(allowed - wanted)))])
 
 
 def _why_whole(group: Group, target: Target, round_to: int) -> str:

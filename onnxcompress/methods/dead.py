@@ -103,7 +103,7 @@ def _kept(group: Group, dead: Dead, round_to: int) -> Array:
     """Return which channels stay: the living, and as many dead ones as a width that is fast needs."""
     import numpy as np  # noqa: PLC0415
 
-    from onnxcompress.engine.allocation import positions, widths  # noqa: PLC0415
+    from onnxcompress.engine.widths import positions, widths  # noqa: PLC0415
 
     alive = ~dead.channels
     allowed = widths(group.size, positions(group), round_to)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from onnxcompress.core.channels import Group, Member
 from onnxcompress.core.errors import UnsupportedError, UsageError
-from onnxcompress.engine.allocation import Costs, Target, allocate, positions, widths
+from onnxcompress.engine.allocation import Costs, Target, allocate
+from onnxcompress.engine.widths import positions, widths
 
 
 def group(name: str, size: int, repeats: int = 1) -> Group:

@@ -10,8 +10,8 @@ from typing import Literal, get_args
 from onnxcompress.core.channels import Group
 from onnxcompress.core.errors import UsageError
 from onnxcompress.engine.bottleneck.choice import map_elements
-from onnxcompress.engine.bottleneck.decision import Keep
 from onnxcompress.engine.channels import Channels
+from onnxcompress.engine.widths import Keep
 
 Quantity = Literal["macs", "params", "elements", "latency"]
 

@@ -9,8 +9,8 @@ import numpy as np
 from onnxcompress.core.channels import Group
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.model import Model
-from onnxcompress.engine.bottleneck.decision import Keep
 from onnxcompress.engine.bottleneck.folding import folded
+from onnxcompress.engine.widths import Keep
 
 _NODES = 120
 """About as many bytes take a Gather, what decodes its positions, and their names."""

@@ -11,8 +11,8 @@ from onnxcompress.core.encoding import Array
 from onnxcompress.core.resources import Resources
 from onnxcompress.core.run import Training
 from onnxcompress.core.task import Task
-from onnxcompress.engine.bottleneck.decision import Keep
 from onnxcompress.engine.channels import Channels
+from onnxcompress.engine.widths import Keep
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 from onnxcompress.core.encoding import Array
-from onnxcompress.engine.bottleneck.decision import Decision, decide, filled, narrowest, require
+from onnxcompress.engine.bottleneck.decision import Decision, decide, filled, narrowest
 from onnxcompress.engine.bottleneck.job import Job
+from onnxcompress.engine.widths import Limit, OutOfReachError
 
 USUAL = (0.05, 200.0)
 """Thresholds on α that a target may need without doubt; 1 is what the theory says."""
@@ -15,38 +17,37 @@ USUAL = (0.05, 200.0)
 
 def verdict(job: Job, alphas: Mapping[str, Array]) -> Decision:
     """Return which channels stay; raises UnsupportedError where a target cannot be met."""
-    round_to = job.wishes.round_to
-    found = decide(
-        job.groups,
-        alphas,
-        job.wishes.threshold,
-        round_to=round_to,
-        share=job.share if job.target is not None else None,
-        most=job.target or 1.0,
-        few=job.quick_share is not None,
-    )
-    if job.target is None or job.share is None or job.quick_share is not None:
-        return found
-    return filled(found, job.groups, alphas, round_to=round_to, share=job.share, most=job.target)
+    limit, round_to = _limit(job), job.wishes.round_to
+    found = decide(job.groups, alphas, job.wishes.threshold, round_to=round_to, limit=limit)
+    return found if limit is None else filled(found, job.groups, alphas, round_to=round_to, limit=limit)
 
 
 def require_reachable(job: Job) -> None:
     """Raise UnsupportedError, before anything is trained, where the target is out of reach."""
-    if job.target is not None and job.share is not None:
-        require(job.share(narrowest(job.groups, job.wishes.round_to)), job.target)
+    limit = _limit(job)
+    if limit is not None:
+        limit.require(limit.share(narrowest(job.groups, job.wishes.round_to)))
 
 
 def level(job: Job, alphas: Mapping[str, Array]) -> float:
     """Return log α of the channel at which the target is just met, as far as is quickly known."""
-    found = decide(
-        job.groups,
-        alphas,
-        job.wishes.threshold,
-        round_to=job.wishes.round_to,
-        share=job.quick_share or job.share,
-        most=job.target or 1.0,
-    )
-    return math.log(max(found.threshold, 1e-30))
+    limit = _limit(job)
+    if limit is not None and job.quick_share is not None:
+        limit = replace(limit, share=job.quick_share, measured=False)
+    try:
+        found = decide(job.groups, alphas, job.wishes.threshold, round_to=job.wishes.round_to, limit=limit)
+        threshold = found.threshold
+    except OutOfReachError:  # by what stands for a latency only: the latency itself was within reach
+        threshold = max(float(alpha.max()) for alpha in alphas.values())
+    return math.log(max(threshold, 1e-30))
+
+
+def _limit(job: Job) -> Limit | None:
+    if job.target is None or job.share is None:
+        return None
+    timed = job.quick_share is not None
+    words = f"the target {job.target:g}"
+    return Limit(job.share, job.target, words, blocks_first=timed, measured=timed)
 
 
 def doubts(job: Job, decision: Decision) -> tuple[str, ...]:

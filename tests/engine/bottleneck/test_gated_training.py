@@ -25,6 +25,7 @@ from onnxcompress.engine.bottleneck.pressure import Pressure
 from onnxcompress.engine.bottleneck.steering import START, Steering
 from onnxcompress.engine.channels import analyse, silenced, site_key, tapped
 from onnxcompress.engine.graph.torchgraph import TorchGraph
+from onnxcompress.engine.widths import Limit
 
 RNG = np.random.default_rng(0)
 
@@ -292,15 +293,14 @@ def test_the_decision_takes_the_threshold_or_just_meets_the_target():
     for group in groups:
         np.testing.assert_array_equal(plain.keep[group.name], alphas[group.name] > 1)
     total = channels.macs({})
-    found = decide(groups, alphas, 1.0, share=lambda keep: channels.macs(keep) / total, most=0.4)
+    limit = Limit(lambda keep: channels.macs(keep) / total, 0.4, "0.4 of the work")
+    found = decide(groups, alphas, 1.0, limit=limit)
     assert found.share <= 0.4
     one_more = sorted(a for g in groups for a in alphas[g.name] if a <= found.threshold)[-1]
     wider = {g.name: alphas[g.name] >= one_more for g in groups}
     assert channels.macs(wider) / total > 0.4
-    coarse = decide(groups, alphas, 1.0, share=lambda keep: channels.macs(keep) / total, most=0.4, round_to=8)
-    more = filled(
-        coarse, groups, alphas, round_to=8, share=lambda keep: channels.macs(keep) / total, most=0.4
-    )
+    coarse = decide(groups, alphas, 1.0, limit=limit, round_to=8)
+    more = filled(coarse, groups, alphas, round_to=8, limit=limit)
     assert coarse.share <= more.share <= 0.4
     for group in groups:
         kept = more.keep.get(group.name, np.ones(group.size, bool))
@@ -312,7 +312,7 @@ def test_the_decision_takes_the_threshold_or_just_meets_the_target():
     nothing = decide(groups, {n: a * 0 for n, a in alphas.items()}, 1.0)
     assert all(mask.sum() >= 1 for mask in nothing.keep.values())
     with pytest.raises(UnsupportedError):
-        decide(groups, alphas, 1.0, share=lambda keep: channels.macs(keep) / total, most=1e-6)
+        decide(groups, alphas, 1.0, limit=replace(limit, most=1e-6))
 
 
 def test_what_a_costly_channel_leaves_of_the_target_is_filled_with_cheap_ones():
@@ -327,11 +327,34 @@ def test_what_a_costly_channel_leaves_of_the_target_is_filled_with_cheap_ones():
         return sum(price[n] * k for n, k in kept.items()) / 360
 
     # All of the second costly channel does not fit, and of the cheap ones no more than half.
-    found = decide(groups, alphas, 1.0, share=share, most=0.36)
+    limit = Limit(share, 0.36, "0.36 of the price")
+    found = decide(groups, alphas, 1.0, limit=limit)
     assert found.keep["cheap"].sum() == 1, "the threshold lies between the costly ones"
-    more = filled(found, groups, alphas, round_to=1, share=share, most=0.36)
+    more = filled(found, groups, alphas, round_to=1, limit=limit)
     assert (more.keep["costly"].sum(), more.keep["cheap"].sum()) == (1, 29)
     assert more.keep["cheap"][:29].all()
+
+
+def test_a_measured_target_is_filled_too_and_measured_a_few_times_only():
+    sizes, price = {"costly": 64, "cheap": 128}, {"costly": 10, "cheap": 1}
+    groups = [Group(n, s, (Member(f"{n}.w", 0, np.arange(s), False),), ()) for n, s in sizes.items()]
+    # The threshold passes through blocks of the costly group while all of the cheap one lies above, or below.
+    alphas = {"costly": np.linspace(90, 20, 64), "cheap": np.linspace(15, 1, 128)}
+    asked = []
+
+    def latency(keep):
+        asked.append(keep)
+        kept = {n: s if n not in keep else keep[n].sum() for n, s in sizes.items()}
+        return sum(price[n] * -(-k // 16) for n, k in kept.items()) / 48
+
+    limit = Limit(latency, 26 / 48, "latency", blocks_first=True, measured=True)
+    found = decide(groups, alphas, 1.0, round_to=16, limit=limit)
+    assert (found.keep["costly"].sum(), found.keep["cheap"].sum()) == (32, 16)
+    asked.clear()
+    more = filled(found, groups, alphas, round_to=16, limit=limit)
+    assert (more.keep["costly"].sum(), more.keep["cheap"].sum()) == (32, 96)
+    assert more.share == pytest.approx(26 / 48)
+    assert len(asked) <= 8
 
 
 def test_gamma_per_group_is_one_on_average_and_follows_what_a_channel_costs():
