@@ -44,8 +44,6 @@ def why_not(group: Group, model: Model) -> str | None:
         }
         if not {node for node, _ in _readers(weight.value)} <= reading:
             return f"meets '{site.weight}', which is used elsewhere too"
-        if any(m.tensor == site.weight and not m.consumes for m in group.members):
-            return f"is made by and meets the same weight '{site.weight}'"
     return None
 
 

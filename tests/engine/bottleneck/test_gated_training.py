@@ -1,4 +1,4 @@
-"""The bottleneck: closed forms against automatic differentiation, folding against the gated graph, noise."""
+"""The bottleneck: closed forms against automatic differentiation, noise, the decision."""
 
 from __future__ import annotations
 
@@ -12,128 +12,20 @@ import torch
 from onnx import helper
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from gated_nets import NETS, RNG, gated, grouped_net, set_means
 from pruning_models import conv_net, mlp, model_of
 
 from onnxcompress.core.channels import Group, Member
 from onnxcompress.core.errors import UnsupportedError
 from onnxcompress.engine.bottleneck.choice import gated_groups, weights_of_gamma
 from onnxcompress.engine.bottleneck.decision import decide, filled
-from onnxcompress.engine.bottleneck.folding import folded, why_not
 from onnxcompress.engine.bottleneck.gates import Gates
 from onnxcompress.engine.bottleneck.normalisation import Normalisation, hidden_layers
 from onnxcompress.engine.bottleneck.pressure import Pressure
 from onnxcompress.engine.bottleneck.steering import START, Steering
-from onnxcompress.engine.channels import analyse, silenced, site_key, tapped
+from onnxcompress.engine.channels import analyse, site_key
 from onnxcompress.engine.graph.torchgraph import TorchGraph
 from onnxcompress.engine.widths import Limit
-
-RNG = np.random.default_rng(0)
-
-
-def gated(model, shapes, *, inputs=False, dtype=torch.float32):
-    """Return (channels, groups, graph with taps, gates)."""
-    channels = analyse(model, shapes)
-    groups, _ = gated_groups(channels, (), (), inputs=inputs)
-    twin, taps = tapped(channels, [s for g in groups for s in g.sites])
-    graph = TorchGraph(twin, dtype=dtype)
-    return channels, groups, graph, Gates(groups, taps, site_key, seed=0).to(dtype)
-
-
-def set_means(gates, seed=1):
-    """Give every gate a mean of its own, half of them negative; return them."""
-    rng, means = np.random.default_rng(seed), {}
-    for group in gates.groups:
-        means[group.name] = rng.uniform(0.5, 1.5, group.size) * rng.choice([-1, 1], group.size)
-        with torch.no_grad():
-            gates[group.name].mean.copy_(torch.from_numpy(means[group.name]))
-    return means
-
-
-def grouped_net():
-    """Conv, Relu, Conv of 2 groups, Sigmoid, depthwise Conv, Flatten, Gemm: sites of every kind."""
-    tensors = {
-        "w1": RNG.normal(size=(8, 3, 3, 3)), "b1": RNG.normal(size=8),
-        "w2": RNG.normal(size=(12, 4, 3, 3)), "b2": RNG.normal(size=12),
-        "w3": RNG.normal(size=(12, 1, 3, 3)), "w4": RNG.normal(size=(5, 12 * 4)), "b4": RNG.normal(size=5),
-    }  # fmt: skip
-    nodes = [
-        helper.make_node("Conv", ["x", "w1", "b1"], ["a"], "c1"),
-        helper.make_node("Relu", ["a"], ["b"], "r"),
-        helper.make_node("Conv", ["b", "w2", "b2"], ["c"], "c2", group=2),
-        helper.make_node("Sigmoid", ["c"], ["d"], "s"),
-        helper.make_node("Conv", ["d", "w3"], ["e"], "c3", group=12),
-        helper.make_node("Flatten", ["e"], ["f"], "fl"),
-        helper.make_node("Gemm", ["f", "w4", "b4"], ["y"], "fc", transB=1),
-    ]
-    return model_of(nodes, tensors, (3, 8, 8), 5)
-
-
-def matmul_net():
-    """Two layers as MatMul and Add, on N T 6."""
-    tensors = {
-        "w1": RNG.normal(size=(6, 10)), "b1": RNG.normal(size=10), "w2": RNG.normal(size=(10, 4)),
-    }  # fmt: skip
-    nodes = [
-        helper.make_node("MatMul", ["x", "w1"], ["a"], "m1"),
-        helper.make_node("Add", ["a", "b1"], ["b"], "a1"),
-        helper.make_node("Tanh", ["b"], ["c"], "t"),
-        helper.make_node("MatMul", ["c", "w2"], ["d"], "m2"),
-        helper.make_node("ReduceMean", ["d"], ["y"], "mean", axes=[1], keepdims=0),
-    ]
-    return model_of(nodes, tensors, (3, 6), 4)
-
-
-def reshaped_net():
-    """Conv, Relu, Reshape to rows, MatMul with a weight that is stored as C H W out."""
-    tensors = {
-        "w1": RNG.normal(size=(6, 3, 3, 3)), "b1": RNG.normal(size=(6, 1, 1)),
-        "w2": RNG.normal(size=(6, 6, 6, 5)),
-    }  # fmt: skip
-    nodes = [
-        helper.make_node("Conv", ["x", "w1"], ["a"], "c1"),
-        helper.make_node("Add", ["a", "b1"], ["b"], "a1"),
-        helper.make_node("Relu", ["b"], ["c"], "r"),
-        helper.make_node("Constant", [], ["s1"], "k1", value_ints=[-1, 216]),
-        helper.make_node("Reshape", ["c", "s1"], ["d"], "r1"),
-        helper.make_node("Constant", [], ["s2"], "k2", value_ints=[216, 5]),
-        helper.make_node("Reshape", ["w2", "s2"], ["w"], "r2"),
-        helper.make_node("MatMul", ["d", "w"], ["y"], "fc"),
-    ]
-    return model_of(nodes, tensors, (3, 8, 8), 5)
-
-
-NETS = {
-    "reshaped": (reshaped_net, (3, 8, 8)),
-    "conv": (conv_net, (3, 8, 8)),
-    "grouped": (grouped_net, (3, 8, 8)),
-    "matmul": (matmul_net, (3, 6)),
-    "mlp": (lambda: mlp(RNG.normal(size=(9, 6)), RNG.normal(size=(3, 9))), (6,)),
-}
-
-
-@pytest.mark.parametrize("name", NETS)
-@pytest.mark.parametrize("inputs", [False, True])
-def test_means_fold_exactly_negative_ones_too(name, inputs):
-    make, shape = NETS[name]
-    model = make()
-    channels, groups, graph, gates = gated(model, {"x": (2, *shape)}, inputs=inputs, dtype=torch.float64)
-    assert groups
-    means = set_means(gates)
-    masks = {g.name: np.arange(g.size) % 3 != 0 for g in groups}
-    gates.keep(masks)
-    x = np.random.default_rng(5).normal(size=(4, *shape))
-    with gates.on(graph):
-        wanted = graph.run({"x": x})["y"]
-    arrays = folded(groups, means, {n: model.array(n).astype(np.float64) for n in model.weights})
-    plain = TorchGraph(silenced(channels, masks), dtype=torch.float64)
-    plain.set_arrays(arrays)
-    np.testing.assert_allclose(plain.run({"x": x})["y"], wanted, rtol=1e-10, atol=1e-12)
-    # Negative control: one weight not folded is seen.
-    left_out = dict(arrays)
-    first = next(iter(arrays))
-    left_out[first] = model.array(first).astype(np.float64)
-    plain.set_arrays(left_out)
-    assert np.abs(plain.run({"x": x})["y"] - wanted).max() > 1e-3
 
 
 def test_pixels_are_gated_only_when_asked_for():
@@ -238,25 +130,6 @@ def test_no_noise_without_gradient():
     assert not torch.allclose(*noisy)
     assert torch.equal(*quiet)
     assert graph.hooks == {}
-
-
-def test_groups_whose_gates_cannot_be_folded_are_named():
-    # The weight is used twice, once by a layer that reads other channels.
-    tensors = {"w1": RNG.normal(size=(6, 6)), "w2": RNG.normal(size=(3, 6))}
-    nodes = [
-        helper.make_node("Gemm", ["x", "w1"], ["a"], "g1", transB=1),
-        helper.make_node("Relu", ["a"], ["b"], "r"),
-        helper.make_node("Gemm", ["b", "w1"], ["c"], "g2", transB=1),
-        helper.make_node("Gemm", ["c", "w2"], ["y"], "g3", transB=1),
-    ]
-    model = model_of(nodes, tensors, (6,), 3)
-    channels = analyse(model, {"x": (1, 6)})
-    for group in channels.groups:
-        if any(s.weight == "w1" for s in group.sites):
-            assert why_not(group, channels.model)
-    site = channels.groups[0].sites[0]
-    alone = replace(channels.groups[0], sites=(replace(site, weight=None, weight_axis=None),))
-    assert "without a weight" in str(why_not(alone, channels.model))
 
 
 @pytest.mark.parametrize("name", NETS)

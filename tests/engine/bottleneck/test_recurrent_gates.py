@@ -11,7 +11,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from test_gated_training import gated, set_means
+from gated_nets import gated, set_means
 
 import onnxcompress
 from onnxcompress import exporter, importer
