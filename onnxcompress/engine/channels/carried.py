@@ -29,7 +29,12 @@ def carried(channels: Channels) -> dict[str, Carried]:
     """
     lengths = _Lengths(channels)
     parameters, macs = dict.fromkeys(lengths.names, 0), dict.fromkeys(lengths.names, 0)
-    for weight in channels.model.weights.values():
+    together = {w.value for family in channels.shared for w in family}
+    for family in channels.shared:
+        for name in lengths.groups_on([w.value for w in family]):
+            gone = {name: np.zeros(channels.group(name).size, bool)}
+            parameters[name] += channels.parameters_of(family, {}) - channels.parameters_of(family, gone)
+    for weight in (w for w in channels.model.weights.values() if w.value not in together):
         for name in lengths.groups_on([weight.value]):
             parameters[name] += weight.size - math.prod(lengths.without(name, weight.value))
     for source, node in channels.costly:

@@ -11,10 +11,11 @@ import onnx_ir as ir
 
 from onnxcompress.core.channels import Group
 from onnxcompress.core.encoding import Array
-from onnxcompress.core.model import Model, constant_of
+from onnxcompress.core.model import Model, Weight, constant_of
 from onnxcompress.core.refusal import Refusal
 from onnxcompress.engine.channels.crossing import Ground
 from onnxcompress.engine.channels.grouping import Grouping
+from onnxcompress.engine.channels.unsharing import UNSHARED
 from onnxcompress.engine.measures.costs import as_node
 from onnxcompress.ops._base import OPS, Node, Shape
 
@@ -130,14 +131,35 @@ class Channels:
         return self._cut_shape(self._values[name], self._stays(keep))
 
     def parameters(self, keep: Keep) -> int:
-        """Return the number of elements of all floating-point weights after the cut."""
-        stays = self._stays(keep)
+        """Return the number of elements of all floating-point weights of the file after the cut."""
+        stays, together = self._stays(keep), {w.value for family in self.shared for w in family}
         total = 0
         for weight in self.model.weights.values():
-            known = weight.value in self.ground.trace.shapes
-            shape = self._cut_shape(weight.value, stays) if known else weight.shape
-            total += int(np.prod(shape, dtype=np.int64))
-        return total
+            if weight.value not in together:
+                known = weight.value in self.ground.trace.shapes
+                shape = self._cut_shape(weight.value, stays) if known else weight.shape
+                total += int(np.prod(shape, dtype=np.int64))
+        return total + sum(self.parameters_of(family, keep) for family in self.shared)
+
+    @cached_property
+    def shared(self) -> tuple[tuple[Weight, ...], ...]:
+        """The weights that are one constant in the file: it and the copies that ``unshared`` made."""
+        families: dict[str, list[Weight]] = {}
+        for weight in self.model.weights.values():
+            original = weight.value.meta.get(UNSHARED)
+            if original is not None:
+                families.setdefault(str(original), []).append(weight)
+        own = self.model.weights
+        return tuple((*([own[n]] if n in own else []), *found) for n, found in families.items())
+
+    def parameters_of(self, family: tuple[Weight, ...], keep: Keep) -> int:
+        """Return the elements that one of ``shared`` has in the file: what stays equal is stored once."""
+        contents = {}
+        for weight in family:
+            array, stays = self.model.array(weight.name), self.keep_along(weight.value.name or "", 0, keep)
+            left = array if stays is None else array[stays]
+            contents[left.tobytes()] = left.size
+        return sum(contents.values())
 
     def macs(self, keep: Keep) -> int:
         """Return the multiply-accumulates of one inference after the cut; nested graphs are not counted."""
