@@ -135,7 +135,8 @@ class Int8(Method):
         )
         if stays:
             refusals += [Refusal(layer.weight, NOT_FASTER) for layer in facts.layers]
-            warnings = (*prepared.warnings, f"the model stays float: {NOT_FASTER}")
+            # What was prepared (operator set, weights that were inputs) goes with what is not written.
+            warnings = (f"the model stays float: {NOT_FASTER}",)
             return Plan(refusals=tuple(refusals), warnings=warnings, quantized=facts)
         weights = stored_weights(model, prepared, chosen, best.decision)
         why = {prepared.weights.get(node, node): reason for node, reason in best.excluded.items()}

@@ -1,18 +1,23 @@
 """int8 through the whole pipeline: what is written, what stays float, and what is refused."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from fragile_layer import fragile
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
+from pruning_models import model_of
 
 import onnxcompress
 from onnxcompress import exporter
 from onnxcompress.core.errors import DataError, NothingChangedError, UsageError, VerificationError
 from onnxcompress.core.run import LatencyRatio
 from onnxcompress.engine.int8 import telling
+from onnxcompress.engine.proto import to_proto
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 DIGITS = {"model": FIXTURES / "digits_cnn.onnx", "data": FIXTURES / "digits.npz"}
@@ -209,6 +214,33 @@ def test_the_fastest_way_leaves_the_model_float_where_eight_bits_do_not_pay(monk
     result, chosen, ways = compress("magnitude", "int8")
     assert (chosen, ways) == (["static"], {"static"})
     assert "QuantizeLinear" in kinds(result.model)
+
+
+@pytest.mark.parametrize(("eight", "stays"), [(1.4, True), (0.5, False)])
+def test_an_operator_set_is_told_as_raised_only_where_the_written_file_has_it(monkeypatch, eight, stays):
+    rng = np.random.default_rng(0)
+    tensors = {"w1": rng.normal(size=(64, 16)), "w2": rng.normal(size=(5, 64))}
+    nodes = [
+        helper.make_node("Gemm", ["x", "w1"], ["h"], "fc1", transB=1),
+        helper.make_node("Relu", ["h"], ["r"], "relu"),
+        helper.make_node("Gemm", ["r", "w2"], ["y"], "fc2", transB=1),
+    ]
+    old = to_proto(model_of(nodes, tensors, (16,), 5, opset=11).ir)
+    monkeypatch.setattr("onnxcompress.pipeline.compression.originals.latency", lambda *_, **__: None)
+    ratios = {"float": 0.99, "static": eight, "mixed": eight, "dynamic": eight}
+    monkeypatch.setattr("onnxcompress.pipeline.compression.stopwatch", stopwatch(**ratios))
+    result = onnxcompress.compress(
+        old,
+        data={"x": rng.normal(size=(64, 16)).astype(np.float32)},
+        method=("magnitude", "int8"),
+        way="fastest",
+        keep=0.5,
+        benchmark=True,
+    )
+    (version,) = [entry.version for entry in result.model.opset_import if entry.domain == ""]
+    assert version == (11 if stays else 13)
+    assert any("stays float" in warning for warning in result.run.warnings) == stays
+    assert any("was raised to 13" in warning for warning in result.run.warnings) == (not stays)
 
 
 def test_the_fastest_way_has_to_be_measured():
