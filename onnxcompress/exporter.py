@@ -12,8 +12,8 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,8 @@ import onnx_ir as ir
 from onnxcompress.core.errors import OutputError, UnsupportedError, VerificationError
 from onnxcompress.core.model import Model
 from onnxcompress.core.refusal import Refusal
-from onnxcompress.engine import feeds, runtime
+from onnxcompress.engine import feeds, opset, runtime
+from onnxcompress.engine.dense_proto import serialised
 from onnxcompress.engine.proto import in_memory, tensors, to_proto
 from onnxcompress.engine.storage import stored
 from onnxcompress.engine.storage.decoders import decoders
@@ -50,15 +51,30 @@ class Exported:
     warnings: tuple[str, ...] = ()
 
 
-def export(model: Model, path: Path, *, overwrite: bool = False) -> Exported:
+def export(
+    model: Model,
+    path: Path,
+    *,
+    overwrite: bool = False,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> Exported:
     """Write the model with its encodings in stored form, proven equal to the dense twin.
+
+    The operator set is raised where packed forms need that, it makes the file smaller, and the model is
+    proven to compute the same with it.
+
+    Args:
+        model: the model.
+        path: the file to write.
+        overwrite: an existing file may be replaced.
+        shapes: concrete shapes of the inputs, as far as they are known.
 
     Raises:
         OutputError: the file exists, is the input, or cannot be written.
         VerificationError: what would have been written does not compute the same; nothing is written.
     """
     check_target(path, None if model.source.path is None else Path(model.source.path), overwrite=overwrite)
-    lowered = stored.lower_all(model)
+    model, lowered = _lowered(model, shapes or {})
     with staging(path) as folder:
         staged = _write(lowered.graph, folder / path.name)
         _prove(model, lowered, staged, folder)
@@ -70,16 +86,32 @@ def export(model: Model, path: Path, *, overwrite: bool = False) -> Exported:
     return Exported(path, size, lowered.refusals, warnings)
 
 
+def _lowered(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Model, stored.Lowered]:
+    """Return the stored form, and the model it is of: with a later operator set where that packs weights."""
+    lowered = stored.lower_all(model)
+    later = None if lowered.needs is None else opset.with_opset(model, lowered.needs, shapes)
+    if later is None:
+        return model, lowered
+    packed = stored.lower_all(later)
+    saved = to_proto(lowered.graph).ByteSize() - to_proto(packed.graph).ByteSize()
+    if saved <= 0:
+        if len(packed.refusals) == len(lowered.refusals):  # not for want of operators: packing does not pay
+            lowered = replace(lowered, refusals=packed.refusals, warnings=packed.warnings)
+        return model, lowered
+    told = (
+        f"operator set {model.opset} was raised to {later.opset}, which packed weights need: the file is "
+        f"{saved} bytes smaller; onnxruntime computes the same with both"
+    )
+    return later, replace(packed, warnings=(*packed.warnings, told))
+
+
 def dense_bytes(model: Model) -> bytes:
     """Return the dense twin, serialised.
 
     Raises:
         UnsupportedError: it is larger than 2 GiB.
     """
-    try:
-        return bytes(to_proto(in_memory(model.ir)).SerializeToString())
-    except ValueError as error:
-        raise UnsupportedError("the model is larger than 2 GiB", why="protobuf's limit") from error
+    return serialised(model)
 
 
 def information_bound_bytes(model: Model) -> float:

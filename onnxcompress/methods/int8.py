@@ -154,8 +154,8 @@ class Int8(Method):
     def _limits(self, model: Model, task: Task, resources: Resources) -> Limits:
         """Return what the outputs must hold against the uncut original, where there is one."""
         from onnxcompress.engine import runtime  # noqa: PLC0415
+        from onnxcompress.engine.dense_proto import serialised  # noqa: PLC0415
         from onnxcompress.engine.int8.limits import Limits  # noqa: PLC0415
-        from onnxcompress.engine.int8.prepare import serialised  # noqa: PLC0415
         from onnxcompress.engine.int8.search import JUDGED, calls_of  # noqa: PLC0415
 
         original = resources.teacher if resources.teacher is not None else model

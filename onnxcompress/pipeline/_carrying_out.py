@@ -18,7 +18,8 @@ from onnxcompress.core.task import Feeds, Task
 from onnxcompress.engine.channels import Channels, Keep, analyse
 from onnxcompress.engine.channels.unsharing import UNSHARED
 from onnxcompress.engine.data.examples import Examples
-from onnxcompress.engine.int8.prepare import prepare, rebuilt
+from onnxcompress.engine.dense_proto import rebuilt
+from onnxcompress.engine.int8.prepare import prepare
 from onnxcompress.engine.quantizer import quantized
 from onnxcompress.pipeline._factoring import two_layers
 from onnxcompress.surgery.factoring import Factored

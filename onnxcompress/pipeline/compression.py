@@ -113,7 +113,8 @@ def compress(request: Request) -> Run:
     compared = originals.compared_inputs(original, task, request.recipe.seed)
     with tempfile.TemporaryDirectory(prefix=".onnxcompress-", dir=_staging(request)) as folder:
         before, name = _names(request)
-        staged = exporter.export(final, Path(folder) / (request.output or Path("result.onnx")).name)
+        target = Path(folder) / (request.output or Path("result.onnx")).name
+        staged = exporter.export(final, target, shapes=original.shapes)
         refusals += staged.refusals
         warnings += staged.warnings
         quantised = any(plan.quantization is not None for plan in plans)

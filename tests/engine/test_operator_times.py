@@ -10,7 +10,7 @@ from test_quantizer import conv_net
 
 import onnxcompress
 from onnxcompress.engine import runtime
-from onnxcompress.engine.int8.prepare import serialised
+from onnxcompress.engine.dense_proto import serialised
 from onnxcompress.engine.measures.operator_times import operator_times
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"

@@ -10,9 +10,10 @@ from onnxcompress import importer
 from onnxcompress.core.errors import UnsupportedError
 from onnxcompress.core.quantization import Quantization
 from onnxcompress.engine import runtime
+from onnxcompress.engine.dense_proto import rebuilt, serialised
 from onnxcompress.engine.int8.calibration import Recorder, clipped
 from onnxcompress.engine.int8.choice import candidates, carriers
-from onnxcompress.engine.int8.prepare import prepare, rebuilt, serialised
+from onnxcompress.engine.int8.prepare import prepare
 from onnxcompress.engine.quantizer import quantized
 
 RNG = np.random.default_rng(5)

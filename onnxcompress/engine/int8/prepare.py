@@ -11,25 +11,21 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnx
 
-from onnxcompress.core.errors import OnnxCompressError, UnsupportedError
-from onnxcompress.core.model import Model, constant_of
-from onnxcompress.engine import feeds, runtime
+from onnxcompress.core.errors import UnsupportedError
+from onnxcompress.core.model import Model
+from onnxcompress.engine import opset, runtime
+from onnxcompress.engine.dense_proto import Same, serialised
 from onnxcompress.engine.layers import layers
-from onnxcompress.engine.proto import from_proto, in_memory, name_nodes, to_proto
+from onnxcompress.engine.proto import name_nodes
 
 LEAST_OPSET = 13
 """The first operator set whose quantising operators take one scale a channel."""
 
 FIRST_OPSET = 10
 """The first operator set that has 8-bit operators at all."""
-
-_AGREE = 1e-4
-"""Relative ℓ2 to which the prepared graph must agree with the model on a random input."""
 
 
 @dataclass(frozen=True)
@@ -68,27 +64,28 @@ def prepare(model: Model, shapes: Mapping[str, tuple[int, ...]] | None = None) -
         proto.graph.input.extend(inputs)
         warnings.append(f"{count} weights that a caller could override as inputs are constants now")
     weights = _name_nodes(model, proto)
-    same = _Same(model, original, shapes or {})
-    converted = _converted(proto)
+    same = Same(model, original, shapes or {})
+    converted = opset.raised(proto, LEAST_OPSET)
     if converted is not None and not same.holds(converted):
         converted = None
-    if converted is None and _opset(proto) < FIRST_OPSET:
+    now = opset.version(proto)
+    if converted is None and now < FIRST_OPSET:
         raise UnsupportedError(
             "the model cannot be quantised to 8 bits",
             where=model.source.path,
-            why=f"8-bit operators need operator set {FIRST_OPSET}, the model has {_opset(proto)} and onnx's "
+            why=f"8-bit operators need operator set {FIRST_OPSET}, the model has {now} and onnx's "
             "converter cannot raise it",
             fix="export the model with a newer operator set",
         )
-    if converted is None and _opset(proto) < LEAST_OPSET:
+    if converted is None and now < LEAST_OPSET:
         warnings.append(
-            f"operator set {_opset(proto)} cannot be raised to {LEAST_OPSET} for this model: quantising "
+            f"operator set {now} cannot be raised to {LEAST_OPSET} for this model: quantising "
             "operators are those of onnxruntime's own domain, which other runtimes do not have"
         )
     elif converted is not None:
-        if _opset(converted) != _opset(proto):
+        if opset.version(converted) != now:
             warnings.append(
-                f"operator set {_opset(proto)} was raised to {_opset(converted)}, "
+                f"operator set {now} was raised to {opset.version(converted)}, "
                 "which quantisation with one scale a channel needs"
             )
         proto = converted
@@ -98,29 +95,6 @@ def prepare(model: Model, shapes: Mapping[str, tuple[int, ...]] | None = None) -
     name_nodes(proto.graph)
     _flatten_biases(proto)
     return Prepared(proto, _weights_after(model, proto, weights), tuple(warnings))
-
-
-def rebuilt(model: Model, proto: onnx.ModelProto, step: str) -> Model:
-    """Return the model whose graph is ``proto``; weights that are unchanged keep their encodings."""
-    graph = from_proto(proto)
-    fresh = Model(graph, model.source, {}, (*model.steps, step))
-    kept = {}
-    for name, encoding in model.encodings.items():
-        weight = fresh.weights.get(name)
-        if weight is None or weight.shape != encoding.shape or weight.dtype != encoding.dtype:
-            continue
-        tensor = constant_of(weight.value)
-        if tensor is not None and np.array_equal(np.asarray(tensor.numpy()), encoding.decode()):
-            kept[name] = encoding
-    return Model(graph, model.source, kept, fresh.steps)
-
-
-def serialised(model: Model) -> bytes:
-    """Return the model with its weights decoded, as bytes; raises UnsupportedError above 2 GiB."""
-    try:
-        return bytes(to_proto(in_memory(model.ir)).SerializeToString())
-    except ValueError as error:
-        raise UnsupportedError("the model is larger than 2 GiB", why="protobuf's limit") from error
 
 
 def _name_nodes(model: Model, proto: onnx.ModelProto) -> dict[str, str]:
@@ -156,21 +130,6 @@ def _flatten_biases(proto: onnx.ModelProto) -> None:
             node.input[2] = flat.name
 
 
-def _opset(proto: onnx.ModelProto) -> int:
-    versions = {entry.domain: int(entry.version) for entry in proto.opset_import}
-    return versions.get("", versions.get("ai.onnx", 0))
-
-
-def _converted(proto: onnx.ModelProto) -> onnx.ModelProto | None:
-    """Return the model at the least operator set, None where onnx's converter does not know how."""
-    if _opset(proto) >= LEAST_OPSET:
-        return proto
-    try:
-        return onnx.version_converter.convert_version(proto, LEAST_OPSET)
-    except Exception:  # the converter raises whatever its parsers raise
-        return None
-
-
 def _optimised(proto: onnx.ModelProto) -> onnx.ModelProto | None:
     """Return the graph after onnxruntime's basic optimisation, None where that used other operators."""
     with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder:
@@ -190,37 +149,3 @@ def _optimised(proto: onnx.ModelProto) -> onnx.ModelProto | None:
     result.graph.CopyFrom(graph)
     result.graph.name, result.graph.doc_string = proto.graph.name, proto.graph.doc_string
     return result
-
-
-class _Same:
-    """Whether a graph computes what the model does, on one seeded random input."""
-
-    def __init__(self, model: Model, original: bytes, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        session = runtime.open_session(original)
-        if any(info.name not in shapes for info in session.inputs):
-            shapes = feeds.resolve_shapes(model, session, shapes)
-        self._feed = feeds.random_feeds(session.inputs, seed=1, shapes=shapes, model=model)[0]
-        self._expected = session.run(self._feed)
-
-    def holds(self, proto: onnx.ModelProto) -> bool:
-        """Return whether all outputs agree to single precision."""
-        try:
-            found = runtime.open_session(proto.SerializeToString()).run(
-                {i.name: self._feed[i.name] for i in proto.graph.input}
-            )
-        except OnnxCompressError:
-            return False
-        return all(name in found and _alike(value, found[name]) for name, value in self._expected.items())
-
-
-def _alike(expected: Any, found: Any) -> bool:
-    if not isinstance(expected, np.ndarray) or expected.dtype.kind != "f":
-        return type(expected) is type(found)
-    if expected.shape != np.shape(found):
-        return False
-    one, other = expected.astype(np.float64), np.asarray(found).astype(np.float64)
-    finite = np.isfinite(one)
-    if not np.array_equal(finite, np.isfinite(other)):
-        return False
-    norm = float(np.linalg.norm(one[finite]))
-    return bool(np.linalg.norm((one - other)[finite]) <= _AGREE * max(norm, 1e-6 * np.sqrt(one.size)))

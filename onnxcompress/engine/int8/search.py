@@ -11,10 +11,11 @@ from onnxcompress.core.quantization import Quantization
 from onnxcompress.core.task import Feeds, Task
 from onnxcompress.engine import runtime
 from onnxcompress.engine.damage import Computes, Yardstick
+from onnxcompress.engine.dense_proto import serialised
 from onnxcompress.engine.int8.calibration import How, Range, Recorder
 from onnxcompress.engine.int8.choice import Candidate, carriers
 from onnxcompress.engine.int8.limits import Limits
-from onnxcompress.engine.int8.prepare import Prepared, serialised
+from onnxcompress.engine.int8.prepare import Prepared
 from onnxcompress.engine.quantizer import quantized
 
 JUDGED = 64

@@ -19,9 +19,10 @@ from onnxcompress.core.resources import Stopwatch
 from onnxcompress.core.run import LatencyRatio
 from onnxcompress.core.task import Task
 from onnxcompress.encodings.scaled import ScaledCodebook
+from onnxcompress.engine.dense_proto import serialised
 from onnxcompress.engine.int8.choice import Candidate
 from onnxcompress.engine.int8.limits import Limits
-from onnxcompress.engine.int8.prepare import Prepared, serialised
+from onnxcompress.engine.int8.prepare import Prepared
 from onnxcompress.engine.int8.search import Found, Search
 from onnxcompress.engine.layers import layers
 

@@ -42,6 +42,7 @@ class Lowered:
         by_row: weights that are decoded row by row when the model runs, not when it is loaded.
         decoded: the other stored weights: the graph, the name of the value, the encoding.
         twin: the same graph with the weights decoded; what the stored form must compute, bit by bit.
+        needs: the operator set that all packed forms need; None: the model's is late enough.
     """
 
     graph: ir.Model
@@ -50,6 +51,7 @@ class Lowered:
     by_row: tuple[str, ...]
     decoded: tuple[Decoded, ...]
     twin: ir.Model
+    needs: int | None = None
 
 
 def lower(model: Model) -> tuple[ir.Model, tuple[Refusal, ...]]:
@@ -151,6 +153,7 @@ class _Lowering:
             tuple(self._by_row),
             tuple(self._decoded),
             self._twin,
+            max(self._needed(), default=None),
         )
 
     def _site(self, graph: ir.Graph) -> GraphSite:
@@ -174,10 +177,14 @@ class _Lowering:
         else:
             self._no_input(weight)
 
+    def _needed(self) -> list[int]:
+        """Return the operator sets that the packed forms need which the model has no operators for."""
+        opset = self._site(self._clone.graph).opset
+        return [encoding.least_opset for _, encoding in self._encoded if encoding.least_opset > opset]
+
     def _stored_whole(self) -> tuple[str, ...]:
         """Return the warning of weights whose packed form the model's operator set has no operators for."""
-        opset = self._site(self._clone.graph).opset
-        needed = [encoding.least_opset for _, encoding in self._encoded if encoding.least_opset > opset]
+        opset, needed = self._site(self._clone.graph).opset, self._needed()
         if not needed:
             return ()
         count = f"{len(needed)} compressed weight{'s are' if len(needed) > 1 else ' is'}"
