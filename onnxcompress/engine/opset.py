@@ -61,3 +61,8 @@ def with_opset(model: Model, least: int, shapes: Mapping[str, tuple[int, ...]]) 
         return None
     found = rebuilt(model, proto)
     return found if found.encodings.keys() == model.encodings.keys() else None
+
+
+def reaches(model: Model, least: int, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Tell whether the model has the least operator set, or is written with it (``with_opset``)."""
+    return model.opset >= least or with_opset(model, least, shapes) is not None

@@ -140,12 +140,15 @@ class LcQuant(LcMethod):
         from onnxcompress.core.refusal import Refusal  # noqa: PLC0415
         from onnxcompress.encodings.sparse_codebook import OnNonzeros, SparseCodebook  # noqa: PLC0415
         from onnxcompress.engine.lc.loop import Part  # noqa: PLC0415
+        from onnxcompress.engine.opset import reaches  # noqa: PLC0415
 
-        stays, refusals = {}, []
+        stays, refusals, non_zeros = {}, [], _non_zeros(chosen)
+        if not non_zeros:
+            return [], []
         # Below that operator set no sparse form can be decoded: zero becomes an entry.
-        apart = chosen.model.opset >= SparseCodebook.least_opset
+        apart = reaches(chosen.model, SparseCodebook.least_opset, chosen.resources.input_shapes)
         codebook = self._projection(None, most=256 if apart else 255)
-        for name, stay in _non_zeros(chosen).items():
+        for name, stay in non_zeros.items():
             direct = OnNonzeros(codebook, (stay,), apart).project([chosen.arrays[name]])[0]
             now = chosen.model.encodings[name].stored_bits() // 8
             before = now if apart else int(chosen.arrays[name].nbytes)

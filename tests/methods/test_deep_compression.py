@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from onnx import helper
 
@@ -105,8 +106,20 @@ def test_channels_of_sparse_weights_share_one_codebook_and_the_user_is_told():
     assert any("sparse weights have one codebook each" in warning for warning in plan.warnings)
 
 
+def test_an_operator_set_that_can_be_raised_is_no_hindrance():
+    model = pruned(net(opset=9))
+    plan = LcQuant(bits=2).plan(model, None, Resources(input_shapes={"x": (1, 64)}))
+    late = LcQuant(bits=2).plan(pruned(net(opset=11)), None, Resources(input_shapes={"x": (1, 64)}))
+    assert {n: e.kind for n, e in plan.weights.items()} == {"w1": "sparse-codebook", "w2": "sparse-codebook"}
+    assert {n: e.kind for n, e in late.weights.items()} == {n: e.kind for n, e in plan.weights.items()}
+
+
 @pytest.mark.parametrize("joint", [False, True])
-def test_where_no_sparse_form_can_be_decoded_zero_is_an_entry(joint):
+def test_where_no_sparse_form_can_be_decoded_zero_is_an_entry(joint, monkeypatch):
+    def refuse(proto, least):
+        raise RuntimeError("no adapter")
+
+    monkeypatch.setattr(onnx.version_converter, "convert_version", refuse)
     model = pruned(net(opset=9))
     plan = LcQuant(bits=2, joint=joint).plan(model, None, Resources())
     for name in ("w1", "w2"):
