@@ -29,10 +29,20 @@ class AlphaHistogram:
 
 
 @dataclass(frozen=True)
+class GoalReached:
+    """One quantity that a target limits: the share that may stay, and that stays; null: not measured."""
+
+    quantity: str
+    limit: float
+    reached: float | None
+
+
+@dataclass(frozen=True)
 class Bottleneck:
     """α = μ²/σ² of every gated channel at the end of the gated training.
 
-    ``threshold`` is the one used; it is moved where a ``target`` had to be met, of which ``reached`` is left.
+    ``threshold`` is the one used; it is moved where a ``target`` had to be met, of which ``reached`` is left:
+    of several ``goals`` by the one that leaves least to spare, on the scale of the first.
     The outermost bins of ``log_alpha_edges`` (natural logarithm) hold everything beyond.
     """
 
@@ -42,3 +52,4 @@ class Bottleneck:
     path: tuple[PathPoint, ...]
     target: float | None = None
     reached: float | None = None
+    goals: tuple[GoalReached, ...] = ()

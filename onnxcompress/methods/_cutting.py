@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from onnxcompress.core.errors import UsageError
+from onnxcompress.core.errors import UnsupportedError, UsageError
+from onnxcompress.core.refusal import in_words
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from onnxcompress.core.refusal import Refusal
     from onnxcompress.engine.allocation import Target
 
 KEEP = 0.5
@@ -37,3 +41,13 @@ def target_of(keep: float | None, target: str | None) -> Target:
     if target is not None:
         return Target.read(target)
     return Target("channels", KEEP if keep is None else keep)
+
+
+def require_channels(target: str | None, refusals: Sequence[Refusal]) -> None:
+    """Raise UnsupportedError where there is a target, but no channel that may be cut; says why."""
+    if target is not None:
+        raise UnsupportedError(
+            f"the target {target} cannot be reached",
+            why=f"no channel can be cut: {in_words(refusals) or 'the model has none'}",
+            fix="let more be cut, or, of several methods, cut before weights are encoded",
+        )

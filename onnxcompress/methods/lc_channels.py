@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from onnxcompress.core.errors import UsageError
 from onnxcompress.methods._base import METHODS, Needs, option
-from onnxcompress.methods._cutting import KEEP, check_cut, target_of
+from onnxcompress.methods._cutting import KEEP, check_cut, require_channels, target_of
 from onnxcompress.methods._lc import Chosen, LcMethod, untrained_advice
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ class LcChannels(LcMethod):
         channels = analyse(model, resources.input_shapes)
         groups, refusals = self._groups(channels, model, chosen.task)
         if not groups:
+            require_channels(self.target, refusals)
             return [], refusals
         slices = slices_of(groups, channels, list(chosen.arrays))
         weights = tuple(n for n in chosen.arrays if any(part.weight == n for part in slices))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from onnxcompress.core.errors import UsageError
 from onnxcompress.methods._base import METHODS, Method, Needs, option
-from onnxcompress.methods._cutting import KEEP, check_cut, target_of
+from onnxcompress.methods._cutting import KEEP, check_cut, require_channels, target_of
 from onnxcompress.methods._finite import check_finite
 from onnxcompress.methods._zeros import zeros_warning
 
@@ -118,6 +118,8 @@ class Magnitude(Method):
 
         channels = analyse(model, resources.input_shapes)
         groups, refusals = self._choose(channels)
+        if not groups:
+            require_channels(self.target, refusals)
         ranked = {m.tensor: channels.model.array(m.tensor) for g in groups for m in _weights(g, channels)}
         check_finite(ranked, "it cannot be ranked")
         evidence = Evidence(channels, task, resources.device, resources.seed if task is None else task.seed)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from onnxcompress.core.errors import UsageError
+from onnxcompress.core.errors import UnsupportedError, UsageError
+from onnxcompress.core.refusal import Refusal, in_words
 from onnxcompress.methods._base import METHODS, Method, Needs, option
+from onnxcompress.methods._cutting import check_round_to, require_channels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +28,8 @@ GAMMA = 1e-3
 LR = 1e-3
 NORMALISED = 20_000
 """Examples from which on normalisation is lent unasked."""
+
+_IDLE = "no alpha fell to the threshold; a larger --gamma, more --epochs or a --target presses harder"
 
 _SCALINGS = ("auto", "constant", "map", "cost")
 
@@ -114,8 +118,7 @@ class Vib(Method):
                 )
         if self.scaling not in _SCALINGS:
             raise UsageError(f"--scaling must be one of {', '.join(_SCALINGS)}")
-        if self.round_to not in (1, 2) and (self.round_to < 1 or self.round_to % 4):
-            raise UsageError("--round-to must be 1, 2 or a multiple of 4", why=f"found {self.round_to}")
+        check_round_to(self.round_to)
         self._goals()
 
     def _goals(self) -> tuple[Goal, ...]:
@@ -131,13 +134,13 @@ class Vib(Method):
             UsageError: a glob matches nothing; there is no data; the device is not there.
         """
         from onnxcompress.core.plan import Plan  # noqa: PLC0415
-        from onnxcompress.core.refusal import Refusal  # noqa: PLC0415
         from onnxcompress.encodings.dense import Dense  # noqa: PLC0415
         from onnxcompress.engine.bottleneck import information  # noqa: PLC0415
         from onnxcompress.engine.bottleneck.choice import gated_groups  # noqa: PLC0415
         from onnxcompress.engine.bottleneck.inputs import costlier, zeroed  # noqa: PLC0415
         from onnxcompress.engine.bottleneck.training import press  # noqa: PLC0415
         from onnxcompress.engine.channels import analyse  # noqa: PLC0415
+        from onnxcompress.engine.widths import OutOfReachError  # noqa: PLC0415
 
         if task is None:
             raise UsageError("method 'vib' needs data", fix="give inputs with --data")
@@ -146,25 +149,33 @@ class Vib(Method):
         channels = analyse(model, resources.input_shapes)
         groups, refusals = gated_groups(channels, self.include, self.exclude, inputs=self.gate_inputs)
         if not groups:
-            return Plan(refusals=refusals)
-        found = press(self._job(model, channels, groups, task, resources))
+            require_channels(self.target, refusals)
+            return _nothing(refusals, (), "no channel can be gated")
+        job = self._job(model, channels, groups, task, resources)
+        idle = _IDLE if job.measures is None else f"the target {job.measures.asked} is met already"
+        if job.measures is not None and job.measures.met:
+            return _nothing(refusals, groups, idle)
+        try:
+            found = press(job)
+        except OutOfReachError as error:
+            why = f"{error.why}; not gated: {in_words(refusals)}" if refusals else error.why
+            raise UnsupportedError(error.what, why=why, fix=error.fix) from None
         keep, arrays = dict(found.keep), dict(found.arrays)
-        whole = [Refusal(g.name, "lost no channel") for g in groups if g.name not in keep]
+        if not keep:
+            return replace(_nothing(refusals, groups, idle), training=found.training)
         # A target is about what is left to do, not about the file.
         zero = costlier(groups, keep, model) if self.target is None else ()
+        whole = [Refusal(g.name, "lost no channel") for g in groups if g.name not in keep]
         arrays |= zeroed(zero, keep, arrays, model)
         for group in zero:
             lost = int((~keep.pop(group.name)).sum())
             whole.append(
                 Refusal(group.name, f"choosing among them costs more than it saves: {lost} have weight 0")
             )
-        refusals += tuple(whole)
-        if not keep and not zero:
-            return Plan(refusals=refusals, warnings=found.warnings, training=found.training)
         return Plan(
             values={name: Dense(array) for name, array in arrays.items()},
             keep=keep,
-            refusals=refusals,
+            refusals=(*refusals, *whole),
             warnings=found.warnings,
             training=found.training,
         )
@@ -195,9 +206,7 @@ class Vib(Method):
             with_teacher(task, self.teacher),
             resources,
             self._wishes(task),
-            None if found is None else found.most,
-            None if found is None else found.share,
-            None if found is None else found.quick,
+            found,
             {
                 "method": {"name": self.name, **asdict(self)},
                 "model": model.source.sha256,
@@ -240,3 +249,11 @@ class Vib(Method):
             round_to=self.round_to,
             information=self.information,
         )
+
+
+def _nothing(refusals: Sequence[Refusal], groups: Sequence[Group], why: str) -> Plan:
+    """Return a plan that changes nothing, which needs saying where other methods do change something."""
+    from onnxcompress.core.plan import Plan  # noqa: PLC0415
+
+    refusals = (*refusals, *(Refusal(group.name, why) for group in groups))
+    return Plan(refusals=refusals, warnings=(f"vib changed nothing: {why}",))

@@ -19,7 +19,7 @@ from onnxcompress.core.encoding import Encoding
 from onnxcompress.core.errors import NothingChangedError, UsageError
 from onnxcompress.core.model import Model
 from onnxcompress.core.plan import Plan
-from onnxcompress.core.refusal import Refusal
+from onnxcompress.core.refusal import Refusal, in_words
 from onnxcompress.core.resources import Resources
 from onnxcompress.core.run import SCHEMA, Accuracy, Benchmark, Comparison, MethodFacts, Run
 from onnxcompress.core.simplification import SimplificationFacts
@@ -308,17 +308,10 @@ def _check_needs(method: Method, task: Task | None) -> None:
 def _nothing_changed(
     model: Model, methods: Sequence[Method], refusals: tuple[Refusal, ...]
 ) -> NothingChangedError:
-    places: dict[str, list[str]] = {}
-    for refusal in refusals:
-        places.setdefault(refusal.why, []).append(refusal.where)
-    told = "; ".join(
-        f"{first} and {len(more)} more: {why}" if more else f"{first}: {why}"
-        for why, (first, *more) in places.items()
-    )
     return NothingChangedError(
         "nothing would change, so nothing was written",
         where=model.source.path,
-        why=told or ", and ".join(dict.fromkeys(method.idle for method in methods)),
+        why=in_words(refusals) or ", and ".join(dict.fromkeys(method.idle for method in methods)),
         fix="`onnxcompress inspect` shows what the model consists of",
     )
 

@@ -185,6 +185,13 @@ def test_the_file_without_channels_is_smaller_and_passes_the_checker(tmp_path):
     assert result.run.models[1].macs < 0.4 * result.run.models[0].macs
 
 
+def test_a_target_without_channels_is_no_silent_plan():
+    """Of several methods the others may change something: the plan must say that the target is missed."""
+    with pytest.raises(UnsupportedError, match=r"params=0.5 cannot be reached: .*not named by --include"):
+        plan(conv_net(), target="params=0.5", include=("fc.w",))
+    assert not plan(conv_net(), include=("fc.w",)).keep
+
+
 def test_nothing_to_cut_is_told(tmp_path):
     small = mlp(np.ones((4, 6)), np.ones((3, 4)))
     with pytest.raises(NothingChangedError, match="no multiple of 4"):

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
 from pruning_models import conv_net, mlp, task_for
 
 import onnxcompress
-from onnxcompress.core.errors import NothingChangedError, UsageError
+from onnxcompress.core.errors import NothingChangedError, UnsupportedError, UsageError
 from onnxcompress.core.resources import Resources
 from onnxcompress.engine.channels import analyse, silenced
 from onnxcompress.engine.graph.torchgraph import TorchGraph
@@ -132,6 +132,27 @@ def test_file_and_command(tmp_path):
     assert again.methods[0].training.bottleneck == result.run.methods[0].training.bottleneck
 
 
+def test_in_a_chain_it_is_not_silent_where_no_channel_can_be_gated(tmp_path):
+    """Weights of 16 bits take no gate in: a target is an error then, else there is a warning."""
+    out, data = tmp_path / "out.onnx", FIXTURES / "digits.npz"
+    for method in ("vib", "lc-channels"):
+        with pytest.raises(
+            UnsupportedError, match=r"target macs=0.5 cannot be reached: no channel can be cut: "
+        ):
+            onnxcompress.compress(
+                FIXTURES / "digits_mlp.onnx",
+                method=["half", method],
+                data=data,
+                output=out,
+                target="macs=0.5",
+            )
+        assert not out.exists()
+    result = onnxcompress.compress(
+        FIXTURES / "digits_mlp.onnx", method=["half", "vib"], data=data, output=out, benchmark=False
+    )
+    assert "vib changed nothing: no channel can be gated" in result.run.warnings
+
+
 def test_the_same_seed_gives_the_same_plan():
     task = task_for((3, 8, 8), 5, count=100)
     one, two = (
@@ -145,7 +166,7 @@ def test_the_same_seed_gives_the_same_plan():
 
 
 def test_nothing_to_cut_says_so():
-    with pytest.raises(NothingChangedError):
+    with pytest.raises(NothingChangedError, match="a larger --gamma, more --epochs or a --target"):
         onnxcompress.compress(
             FIXTURES / "digits_cnn.onnx", method="vib", data=FIXTURES / "digits.npz", gamma=1e-9, epochs=0.2,
             after=0,

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from example import compress
 
-from onnxcompress.core.bottleneck import AlphaHistogram, Bottleneck, PathPoint
+from onnxcompress.core.bottleneck import AlphaHistogram, Bottleneck, GoalReached, PathPoint
 from onnxcompress.core.run import Run
 from onnxcompress.report import html, markdown
 from onnxcompress.report.sections._base import SECTIONS
@@ -25,6 +25,13 @@ def gated(target: float | None = 0.5) -> Run:
         ),
         target=target,
         reached=None if target is None else 0.48,
+        goals=()
+        if target is None
+        else (
+            GoalReached("macs", target, 0.31),
+            GoalReached("params", 0.25, 0.24),
+            GoalReached("latency", 0.7, None),
+        ),
     )
     run = compress()
     method = run.methods[0]
@@ -38,7 +45,11 @@ def test_it_tells_what_stays_and_draws_path_and_histograms():
     blocks = SECTIONS["bottleneck"].build(gated())
     words = "".join(p for b in blocks if isinstance(b, Paragraph) for p in b.parts if isinstance(p, str))
     assert "34 of 116 gated channels stay" in words
-    assert "The target was 50" in words
+    wanted = (
+        "The target was at most 50.0 % of the multiply-accumulates, and 31.0 % stays; at most 25.0 % of the "
+        "parameters, and 24.0 % stays; at most 70.0 % of the latency, which was not measured."
+    )
+    assert wanted in words.replace("\u202f", " ").replace("\u00a0", " ")
     shares = next(b for b in blocks if isinstance(b, Lines))
     assert shares.series[0].points[-1] == (3.0, 0.25)
     assert len([b for b in blocks if isinstance(b, Lines)]) == 2

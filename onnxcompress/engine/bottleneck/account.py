@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from onnxcompress.core.bottleneck import AlphaHistogram, Bottleneck, PathPoint
 from onnxcompress.core.channels import Group
 from onnxcompress.core.encoding import Array
 from onnxcompress.engine.bottleneck.decision import Decision
+from onnxcompress.engine.bottleneck.goals import Measures
 
 _EDGES = tuple(float(v) for v in np.linspace(-10, 16, 53))
 """Of log α, natural."""
@@ -20,7 +22,7 @@ def account(
     alphas: Mapping[str, Array],
     decision: Decision,
     path: Sequence[PathPoint],
-    target: float | None,
+    measures: Measures | None,
 ) -> Bottleneck:
     """Return what is told of a gated training."""
     histograms = []
@@ -30,7 +32,11 @@ def account(
         mask = decision.keep.get(group.name)
         kept = group.size if mask is None else int(mask.sum())
         histograms.append(AlphaHistogram(group.name, group.size, kept, tuple(int(c) for c in counts)))
-    return Bottleneck(decision.threshold, _EDGES, tuple(histograms), tuple(path), target, decision.share)
+    found = Bottleneck(decision.threshold, _EDGES, tuple(histograms), tuple(path))
+    if measures is None:
+        return found
+    goals = measures.reached(decision.keep)
+    return replace(found, target=measures.most, reached=decision.share, goals=goals)
 
 
 def told(groups: Sequence[Group], keep: Mapping[str, Array]) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
+from onnxcompress.core.bottleneck import GoalReached
 from onnxcompress.core.channels import Group
 from onnxcompress.core.errors import UsageError
 from onnxcompress.engine.bottleneck.choice import map_elements
@@ -16,6 +18,9 @@ from onnxcompress.engine.widths import Keep
 Quantity = Literal["macs", "params", "elements", "latency"]
 
 _UNITS = {"k": 1e3, "M": 1e6, "G": 1e9}
+
+_Cut = tuple[tuple[str, bytes], ...]
+"""What tells a cut from others."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,9 @@ class Goal:
             )
         return cls(name, limit)  # type: ignore[arg-type]
 
+    def __str__(self) -> str:
+        return f"{self.quantity}={self.limit:g}"
+
 
 def read_goals(text: str) -> tuple[Goal, ...]:
     """Read goals with commas between them; raises UsageError."""
@@ -63,11 +71,17 @@ class Measures:
         most: share of the first goal's quantity that may stay.
         share: measures a cut on the same scale, by the goal that it misses by most.
         quick: what stands for it while training; None: ``share`` itself is quick.
+        asked: the goals in words.
+        met: whether they hold as the model is.
+        reached: tells of each goal what a cut leaves; of a latency only where ``share`` measured that cut.
     """
 
     most: float
     share: Callable[[Keep], float]
     quick: Callable[[Keep], float] | None
+    asked: str
+    met: bool
+    reached: Callable[[Keep], tuple[GoalReached, ...]]
 
 
 def measures(
@@ -92,6 +106,7 @@ def measures(
         "params": channels.parameters,
         "elements": lambda keep: elements(channels, groups, keep),
     }
+    known: dict[_Cut, float] = {}
     quick: list[tuple[Callable[[Keep], float], float]] = []
     exact: list[tuple[Callable[[Keep], float], float]] = []
     for goal in goals:
@@ -105,16 +120,40 @@ def measures(
         elif latency is None:
             raise UsageError("--target latency cannot be measured here", fix="use --target macs=X")
         else:
-            exact.append((latency, limit))
+            exact.append((partial(_noted, latency, known), limit))
     most = quick[0][1]
 
     def worst(parts: Sequence[tuple[Callable[[Keep], float], float]], keep: Keep) -> float:
         return most * max(measure(keep) / limit for measure, limit in parts)
 
+    def reached(keep: Keep) -> tuple[GoalReached, ...]:
+        return tuple(
+            GoalReached(
+                goal.quantity, limit, known.get(_cut(keep)) if goal.quantity == "latency" else measure(keep)
+            )
+            for goal, (measure, limit) in zip(goals, exact, strict=True)
+        )
+
     slow = any(goal.quantity == "latency" for goal in goals)
     return Measures(
-        most, lambda keep: worst(exact, keep), (lambda keep: worst(quick, keep)) if slow else None
+        most,
+        lambda keep: worst(exact, keep),
+        (lambda keep: worst(quick, keep)) if slow else None,
+        ",".join(map(str, goals)),
+        all(limit >= 1 for _, limit in exact),
+        reached,
     )
+
+
+def _cut(keep: Keep) -> _Cut:
+    return tuple(sorted((name, mask.tobytes()) for name, mask in keep.items() if not mask.all()))
+
+
+def _noted(measure: Callable[[Keep], float], known: dict[_Cut, float], keep: Keep) -> float:
+    """Measure a cut once, and remember what came out."""
+    if _cut(keep) not in known:
+        known[_cut(keep)] = measure(keep)
+    return known[_cut(keep)]
 
 
 def elements(channels: Channels, groups: Sequence[Group], keep: Mapping[str, object]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,8 +11,8 @@ from onnxcompress.core.encoding import Array
 from onnxcompress.core.resources import Resources
 from onnxcompress.core.run import Training
 from onnxcompress.core.task import Task
+from onnxcompress.engine.bottleneck.goals import Measures
 from onnxcompress.engine.channels import Channels
-from onnxcompress.engine.widths import Keep
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,7 @@ class Job:
         task: the data.
         resources: device, time limit, progress, the teacher.
         wishes: options.
-        target: share of a quantity that stays at most; None: γ alone decides.
-        share: measures it for the decision.
-        quick_share: measures it, or what stands for it, while training; None: ``share``.
+        measures: how to tell whether a cut meets the target; None: γ alone decides.
         fingerprint: what a resumed run must have in common with the interrupted one.
     """
 
@@ -79,9 +77,7 @@ class Job:
     task: Task
     resources: Resources
     wishes: Wishes
-    target: float | None = None
-    share: Callable[[Keep], float] | None = None
-    quick_share: Callable[[Keep], float] | None = None
+    measures: Measures | None = None
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
 
 

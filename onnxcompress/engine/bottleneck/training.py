@@ -142,7 +142,7 @@ class _Run:
                 self._save("done")
         arrays = self._arrays()
         words = f"{stopped}; {told(self.job.groups, decision.keep)}"
-        bottleneck = account(self.job.groups, alphas, decision, self.path, self.job.target)
+        bottleneck = account(self.job.groups, alphas, decision, self.path, self.job.measures)
         keep = {name: mask for name, mask in decision.keep.items() if not mask.all()}
         warnings = [*self.trainer.warnings, *self.warnings, *doubts(self.job, decision)]
         return Pressed(keep, arrays, self._facts(words, bottleneck), tuple(dict.fromkeys(warnings)))
@@ -155,7 +155,7 @@ class _Run:
         steps = max(1, round(self.gated_epochs * trainer.steps_per_epoch))
         lr = wishes.gate_lr or min(MOST_GATE_LR, max(wishes.lr, GATE_TRAVEL / steps))
         steering = None
-        if self.job.target is not None:
+        if self.job.measures is not None:
             steering = Steering(steps, lambda: level(self.job, self.gates.alphas()), wishes.gamma)
         others = list(self.norms.parameters()) if self.norms is not None else []
         pressure = Pressure(

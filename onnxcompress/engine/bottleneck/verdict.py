@@ -32,8 +32,8 @@ def require_reachable(job: Job) -> None:
 def level(job: Job, alphas: Mapping[str, Array]) -> float:
     """Return log α of the channel at which the target is just met, as far as is quickly known."""
     limit = _limit(job)
-    if limit is not None and job.quick_share is not None:
-        limit = replace(limit, share=job.quick_share, measured=False)
+    if limit is not None and job.measures is not None and job.measures.quick is not None:
+        limit = replace(limit, share=job.measures.quick, measured=False)
     try:
         found = decide(job.groups, alphas, job.wishes.threshold, round_to=job.wishes.round_to, limit=limit)
         threshold = found.threshold
@@ -43,16 +43,16 @@ def level(job: Job, alphas: Mapping[str, Array]) -> float:
 
 
 def _limit(job: Job) -> Limit | None:
-    if job.target is None or job.share is None:
+    found = job.measures
+    if found is None:
         return None
-    timed = job.quick_share is not None
-    words = f"the target {job.target:g}"
-    return Limit(job.share, job.target, words, blocks_first=timed, measured=timed)
+    timed, words = found.quick is not None, f"the target {found.asked}"
+    return Limit(found.share, found.most, words, blocks_first=timed, measured=timed)
 
 
 def doubts(job: Job, decision: Decision) -> tuple[str, ...]:
     """Return what the user must know of a verdict."""
-    if job.target is None or USUAL[0] <= decision.threshold <= USUAL[1]:
+    if job.measures is None or USUAL[0] <= decision.threshold <= USUAL[1]:
         return ()
     return (
         f"the target was met only with a threshold of {decision.threshold:.3g} on α (usual is 1): "

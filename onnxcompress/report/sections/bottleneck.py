@@ -10,6 +10,8 @@ from onnxcompress.report import format as fmt
 from onnxcompress.report.sections._base import section
 from onnxcompress.report.tree import Block, Histograms, Lines, Panel, Paragraph, Series
 
+_QUANTITIES = {"macs": "multiply-accumulates", "params": "parameters", "elements": "feature maps' elements"}
+
 MOST_PANELS = 12
 """Groups whose path and histogram are drawn, the largest ones."""
 
@@ -34,12 +36,15 @@ def bottleneck(run: Run) -> tuple[Block, ...]:
 
 def _told(b: Bottleneck) -> str:
     size, kept = sum(h.size for h in b.histograms), sum(h.kept for h in b.histograms)
-    target = ""
-    if b.target is not None and b.reached is not None:
-        target = f" The target was {fmt.percent(b.target).text}, {fmt.percent(b.reached).text} stays."
+    goals = [
+        f"at most {fmt.percent(g.limit).text} of the {_QUANTITIES.get(g.quantity, g.quantity)}, "
+        + ("which was not measured" if g.reached is None else f"and {fmt.percent(g.reached).text} stays")
+        for g in b.goals
+    ]
+    target = f" The target was {'; '.join(goals)}." if goals else ""
     return (
-        f"{kept:,} of {size:,} gated channels stay, those whose α = μ²/σ² is over "
-        f"{fmt.number(b.threshold).text}.{target}"
+        f"{kept:,} of {size:,} gated channels stay, of each group those with the largest α = μ²/σ²; the "
+        f"threshold was {fmt.number(b.threshold).text}, and widths are rounded to whole blocks.{target}"
     )
 
 

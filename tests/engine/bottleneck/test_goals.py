@@ -54,6 +54,10 @@ def test_the_goal_missed_by_most_counts():
         keep = {g.name: rng.random(g.size) < rng.random() for g in groups}
         held = channels.macs(keep) <= 0.5 * macs and channels.parameters(keep) <= 0.25 * params
         assert (found.share(keep) <= found.most * (1 + 1e-12)) == held
+    one, two = found.reached(keep)
+    assert (one.quantity, one.limit, one.reached) == ("macs", pytest.approx(0.5), channels.macs(keep) / macs)
+    assert (two.quantity, two.limit, two.reached) == ("params", 0.25, channels.parameters(keep) / params)
+    assert not found.met
     whole = elements(channels, groups, {})
     assert elements(channels, groups, {groups[0].name: np.arange(groups[0].size) < 1}) < whole
 
@@ -66,7 +70,10 @@ def test_a_latency_is_told_by_macs_until_it_is_measured():
     assert found.quick is not None
     assert found.quick(half) == pytest.approx(channels.macs(half) / channels.macs({}))
     assert not asked
+    assert [goal.reached for goal in found.reached(half)] == [None]
     assert found.share(half) == pytest.approx(0.9)
+    assert [goal.reached for goal in found.reached(half)] == [0.9]
+    assert len(asked) == 1
     with pytest.raises(UsageError, match="cannot be measured"):
         measures(read_goals("latency=0.6"), channels, groups, None)
 
@@ -87,11 +94,23 @@ def test_all_goals_hold_in_the_end():
     assert elements(channels, groups, found.keep) <= 0.7 * elements(channels, groups, {})
 
 
+def test_a_target_that_holds_already_is_said_before_training():
+    told = []
+    resources = Resources(input_shapes=SHAPES, progress=lambda fraction, words, point: told.append(words))
+    task = task_for((3, 8, 8), 5, count=64)
+    found = Vib(target="macs=1G,params=1M", round_to=1).plan(conv_net(), task, resources)
+    assert not told
+    assert not found.keep
+    assert found.warnings == ("vib changed nothing: the target macs=1e+09,params=1e+06 is met already",)
+    assert any("is met already" in refusal.why for refusal in found.refusals)
+
+
 def test_what_is_out_of_reach_is_said_before_training():
     told = []
     resources = Resources(input_shapes=SHAPES, progress=lambda fraction, words, point: told.append(words))
-    with pytest.raises(UnsupportedError, match="cannot be reached"):
-        Vib(target="macs=10", round_to=1).plan(conv_net(), task_for((3, 8, 8), 5, count=64), resources)
+    task = task_for((3, 8, 8), 5, count=64)
+    with pytest.raises(UnsupportedError, match=r"macs=10 cannot be reached.* not gated: .*output 'y'"):
+        Vib(target="macs=10", round_to=1).plan(conv_net(), task, resources)
     assert not told
 
 
