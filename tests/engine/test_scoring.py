@@ -7,7 +7,7 @@ import math
 import pytest
 
 from onnxcompress.engine.training.evaluation import Evaluation
-from onnxcompress.engine.training.scoring import better, in_words, point
+from onnxcompress.engine.training.scoring import better, in_words, point, within_chance
 
 
 def scored(loss, metric):
@@ -28,6 +28,22 @@ def scored(loss, metric):
 )
 def test_better(new, old, higher, expected):
     assert better(new, old, higher) is expected
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "examples", "expected"),
+    [
+        # The standard error of nine tenths of 100 is three hundredths.
+        (0.90, 0.92, 100, True),
+        (0.88, 0.92, 100, False),
+        (0.90, 0.92, 10_000, False),
+        (None, 0.92, 100, False),
+        (1.7, 1.71, 100, False),
+        (0.9, 0.9, 0, False),
+    ],
+)
+def test_shares_that_differ_by_chance(one, other, examples, expected):
+    assert within_chance(scored(0.1, one), scored(0.2, other), examples) is expected
 
 
 def test_an_evaluation_as_point_and_in_words():

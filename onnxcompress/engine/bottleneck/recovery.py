@@ -3,7 +3,9 @@
 It goes on from the weights trained with gates, or from the original ones: noise has made the former used to
 the loss of channels, the latter still know what few examples cannot teach again. A short run from each, at
 two learning rates, decides. The learning rate then rises in a few steps and falls along half a cosine, and
-what is kept is the mean of the weights over the last steps.
+what is kept is the mean of the weights over the last steps: of all epochs the best by the validation split,
+but the last where a share of right decisions sets them apart by no more than chance. It has learnt longest,
+and the best of many equal ones is only the luckiest.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from onnxcompress.engine.bottleneck.keeping import Part, State
 from onnxcompress.engine.bottleneck.normalisation import Normalisation
 from onnxcompress.engine.bottleneck.pressure import Along
 from onnxcompress.engine.training.augmentation import Augmentation
-from onnxcompress.engine.training.scoring import better
+from onnxcompress.engine.training.scoring import better, within_chance
 from onnxcompress.engine.training.trainer import Evaluation, Trainer
 
 PROBE_STEPS = 150
@@ -110,7 +112,7 @@ class Recovery:
         take_up: Callable[[Part], None],
         save: Callable[[State], None],
     ) -> str:
-        """Train on and leave the graph in the best state (see ``better``); return why it stopped.
+        """Train on and leave the graph in the best state (see the top of this file); return why it stopped.
 
         A state is the running mean of the weights, which is what is evaluated after every epoch.
 
@@ -189,6 +191,7 @@ class _Averaging:
         self._steps, self._looked = 0, 0
         self._average = Average(job._tensors(), HORIZON * self._total)
         self._best: tuple[Evaluation, list[torch.Tensor]] | None = None
+        self._last: Evaluation | None = None
 
     def value(self) -> torch.Tensor:
         """Return 0."""
@@ -230,15 +233,18 @@ class _Averaging:
             self._best = Evaluation(*values["best"]), held
 
     def finish(self) -> None:
-        """Look at the last state and leave the best one."""
-        if self._steps > self._looked:
+        """Look at the last state and leave the best one, or the last where they are equal but for chance."""
+        if self._steps > self._looked or self._last is None:
             self._look()
-        if self._best is not None:
-            self._average.put(self._best[1])
+        assert self._best is not None
+        assert self._last is not None
+        best = self._best[0]
+        due = self._higher is not None and within_chance(self._last, best, best.examples)
+        self._average.put(self._average.held if due else self._best[1])
 
     def _look(self) -> None:
         with self._average.shown():
             found = self._job.note(self._steps / self._per_epoch, "training on")
-        self._looked = self._steps
+        self._looked, self._last = self._steps, found
         if self._best is None or better(found, self._best[0], self._higher):
             self._best = found, [t.clone() for t in self._average.held]

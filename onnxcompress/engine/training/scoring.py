@@ -38,6 +38,19 @@ def better(new: Scored, old: Scored, higher_is_better: bool | None) -> bool:
     return new.loss < old.loss
 
 
+def within_chance(one: Scored, other: Scored, examples: int) -> bool:
+    """Return whether two shares of right decisions are the same but for chance.
+
+    They are where they differ by less than the standard error of a share p of n examples, √(p (1 − p) / n).
+    False where the metric is no share: absent, or not 0 to 1.
+    """
+    shares = [s.metric for s in (one, other) if s.metric is not None and 0 <= s.metric <= 1]
+    if len(shares) < 2 or examples < 1:
+        return False
+    mean = sum(shares) / 2
+    return abs(shares[0] - shares[1]) < math.sqrt(mean * (1 - mean) / examples)
+
+
 def point(step: int, found: Scored, elapsed_s: float, loss: float | None = None) -> TrainingPoint:
     """Return a point of the path of a training that has no penalty.
 
