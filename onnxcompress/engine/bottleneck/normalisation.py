@@ -205,13 +205,14 @@ class Normalisation(nn.Module):
 
     def _normalised(self, layer: Linear, norm: nn.BatchNorm1d, value: torch.Tensor) -> torch.Tensor:
         axis = layer.axis % value.dim()
+        kind = norm.weight.dtype  # a model may compute with numbers of another width
         moved = value.movedim(axis, -1)
         rows = moved.reshape(-1, moved.shape[-1])
         norm.train((torch.is_grad_enabled() or self._estimating) and len(rows) > 1)
         if axis == 1 and value.dim() > 2:
-            found: torch.Tensor = norm(value.flatten(2))
+            found: torch.Tensor = norm(value.flatten(2).to(kind)).to(value.dtype)
             return value if self._listening else found.reshape(value.shape)
-        found = norm(rows)
+        found = norm(rows.to(kind)).to(value.dtype)
         return value if self._listening else found.reshape(moved.shape).movedim(-1, axis)
 
 

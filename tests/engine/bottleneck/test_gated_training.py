@@ -157,6 +157,23 @@ def test_lent_normalisation_starts_as_identity_and_folds(name):
     assert np.abs(wanted - before).max() > 1e-3
 
 
+@pytest.mark.parametrize("name", ["conv", "matmul"])
+def test_lent_normalisation_takes_the_numbers_of_the_model(name):
+    """A model of double precision; without the cast torch refuses the mixture."""
+    make, shape = NETS[name]
+    model = make()
+    layers = hidden_layers(model)
+    widths = {la.output: model.weights[la.weight].shape[la.weight_axis] for la in layers}
+    graph, norms = TorchGraph(model, dtype=torch.float64), Normalisation(layers, widths)
+    x = np.random.default_rng(2).normal(size=(64, *shape))
+    before = graph.run({"x": x})["y"]
+    with norms.on(graph.hooks):
+        norms.pause(lambda: graph.run({"x": x}))
+        after = graph.run({"x": x})["y"]
+    assert after.dtype == np.float64
+    np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-4)
+
+
 def test_the_decision_takes_the_threshold_or_just_meets_the_target():
     channels = analyse(conv_net(), {"x": (1, 3, 8, 8)})
     groups = channels.free
