@@ -17,6 +17,7 @@ from onnxcompress.engine.graph.values import Value
 from onnxcompress.engine.training.augmentation import Augmentation
 from onnxcompress.engine.training.batches import prefetched
 from onnxcompress.engine.training.evaluation import Evaluation, Evaluator
+from onnxcompress.engine.training.flushing import flushed_denormals
 from onnxcompress.engine.training.penalty import Penalty
 from onnxcompress.engine.training.state import RunState, restore_optimizer
 
@@ -125,12 +126,13 @@ class Loop:
     def run(self) -> Outcome:
         """Train to the end."""
         state, stopped = self.state, "done"
-        while state.step < self._total and state.stopped is None:
-            if self._epoch():
-                self._end_of_epoch()
-            elif state.stopped is None and time.monotonic() >= self._options.deadline:
-                stopped = "time"
-                break
+        with flushed_denormals():
+            while state.step < self._total and state.stopped is None:
+                if self._epoch():
+                    self._end_of_epoch()
+                elif state.stopped is None and time.monotonic() >= self._options.deadline:
+                    stopped = "time"
+                    break
         return self._outcome(state.stopped or stopped)  # type: ignore[arg-type]
 
     def between_epochs(self) -> bool:
