@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -29,6 +28,7 @@ from onnxcompress.engine.bottleneck.gates import Gates
 from onnxcompress.engine.bottleneck.information import EXAMPLES, LOOKS, passing
 from onnxcompress.engine.bottleneck.job import Job, Pressed
 from onnxcompress.engine.bottleneck.keeping import Keeper, OfModule, Phase, State
+from onnxcompress.engine.bottleneck.lengths import in_time, wished
 from onnxcompress.engine.bottleneck.normalisation import Linear, Normalisation, hidden_layers
 from onnxcompress.engine.bottleneck.pressure import Pressure
 from onnxcompress.engine.bottleneck.recovery import Recovery
@@ -47,9 +47,6 @@ from onnxcompress.engine.training.trainer import Evaluation, Trainer
 
 GATE_TRAVEL = 40.0
 """Learning rate of the gates times steps: log σ² has to come from −9 to 0 in a part of them."""
-
-EPOCHS, LEAST_STEPS = 10.0, 1000
-"""Passes over the data with gates, and least number of steps, where nothing else is asked for."""
 
 BATCH_SIZE = 64
 """Examples of one step: a few epochs of small batches make more steps than of large ones."""
@@ -97,7 +94,7 @@ class _Run:
         self.original = self.graph.arrays()
         self.warnings: list[str] = []
         self.epochs = 0.0
-        self.gated_epochs, self.after_epochs = self._lengths()
+        self.gated_epochs, self.after_epochs = wished(self.wishes, self.trainer.steps_per_epoch)
         self.decided: State | None = None
         self.recovery_lr = 0.0
         folder = job.resources.checkpoint_dir
@@ -105,13 +102,6 @@ class _Run:
             None if folder is None else Checkpoint(folder / f"vib-{len(model.steps)}", job.fingerprint),
             resume=job.resources.resume,
         )
-
-    def _lengths(self) -> tuple[float, float]:
-        """Return the passes with gates and after, where they were not asked for: more over few examples."""
-        gated, after = self.wishes.epochs, self.wishes.after
-        if gated is None:
-            gated = max(EPOCHS, math.ceil(LEAST_STEPS / self.trainer.steps_per_epoch))
-        return gated, gated if after is None else after
 
     def run(self) -> Pressed:
         before = self.keeper.values("run")
@@ -124,6 +114,11 @@ class _Run:
                 self._lend(stack)
             self._settle_axes()
             phase = self._resumed(before)
+            if before is None and self.parameters:
+                lent = [self.gates] if self.norms is None else [self.gates, self.norms]
+                passes = self.gated_epochs, self.after_epochs
+                passes, said = in_time(passes, self.trainer, self.parameters, self.augmentation, lent)
+                (self.gated_epochs, self.after_epochs), self.warnings = passes, said
             if phase == "gated":
                 stopped = self._gated()
                 alphas = self.gates.alphas()
@@ -289,7 +284,8 @@ class _Run:
         if self.decided is not None:
             parts["decision"] = self.decided
         way = keeping.way_state(self.points, self.path)
-        parts["run"] = {}, {"phase": phase, "epochs": self.epochs, "lr": self.recovery_lr, **way}
+        run = {"phase": phase, "epochs": self.epochs, "lr": self.recovery_lr}
+        parts["run"] = {}, {**run, "passes": [self.gated_epochs, self.after_epochs], **way}
         self.keeper.save(parts)
 
     def _resumed(self, before: Mapping[str, Any] | None) -> Phase:
@@ -304,6 +300,7 @@ class _Run:
             self.decided = self.keeper.arrays("decision"), dict(self.keeper.values("decision") or {})
         self.points, self.path = keeping.read_way(before)
         self.epochs, self.recovery_lr = float(before["epochs"]), float(before["lr"])
+        self.gated_epochs, self.after_epochs = before["passes"]
         phase: Phase = before["phase"]
         return phase
 

@@ -104,6 +104,11 @@ class Trainer:
         return math.ceil(len(self._task.train) / self.batch_size)
 
     @property
+    def seconds_left(self) -> float:
+        """Seconds to the time limit; infinite where there is none."""
+        return self._deadline - time.monotonic()
+
+    @property
     def out_of_time(self) -> bool:
         """Whether the time limit is reached."""
         return time.monotonic() >= self._deadline

@@ -1,0 +1,106 @@
+"""Lengths: how many passes are made with gates and after the decision, as asked for and as there is time for.
+
+A training that is broken off has its gates half closed and nothing learnt without the channels that go: where
+time is limited, a shorter one that comes to its end is worth far more.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+from torch import nn
+
+from onnxcompress.engine.bottleneck.job import Wishes
+from onnxcompress.engine.bottleneck.recovery import PROBE_STEPS, RATES
+from onnxcompress.engine.training.augmentation import Augmentation
+from onnxcompress.engine.training.trainer import Trainer
+
+EPOCHS, LEAST_STEPS = 10.0, 1000
+"""Passes over the data with gates, and least number of steps, where nothing else is asked for."""
+
+_TIMED_STEPS = 4
+"""Steps whose time is taken, after one that is not."""
+
+_USED = 0.8
+"""Part of the time that is left that is planned for: the decision, and whatever else runs here, take some."""
+
+
+def wished(wishes: Wishes, steps_per_epoch: int) -> tuple[float, float]:
+    """Return the passes with gates and after, where they were not asked for: more over few examples."""
+    gated, after = wishes.epochs, wishes.after
+    if gated is None:
+        gated = max(EPOCHS, math.ceil(LEAST_STEPS / steps_per_epoch))
+    return gated, gated if after is None else after
+
+
+def in_time(
+    passes: tuple[float, float],
+    trainer: Trainer,
+    parameters: Sequence[str],
+    augmentation: Augmentation | None,
+    lent: Sequence[nn.Module],
+) -> tuple[tuple[float, float], list[str]]:
+    """Return the passes, with gates and after, that there is time for, and what has to be said of it.
+
+    Args:
+        passes: wished.
+        trainer: ready to train, everything in place; as before afterwards.
+        parameters: weights that change.
+        augmentation: of the training.
+        lent: what the graph runs with besides.
+    """
+    if math.isinf(trainer.seconds_left):
+        return passes, []
+    seconds = _seconds_of_a_pass(trainer, parameters, augmentation)
+    for module in lent:
+        module.zero_grad(set_to_none=True)
+    share = affordable(*passes, seconds, trainer.seconds_left, trainer.steps_per_epoch)
+    if share >= 1:
+        return passes, []
+    gated, after = (part * share for part in passes)
+    told = f"--max-time was enough for {gated + after:.2g} of {sum(passes):.3g} passes over the data"
+    return (gated, after), [told]
+
+
+def _seconds_of_a_pass(
+    trainer: Trainer, parameters: Sequence[str], augmentation: Augmentation | None
+) -> float:
+    """Measure one pass over the training examples, and the look at the others after it."""
+    held, per_epoch = trainer.graph.arrays(), trainer.steps_per_epoch
+    began = 0.0
+    for steps in (1, _TIMED_STEPS):
+        began = time.monotonic()
+        trainer.run(
+            steps / per_epoch,
+            lr=1e-9,
+            optimizer="adam",
+            parameters=parameters,
+            augmentation=augmentation,
+            progress=lambda fraction, words: None,
+        )
+    step = (time.monotonic() - began) / _TIMED_STEPS
+    trainer.graph.set_arrays(held)
+    began = time.monotonic()
+    trainer.evaluate()
+    return step * per_epoch + time.monotonic() - began
+
+
+def affordable(gated: float, after: float, pass_s: float, left_s: float, steps_per_epoch: int) -> float:
+    """Return the share of the passes that there is time for, at most 1.
+
+    Args:
+        gated: passes with gates.
+        after: passes after the decision, before which ways to go on are compared.
+        pass_s: seconds of one pass.
+        left_s: seconds that are left; infinite where time is not limited.
+        steps_per_epoch: steps of one pass.
+    """
+    compared = 2 * len(RATES) * min(1.0, PROBE_STEPS / steps_per_epoch) if after > 0 else 0.0
+    passes = _USED * max(left_s, 0.0) / pass_s
+    if passes >= gated + after + compared:
+        return 1.0
+    # Little time is not all taken by the comparison, and one step is made in any case.
+    found = max(passes - compared, passes * 0.2, 1 / steps_per_epoch)
+    return min(found / (gated + after), 1.0)

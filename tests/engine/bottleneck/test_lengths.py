@@ -1,0 +1,61 @@
+"""How many passes are made: as asked for, and no more than there is time for."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from pruning_models import conv_net, task_for
+
+from onnxcompress.core.resources import Resources
+from onnxcompress.engine.bottleneck.lengths import affordable
+from onnxcompress.methods.vib import Vib
+
+SHAPES = {"x": (1, 3, 8, 8)}
+
+
+def test_what_is_affordable_takes_no_more_time_than_there_is():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        gated, after = rng.uniform(1, 100), rng.uniform(0, 100)
+        pass_s, left_s, steps = rng.uniform(0.01, 10), rng.uniform(1, 1000), int(rng.integers(1, 1000))
+        share = affordable(gated, after, pass_s, left_s, steps)
+        compared = 4 * min(1, 150 / steps)
+        assert 0 < share <= 1
+        assert share == 1 or share * (gated + after) * pass_s <= left_s
+        if share == 1:
+            assert (gated + after) * pass_s <= left_s
+        else:  # and no more is left out than has to be
+            assert (gated + after + compared) * pass_s > 0.8 * left_s
+    assert affordable(10, 10, 1.0, float("inf"), 5) == 1
+
+
+def test_a_training_that_is_too_long_is_made_shorter_and_comes_to_its_end(monkeypatch):
+    """Broken off in the middle, gates would be half closed and nothing learnt after the cut."""
+    ticks = itertools.count()  # a clock that goes on by a millisecond whenever somebody looks at it
+    monkeypatch.setattr(time, "monotonic", lambda: next(ticks) / 1000)
+    found = Vib(target="macs=0.5", epochs=4000.0, after=4000.0, round_to=1, augment=False).plan(
+        conv_net(), task_for((3, 8, 8), 5, count=300), Resources(input_shapes=SHAPES, max_time_s=1.0)
+    )
+    assert any("--max-time was enough for" in warning for warning in found.warnings)
+    assert not any("threshold of" in warning for warning in found.warnings)
+    assert found.training.stopped.startswith("done")
+    assert 2 < found.training.epochs < 400
+    losses = [p.compressed_loss for p in found.training.points]
+    assert losses[-1] < 0.5 * max(losses)
+
+
+@pytest.mark.parametrize("limit", [None, 1e6])
+def test_with_time_enough_nothing_is_said(limit):
+    task = task_for((3, 8, 8), 5, count=60)
+    found = Vib(gamma=0.1, epochs=2.0, after=1.0, round_to=1, augment=False).plan(
+        conv_net(), task, Resources(input_shapes=SHAPES, max_time_s=limit)
+    )
+    assert found.training.epochs == 3.0
+    assert not any("--max-time" in warning for warning in found.warnings)
