@@ -110,7 +110,8 @@ def compared_inputs(original: Original, task: Task | None, seed: int) -> Compare
         stack = task.samples.inputs(some)
         calls = tuple(feed for _, feed in task.samples.feeding.calls(stack, COMPARED_AT_ONCE))
         single = single_example(original, task)
-        return Compared(calls, len(some), f"{len(some)} {split} examples", False, single)
+        told = f"{len(some)} {split} example{'s' if len(some) > 1 else ''}"
+        return Compared(calls, len(some), told, False, single)
     drawn = feeds.random_feeds(
         original.session.inputs,
         seed=seed,

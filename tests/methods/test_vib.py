@@ -153,6 +153,18 @@ def test_in_a_chain_it_is_not_silent_where_no_channel_can_be_gated(tmp_path):
     assert "vib changed nothing: no channel can be gated" in result.run.warnings
 
 
+def test_statistics_of_single_examples_are_not_taken():
+    """BatchNormalization in training sees a batch; of one picture it would be another network."""
+    model, task = conv_net(), task_for((3, 8, 8), 5, count=40)
+    (node,) = (n for n in model.ir.graph if n.op_type == "BatchNormalization")
+    stored = {value.name for value in node.inputs[3:]}
+    for batch_size, moves in ((1, False), (8, True)):
+        found = plan(
+            model, task, {"x": (1, 3, 8, 8)}, epochs=1.0, after=1.0, target="macs=0.6", batch_size=batch_size
+        )
+        assert bool(stored & set(found.values)) == moves
+
+
 def test_the_same_seed_gives_the_same_plan():
     task = task_for((3, 8, 8), 5, count=100)
     one, two = (

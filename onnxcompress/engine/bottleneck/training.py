@@ -71,16 +71,19 @@ class _Run:
         self.graph = TorchGraph(model, device=job.resources.device)
         # The teacher is a graph of its own: this one's answers go through the gates.
         self.teacher = TorchGraph(job.resources.teacher or channels.model)
-        batch_norm = any(node.op_type == "BatchNormalization" for node in channels.model.ir.graph)
+        batch_size = min(job.wishes.batch_size or BATCH_SIZE, len(job.task.train))
+        # Of one example there are no statistics to learn from: those stored are used.
+        self.batch_norm = batch_size > 1 and any(
+            node.op_type == "BatchNormalization" for node in channels.model.ir.graph
+        )
         self.trainer = Trainer(
             self.graph,
             with_classes(job.task, self.graph),
             job.resources,
-            batch_size=job.wishes.batch_size or BATCH_SIZE,
-            bn="train" if batch_norm else "eval",
+            batch_size=batch_size,
+            bn="train" if self.batch_norm else "eval",
             teacher=self.teacher,
         )
-        self.batch_norm = batch_norm and self.trainer.batch_size > 1
         self.gates = Gates(job.groups, taps, site_key, job.task.seed).to(job.resources.device)
         self.recurrent = Recurrence(channels, job.groups, self.gates)
         self.norms = self._normalisation(model)
