@@ -464,6 +464,20 @@ def test_a_task_that_cannot_be(options, error, words):
         make_task(open_data({"x": X}, ONE), **options)
 
 
+def test_a_loss_that_the_labels_are_not_for():
+    outputs = [info("y", "N", 5)]
+    classes = open_data({"x": X, "labels": np.arange(len(X)) % 5}, ONE, outputs=outputs)
+    values = open_data({"x": X, "labels": np.zeros((len(X), 5), np.float32) + 0.5}, ONE, outputs=outputs)
+    for examples, loss, words, other in (
+        (classes, "mse", "loss 'mse' needs values", "ce"),
+        (classes, "0.5*ce+mse", "loss 'mse' needs values", "ce"),
+        (values, "ce", "loss 'ce' needs classes", "mse"),
+    ):
+        with pytest.raises(UsageError, match=f"{words}.*; use {other}"):
+            make_task(examples, loss=loss)
+        assert make_task(examples, loss=other).loss == other
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

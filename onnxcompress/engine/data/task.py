@@ -129,6 +129,10 @@ def _check_loss(loss: str, samples: Examples) -> None:
             raise UsageError(
                 "loss 'ce' needs classes", where=samples.origin, why="the labels are values", fix="use mse"
             )
+        if term == "mse" and samples.targets is not None and samples.targets.kind == "classes":
+            raise UsageError(
+                "loss 'mse' needs values", where=samples.origin, why="the labels are classes", fix="use ce"
+            )
 
 
 def _check_metric(metric: str, samples: Examples) -> None:
