@@ -43,8 +43,8 @@ def _told(b: Bottleneck) -> str:
     ]
     target = f" The target was {'; '.join(goals)}." if goals else ""
     return (
-        f"{kept:,} of {size:,} gated channels stay, of each group those with the largest α = μ²/σ²; the "
-        f"threshold was {fmt.number(b.threshold).text}, and widths are rounded to whole blocks.{target}"
+        f"{kept:,} of {size:,} gated channels stay, of each group those with the largest α = μ²/σ²: over "
+        f"{fmt.number(b.threshold).text}, as near as the widths allowed come to that.{target}"
     )
 
 
