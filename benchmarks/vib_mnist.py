@@ -8,8 +8,8 @@ below and nothing else, and measures the file that was written. Compression sees
 
 ``--parts quantised`` looks for the smallest file at no more error than the reference: a stage that cuts less,
 then LC quantisation to four values a layer. ``--parts vib quantised`` does both; a row keeps what the other
-part has measured. Everything was chosen by errors and losses on validation splits of 5,000; the reference's own
-cannot be compared with them, because it has learned from those examples, too.
+part has measured. Everything was chosen by errors and losses on validation splits of 5,000; the reference's
+own cannot be compared with them, because it has learned from those examples, too.
 
 r_W: weights of layers left, biases aside; the weights of LeNet-300-100 include those of its pixels.
 r_N: elements of feature maps left, before pooling (LeNet-300-100: inputs and hidden units).
