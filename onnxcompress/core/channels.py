@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,10 @@ from onnxcompress.core.encoding import Array
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+
+Keep = Mapping[str, Array]
+"""Group name -> which of its channels stay (bool, ``group.size``); groups not named stay whole."""
 
 
 @dataclass(frozen=True, eq=False)

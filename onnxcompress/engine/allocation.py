@@ -19,10 +19,10 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from onnxcompress.core.channels import Group
+from onnxcompress.core.channels import Group, Keep
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.errors import UsageError
-from onnxcompress.engine.widths import FAST, Keep, Limit, choices, masks, nearest, positions, search, widths
+from onnxcompress.engine.widths import FAST, Limit, choices, masks, nearest, positions, search, widths
 
 Scope = Literal["layer", "joint"]
 Quantity = Literal["channels", "params", "macs", "latency"]

@@ -19,12 +19,9 @@ from typing import Protocol
 
 import numpy as np
 
-from onnxcompress.core.channels import Group
+from onnxcompress.core.channels import Group, Keep
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.errors import UnsupportedError
-
-Keep = Mapping[str, Array]
-"""Group name -> which of its channels stay; groups not named stay whole."""
 
 FAST = 4
 """Widths that are no multiple of this are slow in onnxruntime."""
@@ -72,13 +69,15 @@ class Limit:
         """Tell whether no more than the target stays."""
         return share <= self.most + _SLACK
 
-    def require(self, least: float) -> None:
-        """Raise OutOfReachError where the least that can stay is more than the target."""
+    def require(self, least: float, round_to: int) -> None:
+        """Raise OutOfReachError where the least that can stay, of these blocks, is more than the target."""
         if not self.holds(least):
+            narrower = "allow narrower widths with --round-to 1, " if round_to > 1 else ""
             raise OutOfReachError(
                 f"{self.words} cannot be reached",
                 why=f"{least:.3g} stay with every group that may be cut at its least width",
-                fix="ask for less, or let more be cut: `onnxcompress inspect` says what is frozen",
+                fix=f"let a larger share stay, {narrower}or let more be cut: "
+                "`onnxcompress inspect` says what is frozen",
             )
 
 
@@ -114,11 +113,13 @@ def search(
     if limit.blocks_first:
         whole = [_whole_blocks(a, positions(g), round_to) for g, a in zip(groups, allowed, strict=True)]
         with suppress(OutOfReachError):
-            return _climbed(ladder(whole), groups, scores, limit)
-    return _climbed(ladder(allowed), groups, scores, limit)
+            return _climbed(ladder(whole), groups, scores, limit, round_to)
+    return _climbed(ladder(allowed), groups, scores, limit, round_to)
 
 
-def _climbed(ladder: Ladder, groups: Sequence[Group], scores: Mapping[str, Array], limit: Limit) -> Found:
+def _climbed(
+    ladder: Ladder, groups: Sequence[Group], scores: Mapping[str, Array], limit: Limit, round_to: int
+) -> Found:
     known: dict[tuple[int, ...], float] = {}
 
     def at(index: int) -> Found:
@@ -130,7 +131,7 @@ def _climbed(ladder: Ladder, groups: Sequence[Group], scores: Mapping[str, Array
         return Found(level, found, known[key])
 
     low, high = 0, len(ladder.levels) - 1
-    limit.require(at(low).share)
+    limit.require(at(low).share, round_to)
     while high - low > 1 and len(known) < (MEASUREMENTS if limit.measured else math.inf):
         middle = (low + high) // 2
         low, high = (middle, high) if limit.holds(at(middle).share) else (low, middle)

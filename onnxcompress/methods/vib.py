@@ -162,7 +162,8 @@ class Vib(Method):
             raise UnsupportedError(error.what, why=why, fix=error.fix) from None
         keep, arrays = dict(found.keep), dict(found.arrays)
         if not keep:
-            return replace(_nothing(refusals, groups, idle), training=found.training)
+            plan = _nothing(refusals, groups, idle)
+            return replace(plan, training=found.training, warnings=(*plan.warnings, *found.warnings))
         # A target is about what is left to do, not about the file.
         zero = costlier(groups, keep, model) if self.target is None else ()
         whole = [Refusal(g.name, "lost no channel") for g in groups if g.name not in keep]

@@ -9,13 +9,14 @@ import numpy as np
 
 from onnxcompress import surgery
 from onnxcompress.core.channel_facts import CutFacts, GroupCut
+from onnxcompress.core.channels import Keep
 from onnxcompress.core.encoding import Encoding
 from onnxcompress.core.model import Model
 from onnxcompress.core.plan import Plan
 from onnxcompress.core.refusal import Refusal
 from onnxcompress.core.simplification import SimplificationFacts
 from onnxcompress.core.task import Feeds, Task
-from onnxcompress.engine.channels import Channels, Keep, analyse
+from onnxcompress.engine.channels import Channels, analyse
 from onnxcompress.engine.channels.unsharing import UNSHARED
 from onnxcompress.engine.data.examples import Examples
 from onnxcompress.engine.dense_proto import rebuilt

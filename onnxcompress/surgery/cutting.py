@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from onnxcompress.core.channels import kept_positions
+from onnxcompress.core.channels import Keep, kept_positions
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.model import Model
-from onnxcompress.engine.channels import Channels, Keep
+from onnxcompress.engine.channels import Channels
 from onnxcompress.surgery.extent import Extent
 from onnxcompress.surgery.folding import fold_constants
 from onnxcompress.surgery.inlets import gather
@@ -72,8 +72,8 @@ def cut(channels: Channels, keep: Keep, constants: Mapping[str, Array] | None = 
     repair(operation)
     _annotate(extent, twins)
     join_copies(clone)
+    tensors.modernise()  # what is no input any more may be swept
     sweep(clone)
-    tensors.modernise()
     after = Model(clone.ir, clone.source, {}, clone.steps)
     encodings = {name: e for name, e in tensors.encodings.items() if name in after.weights}
     result = Model(clone.ir, clone.source, encodings, clone.steps)

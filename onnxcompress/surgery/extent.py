@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnxcompress.core.channels import kept_positions
+from onnxcompress.core.channels import Keep, kept_positions
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.errors import UnsupportedError
-from onnxcompress.engine.channels import Channels, Keep
+from onnxcompress.engine.channels import Channels
 from onnxcompress.ops._base import Shape
 
 Place = tuple[ir.Node, int, int]

@@ -292,7 +292,7 @@ def _drop(value: ir.Value | None) -> None:
     elif isinstance(graph, ir.Graph) and value.is_initializer():
         for index, known in enumerate(graph.inputs):
             if known is value:
-                del graph.inputs[index]
+                graph.inputs.pop(index)
                 break
         del graph.initializers[value.name or ""]
 

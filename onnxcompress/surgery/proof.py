@@ -23,12 +23,13 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcompress.core.channel_facts import CutProof
+from onnxcompress.core.channels import Keep
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.errors import OnnxCompressError, UnsupportedError, VerificationError
 from onnxcompress.core.model import Model
 from onnxcompress.core.task import Feeds
 from onnxcompress.engine import runtime
-from onnxcompress.engine.channels import Channels, Keep, site_key
+from onnxcompress.engine.channels import Channels, site_key
 from onnxcompress.engine.measures import shapes as measured
 from onnxcompress.surgery.agreement import Comparison64, distance
 from onnxcompress.surgery.cutting import CutModel, cut

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxcompress.core.channels import Keep
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.model import Model
-from onnxcompress.engine.channels import Channels, Keep, silenced, site_key
+from onnxcompress.engine.channels import Channels, silenced, site_key
 
 
 def reference(

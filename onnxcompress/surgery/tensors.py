@@ -105,7 +105,7 @@ class Tensors:
     def _drop_input(self, value: ir.Value) -> None:
         """A constant that changes cannot be replaced by the caller any more: it is no input."""
         index = next(i for i, v in enumerate(self._graph.inputs) if v is value)
-        del self._graph.inputs[index]
+        self._graph.inputs.pop(index)
         self.no_inputs.append(value.name or "")
 
     def own(self, value: ir.Value | None) -> bool:
@@ -180,9 +180,8 @@ class Tensors:
             return
         model.ir_version = _LEAST_IR_VERSION
         self.no_inputs.clear()
-        kept = [v for v in self._graph.inputs if not v.is_initializer()]
-        del self._graph.inputs[:]
-        self._graph.inputs.extend(kept)
+        for value in [v for v in self._graph.inputs if v.is_initializer()]:
+            self._graph.inputs.remove(value)  # `del` leaves it saying that it is an input
 
 
 def _producer(value: ir.Value) -> ir.Node:

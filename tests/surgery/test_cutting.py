@@ -124,6 +124,20 @@ def test_weights_that_are_inputs_too(ir_version):
         assert "optional inputs" in result.warnings[0]
 
 
+def test_an_old_file_keeps_no_constant_that_nothing_reads():
+    proto = proto_of(
+        "h = Conv (x, w) f = Reshape (h, s) y = MatMul (f, b)",
+        "float[1, 2, 3, 3] x", "float[1, 5] y", {"w": (4, 2, 2, 2), "s": ints(1, 16), "b": (16, 5)},
+        opset=8, ir_version=3,
+    )  # fmt: skip
+    for tensor in proto.graph.initializer:
+        proto.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    channels = channels_of(importer.load(proto), x=(1, 2, 3, 3))
+    graph = agrees(channels, dropping(channels, "w", 1), x=RNG.normal(size=(1, 2, 3, 3))).model.ir.graph
+    assert all(value.uses() for value in graph.initializers.values())
+    assert sorted(tuple(v.shape) for v in graph.initializers.values()) == [(2,), (3, 2, 2, 2), (12, 5)]
+
+
 def test_an_untouched_old_file_stays_as_old():
     proto = proto_of(*PERCEPTRON, opset=8, ir_version=3)
     for tensor in proto.graph.initializer:

@@ -9,11 +9,10 @@ from functools import partial
 from typing import Literal, get_args
 
 from onnxcompress.core.bottleneck import GoalReached
-from onnxcompress.core.channels import Group
+from onnxcompress.core.channels import Group, Keep
 from onnxcompress.core.errors import UsageError
 from onnxcompress.engine.bottleneck.choice import map_elements
 from onnxcompress.engine.channels import Channels
-from onnxcompress.engine.widths import Keep
 
 Quantity = Literal["macs", "params", "elements", "latency"]
 
@@ -55,6 +54,9 @@ class Goal:
         return cls(name, limit)  # type: ignore[arg-type]
 
     def __str__(self) -> str:
+        for unit, size in sorted(_UNITS.items(), key=lambda one: -one[1]):
+            if self.limit >= size:
+                return f"{self.quantity}={self.limit / size:g}{unit}"
         return f"{self.quantity}={self.limit:g}"
 
 

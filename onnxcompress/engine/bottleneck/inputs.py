@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from onnxcompress.core.channels import Group
+from onnxcompress.core.channels import Group, Keep
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.model import Model
 from onnxcompress.engine.bottleneck.folding import folded
-from onnxcompress.engine.widths import Keep
 
 _NODES = 120
 """About as many bytes take a Gather, what decodes its positions, and their names."""

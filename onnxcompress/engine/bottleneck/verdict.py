@@ -26,7 +26,8 @@ def require_reachable(job: Job) -> None:
     """Raise UnsupportedError, before anything is trained, where the target is out of reach."""
     limit = _limit(job)
     if limit is not None:
-        limit.require(limit.share(narrowest(job.groups, job.wishes.round_to)))
+        round_to = job.wishes.round_to
+        limit.require(limit.share(narrowest(job.groups, round_to)), round_to)
 
 
 def level(job: Job, alphas: Mapping[str, Array]) -> float:

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import onnx_ir as ir
 
-from onnxcompress.core.channels import Group
+from onnxcompress.core.channels import Group, Keep
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.model import Model, Weight, constant_of
 from onnxcompress.core.refusal import Refusal
@@ -18,9 +18,6 @@ from onnxcompress.engine.channels.grouping import Grouping
 from onnxcompress.engine.channels.unsharing import UNSHARED
 from onnxcompress.engine.measures.costs import as_node
 from onnxcompress.ops._base import OPS, Node, Shape
-
-Keep = Mapping[str, Array]
-"""Group name -> which of its channels stay (bool, ``group.size``); groups not named stay whole."""
 
 
 @dataclass(frozen=True, eq=False)

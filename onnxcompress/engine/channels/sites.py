@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from onnxcompress.core.channels import Site, kept_positions
+from onnxcompress.core.channels import Keep, Site, kept_positions
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.model import Model
 from onnxcompress.core.names import free_name
-from onnxcompress.engine.channels.channels import Channels, Keep
+from onnxcompress.engine.channels.channels import Channels
 
 
 def site_key(site: Site) -> str:

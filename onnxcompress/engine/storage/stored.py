@@ -317,5 +317,5 @@ def _drop_input(weight: Weight) -> None:
     graph = weight.graph
     for index, value in enumerate(graph.inputs):
         if value is weight.value:
-            del graph.inputs[index]
+            graph.inputs.pop(index)
             return

@@ -3,6 +3,9 @@
 Moments that Adam keeps of a weight without gradient, of a channel that is silent, sink by a constant factor
 every step until they are denormal (below 1.2e-38), and so do weights under an ℓ2 penalty. A processor is up
 to a hundred times slower at them, and they mean nothing.
+
+The setting is the calling thread's, which computes all of a small tensor and its share of a large one;
+torch's other threads keep theirs.
 """
 
 from __future__ import annotations

@@ -42,10 +42,10 @@ def within_chance(one: Scored, other: Scored, examples: int) -> bool:
     """Return whether two shares of right decisions are the same but for chance.
 
     They are where they differ by less than the standard error of a share p of n examples, √(p (1 − p) / n).
-    False where the metric is no share: absent, or not 0 to 1.
+    False where the metric is no share: absent, or not 0 to 1; and where a loss is not a number.
     """
     shares = [s.metric for s in (one, other) if s.metric is not None and 0 <= s.metric <= 1]
-    if len(shares) < 2 or examples < 1:
+    if len(shares) < 2 or examples < 1 or math.isnan(one.loss + other.loss):
         return False
     mean = sum(shares) / 2
     return abs(shares[0] - shares[1]) < math.sqrt(mean * (1 - mean) / examples)

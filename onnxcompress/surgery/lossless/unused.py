@@ -31,7 +31,6 @@ def freeze_inputs(work: Workpiece) -> Iterator[str]:
     if not frozen:
         return
     work.ir.ir_version = max(work.ir.ir_version or 0, INITIALIZERS_ALONE)
-    kept = [v for v in graph.inputs if v not in set(frozen)]
-    del graph.inputs[:]
-    graph.inputs.extend(kept)
-    yield from (v.name or "" for v in frozen)
+    for value in frozen:
+        graph.inputs.remove(value)  # `del` leaves it saying that it is an input
+        yield value.name or ""

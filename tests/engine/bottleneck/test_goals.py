@@ -101,7 +101,7 @@ def test_a_target_that_holds_already_is_said_before_training():
     found = Vib(target="macs=1G,params=1M", round_to=1).plan(conv_net(), task, resources)
     assert not told
     assert not found.keep
-    assert found.warnings == ("vib changed nothing: the target macs=1e+09,params=1e+06 is met already",)
+    assert found.warnings == ("vib changed nothing: the target macs=1G,params=1M is met already",)
     assert any("is met already" in refusal.why for refusal in found.refusals)
 
 
@@ -112,6 +112,12 @@ def test_what_is_out_of_reach_is_said_before_training():
     with pytest.raises(UnsupportedError, match=r"macs=10 cannot be reached.* not gated: .*output 'y'"):
         Vib(target="macs=10", round_to=1).plan(conv_net(), task, resources)
     assert not told
+    with pytest.raises(UnsupportedError) as wide:
+        Vib(target="macs=10").plan(conv_net(), task, resources)
+    with pytest.raises(UnsupportedError) as narrow:
+        Vib(target="macs=10", round_to=1).plan(conv_net(), task, resources)
+    assert "--round-to 1" in str(wide.value)
+    assert "--round-to" not in str(narrow.value)
 
 
 def test_the_mean_forgets_and_gives_back():
