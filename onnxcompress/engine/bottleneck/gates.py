@@ -49,6 +49,11 @@ class Gate(nn.Module):
         self.register_buffer("kept", torch.ones(size))
 
     @torch.no_grad()
+    def start(self, log_variance: Array) -> None:
+        """Set log σ² of each channel."""
+        self.log_variance.copy_(torch.from_numpy(log_variance.astype(np.float32)))
+
+    @torch.no_grad()
     def log_alpha(self) -> torch.Tensor:
         """Return log α = log μ²/σ² (eq. 11) of each channel."""
         return 2 * self.mean.abs().clamp_min(1e-30).log() - self.log_variance

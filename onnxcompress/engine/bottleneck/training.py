@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from onnxcompress.engine.bottleneck.account import account, told
 from onnxcompress.engine.bottleneck.decision import Decision
 from onnxcompress.engine.bottleneck.folding import folded
 from onnxcompress.engine.bottleneck.gates import Gates
+from onnxcompress.engine.bottleneck.head_start import give_head_start
 from onnxcompress.engine.bottleneck.information import EXAMPLES, LOOKS, passing
 from onnxcompress.engine.bottleneck.job import Job, Pressed
 from onnxcompress.engine.bottleneck.keeping import Keeper, OfModule, Phase, State
@@ -42,7 +42,7 @@ from onnxcompress.engine.training.checkpoint import Checkpoint
 from onnxcompress.engine.training.classes import with_classes
 from onnxcompress.engine.training.noise import fitting_noise
 from onnxcompress.engine.training.scoring import in_words, point
-from onnxcompress.engine.training.shifts import fitting_shifts
+from onnxcompress.engine.training.shifts import fitting_shifts, no_farther
 from onnxcompress.engine.training.trainer import Evaluation, Trainer
 
 GATE_TRAVEL = 40.0
@@ -122,6 +122,8 @@ class _Run:
                 passes = self.gated_epochs, self.after_epochs
                 passes, said = in_time(passes, self.trainer, self.parameters, self.augmentation, lent)
                 (self.gated_epochs, self.after_epochs), self.warnings = passes, said
+            if before is None:
+                give_head_start(self.job, self.gates, self.gated_epochs)
             if phase == "gated":
                 stopped = self._gated()
                 alphas = self.gates.alphas()
@@ -348,12 +350,7 @@ class _Run:
     def _augmentation(self) -> Augmentation | None:
         task, wishes = self.job.task, self.wishes
         shifts = fitting_shifts(self.teacher, task) if wishes.shift else {}
-        if wishes.farthest is not None:
-            shifts = {
-                n: replace(shift, pixels=min(shift.pixels, wishes.farthest)) for n, shift in shifts.items()
-            }
-        # A shift of half a pixel blurs, which what the network will be shown never is.
-        shifts = {n: replace(shift, whole=True) for n, shift in shifts.items() if shift.pixels > 0.5}
+        shifts = no_farther(shifts, wishes.farthest)
         noise = fitting_noise(self.teacher, task, wishes.noise) if wishes.noise > 0 else {}
         return Augmentation(shifts, noise) if shifts or noise else None
 

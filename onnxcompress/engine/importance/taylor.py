@@ -59,9 +59,8 @@ class Taylor(Importance):
         """
         if evidence.task is None:
             raise UsageError("--importance taylor needs data", fix="give inputs with --data")
-        sites = {site_key(s): s for g in groups for s in g.sites}
-        found, reached = _sums(groups, sites, evidence, evidence.task)
-        unreached = [g.name for g in groups if not any(site_key(s) in reached for s in g.sites)]
+        found, reached = effects(groups, evidence, evidence.task)
+        unreached = [g.name for g in groups if g.name not in reached]
         for group in groups:
             if group.name in unreached:
                 found[group.name] = importance(group, evidence.channels, 2)
@@ -69,41 +68,51 @@ class Taylor(Importance):
         return Scores(found, (told,) if unreached else ())
 
 
-def _sums(
-    groups: Sequence[Group], sites: Mapping[str, Site], evidence: Evidence, task: Task
+def effects(
+    groups: Sequence[Group], evidence: Evidence, task: Task, looks: int = EXAMPLES * DRAWS
 ) -> tuple[dict[str, Array], set[str]]:
-    """Return the root of the summed squares for each group, and the keys of the sites a gradient reached."""
+    """Return the root of the summed squares for each group, and the groups that a gradient reached.
+
+    Args:
+        groups: those to judge.
+        evidence: the analysed model, the device and the seed.
+        task: the data.
+        looks: examples times draws, at most.
+    """
     from onnxcompress.engine.graph.torchgraph import TorchGraph  # noqa: PLC0415
     from onnxcompress.engine.training.evaluation import Evaluator  # noqa: PLC0415
     from onnxcompress.engine.training.trainer import torch_device  # noqa: PLC0415
 
+    sites = {site_key(s): s for g in groups for s in g.sites}
     model, taps = tapped(evidence.channels, sites.values())
     device = torch_device(evidence.device)
     graph = TorchGraph(model, device=device)
     rng = np.random.default_rng([evidence.seed, 0x7A])
-    count = min(EXAMPLES, len(task.train))
+    count = min(EXAMPLES, len(task.train), looks)
+    draws = 1 if task.labelled else max(1, min(DRAWS, looks // count))
     some = np.sort(rng.choice(task.train, count, replace=False))
     evaluator = Evaluator(graph, replace(task, train=some, validation=some), device, cache_bytes=_CACHE_BYTES)
     listener = _Listener(graph, taps.values())
     squares = {g.name: np.zeros(g.size) for g in groups}
     reached: set[str] = set()
     for start in range(0, count, _AT_ONCE):
-        for scalar, fed in _scalars(evaluator, some[start : start + _AT_ONCE], task.labelled, rng):
-            effects = listener.effects(scalar, sites, taps, fed)
-            reached |= effects.keys()
+        for scalar, fed in _scalars(evaluator, some[start : start + _AT_ONCE], task.labelled, draws, rng):
+            products = listener.products(scalar, sites, taps, fed)
+            reached |= products.keys()
             for group in groups:
                 parts = [
-                    by_channel(effects[site_key(s)], s.channel_of, group.size)
+                    by_channel(products[site_key(s)], s.channel_of, group.size)
                     for s in group.sites
-                    if site_key(s) in effects
+                    if site_key(s) in products
                 ]
                 if parts:
                     squares[group.name] += np.square(sum(parts)).sum(axis=0)
-    return {name: np.sqrt(total) for name, total in squares.items()}, reached
+    roots = {name: np.sqrt(total) for name, total in squares.items()}
+    return roots, {g.name for g in groups if any(site_key(s) in reached for s in g.sites)}
 
 
 def _scalars(
-    evaluator: Evaluator, indices: Array, labelled: bool, rng: np.random.Generator
+    evaluator: Evaluator, indices: Array, labelled: bool, draws: int, rng: np.random.Generator
 ) -> Iterator[tuple[torch.Tensor, int]]:
     """Yield scalars to differentiate, each a sum over its examples, and the number of those."""
     from onnxcompress.engine.training.signs import signed_sum  # noqa: PLC0415
@@ -114,7 +123,7 @@ def _scalars(
     teacher = evaluator.teacher.outputs(indices, rows) if evaluator.loss.needs_teacher and labelled else None
     for part in execution.slices(len(indices), len(indices)):
         fed = part.stop - part.start
-        for _ in range(1 if labelled else DRAWS):
+        for _ in range(draws):
             outputs = execution.call({n: v[part] for n, v in stack.items()})
             if labelled:
                 wanted = None if labels is None else labels[part]
@@ -140,7 +149,7 @@ class _Listener:
 
         return hook
 
-    def effects(
+    def products(
         self, scalar: torch.Tensor, sites: Mapping[str, Site], taps: Mapping[str, str], fed: int
     ) -> dict[str, Array]:
         """Return site key -> Σ a·g, (examples, positions); (1, positions) where they cannot be told apart."""
@@ -150,12 +159,12 @@ class _Listener:
             return {}
         names = list(self._seen)
         gradients = torch.autograd.grad(scalar, [self._seen[n] for n in names], allow_unused=True)
-        products = {
+        seen = {
             n: (self._seen[n] * g).detach() for n, g in zip(names, gradients, strict=True) if g is not None
         }
         found: dict[str, Array] = {}
         for key, site in sites.items():
-            product = products.get(taps[key])
+            product = seen.get(taps[key])
             if product is not None:
                 apart = site.axis > 0 and product.shape[0] == fed
                 kept = (0, site.axis) if apart else (site.axis,)

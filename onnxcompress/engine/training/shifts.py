@@ -12,7 +12,7 @@ the least shift (its inputs are no pictures, whatever their shape) is shown none
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -51,8 +51,8 @@ class Shift:
         channels_last: the stack is N H W C, otherwise N C H W.
         turned: pictures are turned, stretched and sheared, too: each of the four numbers of the linear map
             moves points of the edge by up to ``pixels``.
-        whole: move by whole pixels only, the nearest to what was drawn: nothing is blurred, and examples
-            that would move by less than half a pixel stay as they are.
+        whole: move by whole pixels only, the nearest to what was drawn: examples that would move by less than
+            half a pixel stay as they are, and nothing is blurred, which what is seen later never is.
     """
 
     pixels: float
@@ -169,7 +169,17 @@ def fitting_shifts(
     pixels = _largest(lambda distance: moved(distance) <= share, FARTHEST * min(sides))
     if pixels < LEAST_PIXELS:
         return {}
-    return {name: Shift(pixels, last, turned=turned) for name, last in layouts.items()}
+    return {name: Shift(pixels, last, turned=turned, whole=not turned) for name, last in layouts.items()}
+
+
+def no_farther(shifts: Mapping[str, Shift], pixels: float | None) -> dict[str, Shift]:
+    """Return the shifts with a largest distance; below half a pixel they are not of whole pixels any more."""
+    if pixels is None:
+        return dict(shifts)
+    return {
+        name: replace(shift, pixels=min(shift.pixels, pixels), whole=shift.whole and pixels > LEAST_PIXELS)
+        for name, shift in shifts.items()
+    }
 
 
 def _largest(good: Callable[[float], bool], most: float) -> float:
