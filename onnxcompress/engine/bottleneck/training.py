@@ -123,7 +123,8 @@ class _Run:
                 passes, said = in_time(passes, self.trainer, self.parameters, self.augmentation, lent)
                 (self.gated_epochs, self.after_epochs), self.warnings = passes, said
             if before is None:
-                give_head_start(self.job, self.gates, self.gated_epochs)
+                steps = round(self.gated_epochs * self.trainer.steps_per_epoch)
+                give_head_start(self.job, self.gates, passes=self.gated_epochs, steps=steps)
             if phase == "gated":
                 stopped = self._gated()
                 alphas = self.gates.alphas()
