@@ -13,7 +13,15 @@ from onnxcompress.engine.data import make_task, open_data
 from onnxcompress.engine.graph.torchgraph import TorchGraph
 from onnxcompress.engine.tensor_info import TensorInfo
 from onnxcompress.engine.training.augmentation import Augmentation
-from onnxcompress.engine.training.shifts import Shift, channels_last, fitting_shifts, shifted
+from onnxcompress.engine.training.shifts import (
+    Shift,
+    channels_last,
+    fitting_shifts,
+    no_farther,
+    rolled,
+    shifted,
+    words,
+)
 from onnxcompress.engine.training.trainer import Trainer
 
 
@@ -68,6 +76,38 @@ def test_every_picture_is_moved_by_itself_within_the_distance():
     last = Shift(2.0, True).apply(images.movedim(1, -1))
     assert last.shape == (400, 15, 15, 1)
     assert (last.sum((1, 2, 3)) - 1).abs().max() < 1e-4
+
+
+def test_whole_pixels_are_those_of_padding_with_the_edge():
+    images = np.random.default_rng(0).normal(size=(12, 3, 7, 9)).astype(np.float32)
+    pixels = np.random.default_rng(1).integers(-3, 4, (12, 2))
+    padded = np.pad(images, ((0, 0), (0, 0), (3, 3), (3, 3)), mode="edge")
+    expected = [p[:, 3 - y : 10 - y, 3 - x : 12 - x] for p, (x, y) in zip(padded, pixels, strict=True)]
+    assert (rolled(torch.from_numpy(images), torch.from_numpy(pixels)).numpy() == np.array(expected)).all()
+
+
+def test_whole_shifts_reach_all_places_as_often():
+    images = torch.zeros(2000, 1, 9, 9)
+    images[:, 0, 4, 4] = 1
+    torch.manual_seed(0)
+    found = Shift(1.5, False, whole=True).apply(images)
+    assert set(found.unique().tolist()) == {0.0, 1.0}, "nothing is blurred"
+    counts = found.sum((0, 1))[3:6, 3:6]
+    assert counts.sum() == 2000
+    assert counts.flatten().tolist() == pytest.approx([2000 / 9] * 9, rel=0.25)
+
+
+def test_pictures_are_shifted_by_whole_pixels_unless_they_are_turned_or_hardly_moved():
+    x = np.ones((50, 1, 20, 20), np.float32) * np.arange(50, dtype=np.float32)[:, None, None, None]
+    graph, task = filtered(np.ones((20, 20)), (1, 20, 20)), task_of(x)
+    plain = fitting_shifts(graph, task)
+    assert plain["x"].whole
+    assert words(plain) == "shifted by up to 2 whole pixels"
+    assert not fitting_shifts(graph, task, turned=True)["x"].whole
+    assert no_farther(plain, None) == plain
+    assert no_farther(plain, 1.2)["x"] == Shift(1.2, False, whole=True)
+    assert no_farther(plain, 9.0)["x"] == plain["x"]
+    assert no_farther(plain, 0.4)["x"] == Shift(0.4, False, whole=False)
 
 
 def test_a_linear_map_moves_points_of_the_edge_and_not_the_middle():
