@@ -30,6 +30,7 @@ from onnxcompress.engine.training.checkpoint import Checkpoint
 from onnxcompress.engine.training.classes import with_classes
 from onnxcompress.engine.training.evaluation import Evaluation
 from onnxcompress.engine.training.numbers import TrainedNumbers
+from onnxcompress.engine.training.rates import largest_good, tried
 from onnxcompress.engine.training.scoring import better, in_words, point
 from onnxcompress.engine.training.shifts import fitting_shifts, words
 from onnxcompress.engine.training.trainer import Trainer
@@ -42,9 +43,6 @@ BATCH_SIZE = 64
 
 _RATES = (1e-3, 3e-3, 1e-2)
 _PROBE_STEPS = 100
-_AS_GOOD = 1.5
-"""The largest rate is taken whose loss after the short run is within this factor of the best: the rate falls
-to a twentieth in training, which large ones gain by and a short run does not show."""
 _PROBED = 2000
 """Validation examples that a learning rate is judged by."""
 _STATISTICS_BATCHES = 60
@@ -224,22 +222,23 @@ class _Run:
             self._put(before)
 
     def _probed(self) -> float:
-        """Return the largest learning rate that lessens the validation loss in a few steps as others do."""
-        before, losses = self._state(), {}
+        """Return the largest learning rate that does about as well in a few steps as the best."""
+        before = self._state()
         part = min(1.0, _PROBE_STEPS / self.trainer.steps_per_epoch)
-        for rate in _RATES:
+
+        def after(rate: float) -> float:
             self.job.resources.progress(0.0, f"trying learning rate {rate:g}", None)
             self.trainer.run(
                 part, lr=rate, optimizer="adam", parameters=self.parameters,
                 augmentation=self.augmentation, progress=lambda fraction, text: None,
             )  # fmt: skip
             found = self.trainer.evaluate(limit=_PROBED).loss
-            losses[rate] = found if math.isfinite(found) else math.inf
             self._put(before)
-            if self.trainer.out_of_time:
-                break
-        best = min(losses.values())
-        return max(rate for rate, loss in losses.items() if loss <= _AS_GOOD * best or loss == best)
+            return found
+
+        unchanged = self.trainer.evaluate(limit=_PROBED).loss
+        losses = tried(_RATES, unchanged, after, lambda: self.trainer.out_of_time)
+        return largest_good(losses, self.trainer.idle_loss(_PROBED))
 
     def _facts(self, stopped: str) -> Training:
         task, shifts = self.job.task, self.augmentation.shifts

@@ -14,6 +14,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from onnxcompress.engine.bottleneck.keeping import Part, State
 from onnxcompress.engine.bottleneck.normalisation import Normalisation
 from onnxcompress.engine.bottleneck.pressure import Along
 from onnxcompress.engine.training.augmentation import Augmentation
+from onnxcompress.engine.training.rates import largest_good, tried
 from onnxcompress.engine.training.scoring import better, within_chance
 from onnxcompress.engine.training.trainer import Evaluation, Trainer
 
@@ -34,10 +36,6 @@ PROBE_STEPS = 150
 
 RATES = (1.0, 3.0)
 """Learning rates tried, as multiples of the one asked for."""
-
-AS_GOOD = 1.5
-"""The largest rate is taken whose loss after the short run is within this factor of the best: the rate falls
-in training, which large ones gain by and a short run does not show."""
 
 LAST_LR = 0.01
 """Learning rate at the end, as share of the highest."""
@@ -88,21 +86,26 @@ class Recovery:
         self.adapt()
         self.estimate()
         starts.append(("the original weights", self._held()))
-        part = min(1.0, PROBE_STEPS / self.trainer.steps_per_epoch, epochs)
-        found = []
+        part, idle = min(1.0, PROBE_STEPS / self.trainer.steps_per_epoch, epochs), self.trainer.idle_loss()
+        rates = [self.lr * factor for factor in RATES]
+        ways = []
         for words, state in starts:
-            for factor in RATES:
-                self._put(state)
-                self._one(part, self.lr * factor, Along(self._others(), self.lr * factor), 0.0)
-                self.estimate()
-                loss = self.trainer.evaluate().loss
-                found.append((loss if math.isfinite(loss) else math.inf, words, factor, state))
-        least, words, _, state = min(found, key=lambda way: way[0])
-        good = [way for way in found if way[1] == words and way[0] <= AS_GOOD * least]
-        factor = max((way[2] for way in good), default=RATES[0])
+            self._put(state)
+            before = self.trainer.evaluate().loss
+            losses = tried(rates, before, partial(self._after, state, part))
+            ways.append((min(losses.values()), words, state, losses))
+        _, words, state, losses = min(ways, key=lambda way: way[0])
+        lr = largest_good(losses, idle)
         self._put(state)
-        self.note(0.0, f"goes on from {words} with learning rate {self.lr * factor:g}")
-        return self.lr * factor
+        self.note(0.0, f"goes on from {words} with learning rate {lr:g}")
+        return lr
+
+    def _after(self, state: _Held, part: float, lr: float) -> float:
+        """Return the loss after a short run from a state."""
+        self._put(state)
+        self._one(part, lr, Along(self._others(), lr), 0.0)
+        self.estimate()
+        return self.trainer.evaluate().loss
 
     def run(
         self,
@@ -125,6 +128,7 @@ class Recovery:
         """
         along = _Averaging(self, epochs, lr, higher_is_better)
         take_up(along)
+        along.remember_start(self.trainer.evaluate)
         outcome = self.trainer.run(
             epochs,
             lr=lr,
@@ -205,6 +209,11 @@ class _Averaging:
         self._steps += 1
         if self._steps % self._per_epoch == 0 and self._steps < self._total:
             self._look()
+
+    def remember_start(self, evaluate: Callable[[], Evaluation]) -> None:
+        """Let the state before the first step be the best so far: training may make things worse."""
+        if self._steps == 0:
+            self._best = evaluate(), [t.clone() for t in self._average.held]
 
     def state(self) -> State:
         """Return the state for a checkpoint."""

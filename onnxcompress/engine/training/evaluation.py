@@ -118,6 +118,25 @@ class Evaluator:
             self._graph.train(training)
         return Evaluation(total / max(len(indices), 1), metric.value(), len(indices))
 
+    @torch.no_grad()
+    def idle_loss(self, indices: Array) -> float:
+        """Return the loss of one answer to all of these examples, the mean of the original's outputs.
+
+        Infinite where the task's loss does not take it.
+        """
+        parts = [indices[start : start + _CHUNK] for start in range(0, len(indices), _CHUNK)]
+        answers = [self.teacher.outputs(part, self.batches.rows(part)) for part in parts]
+        means = {
+            name: torch.stack([a[name].double().sum(0) for a in answers]).sum(0) / len(indices)
+            for name in self.execution.outputs
+        }
+        total = 0.0
+        for part, answer in zip(parts, answers, strict=True):
+            same = {n: means[n].to(v.dtype).expand_as(v) for n, v in answer.items() if n in means}
+            labels = self.batches.labels(part, self.batches.rows(part))
+            total += float(self.loss(same, labels, answer)) * len(part)
+        return total / len(indices) if math.isfinite(total) else math.inf
+
     def look(self, indices: Array) -> None:
         """Run the graph on these examples as it is, in training mode or not."""
         self.execution.run(self.batches.inputs(indices, self.batches.rows(indices)))

@@ -136,6 +136,14 @@ class Trainer:
             indices = np.asarray(which)
         return self._evaluator.evaluate(indices[:limit], arrays)
 
+    def idle_loss(self, limit: int = 2000) -> float:
+        """Return the loss on validation examples of a network that gives one answer to all of them.
+
+        Args:
+            limit: look at the first so many examples only.
+        """
+        return self._evaluator.idle_loss(np.asarray(self._task.validation)[:limit])
+
     def estimate_statistics(self, batches: int) -> None:
         """Let the running statistics of BatchNormalization become those of training batches in turn."""
         order = np.random.default_rng([self._task.seed, 0xB4]).permutation(self._task.train)
