@@ -3,11 +3,11 @@
 Usage: ``python benchmarks/vib_models.py --shared ../shared [--only mnist_cntk …] [--methods vib]``
 
 Both methods have the same examples, the same passes over them, and two tries, of which the validation split
-chooses the one with the smaller loss: ``--method vib --target macs=0.5`` spends half of the passes with gates
-and half without, its gamma scaled by what channels cost or, as in the paper, by the size of their feature
-maps; ``--method magnitude --target macs=0.5 --method finetune`` spends all of them on fine-tuning, cut by one
-ranking for the whole network or by the same share of every layer. What is told is measured once, on the file
-of the chosen try.
+chooses the one with the smaller loss. ``--method vib --target macs=0.5`` spends half of the passes with
+gates, its gamma scaled by what channels cost, or a quarter, its gamma scaled by the size of feature maps as
+in the paper. ``--method magnitude --target macs=0.5 --method finetune`` spends all of them on fine-tuning,
+cut by one ranking for the whole network or by the same share of every layer. What is told is measured once,
+on the file of the chosen try.
 
 Digits and CIFAR-10 have labels: the test error is told. The audio models have none and the original teaches:
 coloured noise with a random envelope stands for sound, and it is told, on examples that were not trained on,
@@ -44,8 +44,8 @@ def tries(method: str, epochs: float, batch_size: int) -> list[dict[str, Any]]:
     common = {"target": "macs=0.5", "round_to": 1, "batch_size": batch_size}
     if method == "vib":
         return [
-            {**common, "epochs": epochs / 2, "after": epochs / 2, "scaling": scaling}
-            for scaling in ("cost", "map")
+            {**common, "epochs": share * epochs, "after": (1 - share) * epochs, "scaling": scaling}
+            for share, scaling in ((0.5, "cost"), (0.25, "map"))
         ]
     return [{**common, "scope": scope, "epochs": epochs} for scope in ("joint", "layer")]
 

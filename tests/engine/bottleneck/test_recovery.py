@@ -11,8 +11,8 @@ from onnxcompress.engine.bottleneck.recovery import _Averaging
 from onnxcompress.engine.training.evaluation import Evaluation
 
 
-def left(evaluations, higher):
-    """Return the number of the epoch whose weights are left; in epoch k they are k, one step each."""
+def left(evaluations, higher, start=None):
+    """Return the number of the epoch whose weights are left, 0 for the start; in epoch k they are k."""
     weights, coming = torch.zeros(1), iter(evaluations)
     job = SimpleNamespace(
         _others=list,
@@ -21,6 +21,8 @@ def left(evaluations, higher):
         note=lambda passes, words: next(coming),
     )
     averaging = _Averaging(job, float(len(evaluations)), 0.1, higher)
+    if start is not None:
+        averaging.remember_start(lambda: start)
     for epoch in range(1, len(evaluations) + 1):
         weights.fill_(epoch)
         averaging.add_gradient()
@@ -46,3 +48,12 @@ def scored(shares, examples):
 )
 def test_the_last_state_stays_unless_another_is_clearly_better(shares, examples, higher, expected):
     assert left(scored(shares, examples), higher) == expected
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.95, 0), (0.91, 3), (0.5, 3)])
+def test_training_that_makes_things_worse_leaves_the_start(share, expected):
+    start = scored([share], 1000)[0]
+    assert left(scored([0.88, 0.90, 0.905], 1000), True, start) == expected
+    by_loss = Evaluation(1 - share, None, 1000)
+    later = [Evaluation(loss, None, 1000) for loss in (0.12, 0.1, 0.095)]
+    assert left(later, None, by_loss) == (0 if share > 0.905 else 3)
