@@ -7,10 +7,10 @@ square of the gate's gradient (:mod:`onnxcompress.engine.importance.taylor`).
 
 Only the differences of log α_i within a group are taken from it; the median channel of each group begins
 where all would begin otherwise. How much each group is to keep is left to training: to first order groups
-cannot be compared, for the loss of one that is nearly closed has nothing to do with its beginning. And the
-longer training is, the less is taken from it: where gates have the time to find their order, that of the
-untrained network is no better to begin with (`benchmarks/vib_mnist.py`: no gain in 8,600 steps; after 204
-steps on `speech_recog` the validation loss was 0.151 with it and 0.176 without).
+cannot be compared, for the loss of one that is nearly closed has nothing to do with its beginning. And where
+training is long, next to nothing is taken from it: gates have the time to find their order, and that of the
+untrained network is no better to begin with (of LeNet-300-100, 8,600 steps, validation errors were 1.7 and
+2.0 % with it, 1.6 and 1.8 without).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FARTHEST = 4.0
 """Largest difference of a gate's first log α from that of its group's median, in ``FEW`` steps or fewer."""
 
 FEW = 1000
-"""Steps of a training that is short; in one of twice as many, the largest difference is half as large."""
+"""Steps of a training that is short; in one of twice as many, the largest difference is a quarter."""
 
 
 _SHARE, _LEAST = 0.1, 32
@@ -49,7 +49,9 @@ def give_head_start(job: Job, gates: Gates, *, passes: float, steps: int) -> Non
     roots, reached = effects(job.groups, evidence, task, looks)
     for name in sorted(reached):
         if np.isfinite(roots[name]).all():
-            gates[name].start(LOG_VARIANCE - ahead(roots[name], FARTHEST * min(1.0, FEW / max(1, steps))))
+            gates[name].start(
+                LOG_VARIANCE - ahead(roots[name], FARTHEST * min(1.0, FEW / max(1, steps)) ** 2)
+            )
 
 
 def ahead(roots: Array, farthest: float = FARTHEST) -> Array:

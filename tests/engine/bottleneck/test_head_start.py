@@ -58,7 +58,7 @@ def test_long_trainings_begin_all_but_alike():
     model, task = mlp(first, second), task_for((6,), 3, count=100)
     short, long = started(model, task, 1000), started(model, task, 10_000)
     assert short.min() == pytest.approx(START - FARTHEST, abs=0.1)
-    assert long.min() == pytest.approx(START - FARTHEST / 10, abs=0.1)
+    assert long.min() == pytest.approx(START - FARTHEST / 100, abs=0.1)
 
 
 @given(arrays(np.float64, st.integers(1, 12), elements=st.floats(0, 1e30)), st.floats(1e-6, 1e6))
