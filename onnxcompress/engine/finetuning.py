@@ -237,8 +237,9 @@ class _Run:
             return found
 
         unchanged = self.trainer.evaluate(limit=_PROBED).loss
-        losses = tried(_RATES, unchanged, after, lambda: self.trainer.out_of_time)
-        return largest_good(losses, self.trainer.idle_loss(_PROBED))
+        idle = self.trainer.idle_loss(_PROBED)
+        losses = tried(_RATES, unchanged, idle, after, lambda: self.trainer.out_of_time)
+        return largest_good(losses, idle)
 
     def _facts(self, stopped: str) -> Training:
         task, shifts = self.job.task, self.augmentation.shifts

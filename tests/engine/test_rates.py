@@ -47,22 +47,24 @@ def test_what_is_taken_is_never_dead_where_another_is_alive(losses, idle):
 
 
 @pytest.mark.parametrize(
-    ("before", "stops_after", "expected"),
+    ("before", "idle", "stops_after", "expected"),
     [
-        (1.0, 99, [3e-3, 1e-2]),
-        (0.4, 99, [3e-3, 1e-2, 1e-3]),
-        (0.0, 99, [3e-3, 1e-2, 1e-3, 3e-4]),
-        (0.0, 1, [3e-3]),
+        (1.0, 2.3, 99, [3e-3, 1e-2]),
+        (0.34, 2.3, 99, [3e-3, 1e-2]),  # 0.5 after a short run is not much more
+        (0.3, 2.3, 99, [3e-3, 1e-2, 1e-3]),
+        (0.0, 2.3, 99, [3e-3, 1e-2, 1e-3, 3e-4]),
+        (1.0, 0.5, 99, [3e-3, 1e-2, 1e-3]),
+        (0.0, 2.3, 1, [3e-3]),
     ],
 )
-def test_lower_rates_are_tried_while_none_lessens_the_loss(before, stops_after, expected):
+def test_lower_rates_are_tried_while_all_do_damage(before, idle, stops_after, expected):
     runs = []
 
     def run(rate):
         runs.append(rate)
         return float("nan") if rate > 5e-3 else 100 * rate + 0.2
 
-    found = tried((3e-3, 1e-2), before, run, lambda: len(runs) >= stops_after)
+    found = tried((3e-3, 1e-2), before, idle, run, lambda: len(runs) >= stops_after)
     assert list(found) == pytest.approx(expected)
     assert all(np.isinf(loss) == (rate > 5e-3) for rate, loss in found.items())
 

@@ -92,7 +92,7 @@ class Recovery:
         for words, state in starts:
             self._put(state)
             before = self.trainer.evaluate().loss
-            losses = tried(rates, before, partial(self._after, state, part))
+            losses = tried(rates, before, idle, partial(self._after, state, part))
             ways.append((min(losses.values()), words, state, losses))
         _, words, state, losses = min(ways, key=lambda way: way[0])
         lr = largest_good(losses, idle)

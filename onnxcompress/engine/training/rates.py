@@ -18,7 +18,7 @@ ALIVE = 0.5
 """And one that gives up no more than this share of what the best is below that of giving one answer."""
 
 LOWER = (1 / 3, 1 / 10)
-"""Factors of the lowest rate that are tried in turn while no run has lessened the loss."""
+"""Factors of the lowest rate that are tried in turn while every run has done damage."""
 
 
 def largest_good(losses: Mapping[float, float], idle: float) -> float:
@@ -38,20 +38,26 @@ def largest_good(losses: Mapping[float, float], idle: float) -> float:
 def tried(
     rates: Sequence[float],
     before: float,
+    idle: float,
     run: Callable[[float], float],
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[float, float]:
-    """Return the loss after a short run with each rate, and with lower ones while none has lessened it.
+    """Return the loss after a short run with each rate, and with lower ones while all have done damage.
+
+    They have where the loss is over a factor of :data:`AS_GOOD` of what it was, or no less than that of giving
+    one answer.
 
     Args:
         rates: the usual ones.
         before: the loss before.
+        idle: see :func:`largest_good`.
         run: makes a short run from there and returns the loss after it; NaN counts as infinite.
         stop: asked after each run whether to leave it at that.
     """
     losses: dict[float, float] = {}
+    enough = min(idle, AS_GOOD * before if before > 0 else before)
     for rate in (*rates, *(min(rates) * factor for factor in LOWER)):
-        if len(losses) >= len(rates) and min(losses.values()) < before:
+        if len(losses) >= len(rates) and min(losses.values()) < enough:
             break
         found = run(rate)
         losses[rate] = found if math.isfinite(found) else math.inf
