@@ -44,8 +44,8 @@ def tried(
 ) -> dict[float, float]:
     """Return the loss after a short run with each rate, and with lower ones while all have done damage.
 
-    They have where the loss is over a factor of :data:`AS_GOOD` of what it was, or no less than that of giving
-    one answer.
+    They have where the loss is over a factor of :data:`AS_GOOD` of what it was, or no less than that of
+    giving one answer.
 
     Args:
         rates: the usual ones.
