@@ -237,7 +237,7 @@ class _Run:
             return found
 
         unchanged = self.trainer.evaluate(limit=_PROBED).loss
-        idle = self.trainer.idle_loss(_PROBED)
+        idle = self.trainer.idle_loss(limit=_PROBED)
         losses = tried(_RATES, unchanged, idle, after, lambda: self.trainer.out_of_time)
         return largest_good(losses, idle)
 

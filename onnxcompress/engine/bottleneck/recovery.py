@@ -50,6 +50,17 @@ _Held = tuple[dict[str, Array], dict[str, Any]]
 
 
 @dataclass(frozen=True)
+class Start:
+    """What training on starts with: the highest learning rate, and how good the state is.
+
+    ``found`` is None where an interrupted run is taken up: its best state was saved.
+    """
+
+    lr: float
+    found: Evaluation | None = None
+
+
+@dataclass(frozen=True)
 class Recovery:
     """Everything that training on needs.
 
@@ -79,8 +90,8 @@ class Recovery:
     note: Callable[[float, str], Evaluation]
     progress: Callable[[float, str], None]
 
-    def start(self, original: Mapping[str, Array], epochs: float) -> float:
-        """Take the better start and return the learning rate that goes with it."""
+    def start(self, original: Mapping[str, Array], epochs: float) -> Start:
+        """Take the better start; return it with the learning rate that goes with it."""
         starts = [("the weights trained with gates", self._held())]
         self.trainer.graph.set_arrays(original)
         self.adapt()
@@ -97,8 +108,7 @@ class Recovery:
         _, words, state, losses = min(ways, key=lambda way: way[0])
         lr = largest_good(losses, idle)
         self._put(state)
-        self.note(0.0, f"goes on from {words} with learning rate {lr:g}")
-        return lr
+        return Start(lr, self.note(0.0, f"goes on from {words} with learning rate {lr:g}"))
 
     def _after(self, state: _Held, part: float, lr: float) -> float:
         """Return the loss after a short run from a state."""
@@ -110,7 +120,7 @@ class Recovery:
     def run(
         self,
         epochs: float,
-        lr: float,
+        start: Start,
         higher_is_better: bool | None,
         take_up: Callable[[Part], None],
         save: Callable[[State], None],
@@ -121,17 +131,16 @@ class Recovery:
 
         Args:
             epochs: passes over the training split.
-            lr: the highest learning rate.
+            start: where it starts.
             higher_is_better: direction of the metric; None: judged by the loss.
             take_up: gives the state of an interrupted run back, where there is one.
             save: told the state now and then, for a checkpoint.
         """
-        along = _Averaging(self, epochs, lr, higher_is_better)
+        along = _Averaging(self, epochs, start, higher_is_better)
         take_up(along)
-        along.remember_start(self.trainer.evaluate)
         outcome = self.trainer.run(
             epochs,
-            lr=lr,
+            lr=start.lr,
             optimizer="adam",
             schedule=planned,
             weight_decay=self.weight_decay,
@@ -187,14 +196,16 @@ def planned(part: float) -> float:
 class _Averaging:
     """A penalty that adds nothing: trains what is lent along, averages all, and looks after every epoch."""
 
-    def __init__(self, job: Recovery, epochs: float, lr: float, higher_is_better: bool | None) -> None:
-        self._job, self._lr, self._higher = job, lr, higher_is_better
-        self._along = Along(job._others(), lr)
+    def __init__(self, job: Recovery, epochs: float, start: Start, higher_is_better: bool | None) -> None:
+        self._job, self._lr, self._higher = job, start.lr, higher_is_better
+        self._along = Along(job._others(), start.lr)
         self._per_epoch = job.trainer.steps_per_epoch
         self._total = max(1, round(epochs * self._per_epoch))
         self._steps, self._looked = 0, 0
         self._average = Average(job._tensors(), HORIZON * self._total)
         self._best: tuple[Evaluation, list[torch.Tensor]] | None = None
+        if start.found is not None:  # training may make things worse
+            self._best = start.found, [t.clone() for t in self._average.held]
         self._last: Evaluation | None = None
 
     def value(self) -> torch.Tensor:
@@ -209,11 +220,6 @@ class _Averaging:
         self._steps += 1
         if self._steps % self._per_epoch == 0 and self._steps < self._total:
             self._look()
-
-    def remember_start(self, evaluate: Callable[[], Evaluation]) -> None:
-        """Let the state before the first step be the best so far: training may make things worse."""
-        if self._steps == 0:
-            self._best = evaluate(), [t.clone() for t in self._average.held]
 
     def state(self) -> State:
         """Return the state for a checkpoint."""

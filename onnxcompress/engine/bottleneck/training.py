@@ -31,7 +31,7 @@ from onnxcompress.engine.bottleneck.keeping import Keeper, OfModule, Phase, Stat
 from onnxcompress.engine.bottleneck.lengths import in_time, wished
 from onnxcompress.engine.bottleneck.normalisation import Linear, Normalisation, hidden_layers
 from onnxcompress.engine.bottleneck.pressure import Pressure
-from onnxcompress.engine.bottleneck.recovery import Recovery
+from onnxcompress.engine.bottleneck.recovery import Recovery, Start
 from onnxcompress.engine.bottleneck.recurrence import Recurrence
 from onnxcompress.engine.bottleneck.steering import Steering
 from onnxcompress.engine.bottleneck.verdict import doubts, level, require_reachable, verdict
@@ -234,11 +234,13 @@ class _Run:
             note,
             lambda epoch, text: self._progress((before + epoch) / self._total, text),
         )
+        start = Start(self.recovery_lr)
         if phase == "decided":
-            self.recovery_lr = recovery.start(self.original, self.after_epochs)
+            start = recovery.start(self.original, self.after_epochs)
+            self.recovery_lr = start.lr
         stopped = recovery.run(
             self.after_epochs,
-            self.recovery_lr,
+            start,
             self.trainer.higher_is_better if self.job.task.labelled else None,
             lambda part: self.keeper.give("recovery", part),
             lambda state: self._save("recovering", recovery=state),

@@ -28,7 +28,6 @@ from onnxcompress.engine.importance._norms import importance
 if TYPE_CHECKING:
     import torch
 
-    from onnxcompress.core.task import Task
     from onnxcompress.engine.graph.torchgraph import TorchGraph
     from onnxcompress.engine.training.evaluation import Evaluator
 
@@ -57,9 +56,7 @@ class Taylor(Importance):
         Raises:
             UsageError: no data was given.
         """
-        if evidence.task is None:
-            raise UsageError("--importance taylor needs data", fix="give inputs with --data")
-        found, reached = effects(groups, evidence, evidence.task)
+        found, reached = effects(groups, evidence)
         unreached = [g.name for g in groups if g.name not in reached]
         for group in groups:
             if group.name in unreached:
@@ -69,20 +66,25 @@ class Taylor(Importance):
 
 
 def effects(
-    groups: Sequence[Group], evidence: Evidence, task: Task, looks: int = EXAMPLES * DRAWS
+    groups: Sequence[Group], evidence: Evidence, looks: int = EXAMPLES * DRAWS
 ) -> tuple[dict[str, Array], set[str]]:
     """Return the root of the summed squares for each group, and the groups that a gradient reached.
 
     Args:
         groups: those to judge.
-        evidence: the analysed model, the device and the seed.
-        task: the data.
+        evidence: the analysed model, and the data.
         looks: examples times draws, at most.
+
+    Raises:
+        UsageError: no data was given.
     """
     from onnxcompress.engine.graph.torchgraph import TorchGraph  # noqa: PLC0415
     from onnxcompress.engine.training.evaluation import Evaluator  # noqa: PLC0415
     from onnxcompress.engine.training.trainer import torch_device  # noqa: PLC0415
 
+    task = evidence.task
+    if task is None:
+        raise UsageError("--importance taylor needs data", fix="give inputs with --data")
     sites = {site_key(s): s for g in groups for s in g.sites}
     model, taps = tapped(evidence.channels, sites.values())
     device = torch_device(evidence.device)
@@ -159,12 +161,12 @@ class _Listener:
             return {}
         names = list(self._seen)
         gradients = torch.autograd.grad(scalar, [self._seen[n] for n in names], allow_unused=True)
-        seen = {
+        by_tap = {
             n: (self._seen[n] * g).detach() for n, g in zip(names, gradients, strict=True) if g is not None
         }
         found: dict[str, Array] = {}
         for key, site in sites.items():
-            product = seen.get(taps[key])
+            product = by_tap.get(taps[key])
             if product is not None:
                 apart = site.axis > 0 and product.shape[0] == fed
                 kept = (0, site.axis) if apart else (site.axis,)

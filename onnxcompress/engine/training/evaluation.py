@@ -122,19 +122,19 @@ class Evaluator:
     def idle_loss(self, indices: Array) -> float:
         """Return the loss of one answer to all of these examples, the mean of the original's outputs.
 
-        Infinite where the task's loss does not take it.
+        Infinite where that is no number. Outputs are not held: they are looked at twice.
         """
         parts = [indices[start : start + _CHUNK] for start in range(0, len(indices), _CHUNK)]
-        answers = [self.teacher.outputs(part, self.batches.rows(part)) for part in parts]
-        means = {
-            name: torch.stack([a[name].double().sum(0) for a in answers]).sum(0) / len(indices)
-            for name in self.execution.outputs
-        }
+        sums: dict[str, torch.Tensor] = {}
+        for part in parts:
+            for name, values in self.teacher.outputs(part, self.batches.rows(part)).items():
+                sums[name] = values.double().sum(0) + sums.get(name, 0.0)
         total = 0.0
-        for part, answer in zip(parts, answers, strict=True):
-            same = {n: means[n].to(v.dtype).expand_as(v) for n, v in answer.items() if n in means}
-            labels = self.batches.labels(part, self.batches.rows(part))
-            total += float(self.loss(same, labels, answer)) * len(part)
+        for part in parts:
+            rows = self.batches.rows(part)
+            answers, labels = self.teacher.outputs(part, rows), self.batches.labels(part, rows)
+            same = {n: (sums[n] / len(indices)).to(v.dtype).expand_as(v) for n, v in answers.items()}
+            total += float(self.loss(same, labels, answers)) * len(part)
         return total / len(indices) if math.isfinite(total) else math.inf
 
     def look(self, indices: Array) -> None:

@@ -29,6 +29,8 @@ def largest_good(losses: Mapping[float, float], idle: float) -> float:
         idle: loss of giving one answer to everything; infinite where it is not known.
     """
     best = min(losses.values())
+    if math.isinf(best):
+        return min(losses)  # all diverged
     most = AS_GOOD * best if best > 0 else best
     if best < idle < math.inf:
         most = min(most, best + ALIVE * (idle - best))

@@ -136,7 +136,7 @@ class Trainer:
             indices = np.asarray(which)
         return self._evaluator.evaluate(indices[:limit], arrays)
 
-    def idle_loss(self, limit: int = 2000) -> float:
+    def idle_loss(self, limit: int | None = None) -> float:
         """Return the loss on validation examples of a network that gives one answer to all of them.
 
         Args:

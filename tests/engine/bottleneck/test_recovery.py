@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from onnxcompress.engine.bottleneck.recovery import _Averaging
+from onnxcompress.engine.bottleneck.recovery import Start, _Averaging
 from onnxcompress.engine.training.evaluation import Evaluation
 
 
@@ -20,9 +20,7 @@ def left(evaluations, higher, start=None):
         trainer=SimpleNamespace(steps_per_epoch=1),
         note=lambda passes, words: next(coming),
     )
-    averaging = _Averaging(job, float(len(evaluations)), 0.1, higher)
-    if start is not None:
-        averaging.remember_start(lambda: start)
+    averaging = _Averaging(job, float(len(evaluations)), Start(0.1, start), higher)
     for epoch in range(1, len(evaluations) + 1):
         weights.fill_(epoch)
         averaging.add_gradient()
