@@ -128,8 +128,8 @@ def _warnings(extent: Extent, tensors: Tensors) -> list[str]:
             " …" if len(tensors.no_inputs) > 3 else ""
         )
         told.append(
-            f"{len(tensors.no_inputs)} weights were also optional inputs of the model and are constants now: "
-            f"{shown}"
+            f"weights that were also optional inputs of the model ({len(tensors.no_inputs)} here) are "
+            f"constants now: {shown}"
         )
     odd = []
     for name in extent.keep:
@@ -145,7 +145,7 @@ def _warnings(extent: Extent, tensors: Tensors) -> list[str]:
     if odd:
         shown = ", ".join(odd[:3]) + (" …" if len(odd) > 3 else "")
         told.append(
-            f"{len(odd)} convolutions read a number of channels that is no multiple of {_ALIGNED} any more, "
-            f"which makes them slow in onnxruntime: {shown}; --round-to {_ALIGNED} or 16 avoids it"
+            f"convolutions that read a number of channels which is no multiple of {_ALIGNED} any more "
+            f"({len(odd)} here) are slow in onnxruntime: {shown}; --round-to {_ALIGNED} or 16 avoids it"
         )
     return told

@@ -11,7 +11,8 @@ import onnx
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
-from pruning_models import conv_net, mlp, task_for
+from onnx import helper
+from pruning_models import conv_net, mlp, model_of, task_for
 
 import onnxcompress
 from onnxcompress.core.errors import NothingChangedError, UnsupportedError, UsageError
@@ -109,6 +110,35 @@ def test_labels_and_normalisation():
     assert points[0].compressed_metric < 0.6
     assert points[-1].compressed_metric > 0.9
     assert {"w1", "b1", "w2"} <= set(found.values)
+
+
+def deep_network(seed):
+    """12 layers of 12 units, of which 9 and 3 in turn matter: layers are to keep different shares."""
+    rng, tensors, nodes, read, value, live = np.random.default_rng(seed), {}, [], 6, "x", 6
+    for k in range(12):
+        matter = 3 if k % 2 else 9
+        tensors[f"w{k}"] = rng.normal(size=(12, read)) * 1e-2
+        tensors[f"w{k}"][:matter, :live] = rng.normal(size=(matter, live)) * np.sqrt(2 / live)
+        nodes.append(helper.make_node("Gemm", [value, f"w{k}"], [f"h{k}"], transB=1))
+        nodes.append(helper.make_node("Relu", [f"h{k}"], [f"r{k}"]))
+        value, live, read = f"r{k}", matter, 12
+    tensors["w"] = rng.normal(size=(4, 12))
+    nodes.append(helper.make_node("Gemm", [value, "w"], ["y"], transB=1))
+    return model_of(nodes, tensors, (6,), 4)
+
+
+def test_in_few_steps_the_gates_of_a_deep_network_are_not_hurried():
+    """Of 90 steps: large ones close the gates of all layers alike, before the loss has told them apart."""
+    losses = {None: 0.0, 0.3: 0.0}
+    for seed in range(3):
+        model, task = deep_network(seed), task_for((6,), 4, count=1600)
+        for rate in losses:
+            found = plan(
+                model, task, {"x": (1, 6)}, batch_size=16,
+                target="params=0.45", epochs=1.0, after=0.0, gate_lr=rate, augment=False,
+            )  # fmt: skip
+            losses[rate] += found.training.points[-1].compressed_loss
+    assert losses[None] < 0.5 * losses[0.3]
 
 
 def test_file_and_command(tmp_path):

@@ -20,6 +20,30 @@ from onnxcompress.engine.training.state import optimizer_arrays
 MOST_MEAN_LR = 0.01
 """μ multiplies weights: it cannot be hurried as log σ² can."""
 
+TRAVEL = 40.0
+"""Learning rate of log σ² times steps, of which there are many: a part of them has to lead from −9 to 0."""
+
+CALM_LR = 0.05
+"""Learning rate of log σ² in a shorter training: one at which the loss still has a say in which gates close.
+
+Steps of Adam have one size however small the gradient, and where they are large all gates close alike before
+the loss has risen, and noise that grows from layer to layer drowns a deep network.
+"""
+
+LEAST_TRAVEL, MOST_LR = 10.0, 0.3
+"""But in the shortest the way has to be made nevertheless, as far as steps of this size lead."""
+
+
+def gate_rate(steps: int, lr: float) -> float:
+    """Return the learning rate of log σ² (Adam).
+
+    Args:
+        steps: of the training with gates.
+        lr: learning rate of the weights, which it is not below.
+    """
+    rate = min(TRAVEL / steps, max(CALM_LR, LEAST_TRAVEL / steps))
+    return min(MOST_LR, max(lr, rate))
+
 
 class Pressure:
     """A penalty of the trainer that also moves the gates, each step after the weights' gradients are known.

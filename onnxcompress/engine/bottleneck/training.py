@@ -30,7 +30,7 @@ from onnxcompress.engine.bottleneck.job import Job, Pressed
 from onnxcompress.engine.bottleneck.keeping import Keeper, OfModule, Phase, State
 from onnxcompress.engine.bottleneck.lengths import in_time, wished
 from onnxcompress.engine.bottleneck.normalisation import Linear, Normalisation, hidden_layers
-from onnxcompress.engine.bottleneck.pressure import Pressure
+from onnxcompress.engine.bottleneck.pressure import Pressure, gate_rate
 from onnxcompress.engine.bottleneck.recovery import Recovery, Start
 from onnxcompress.engine.bottleneck.recurrence import Recurrence
 from onnxcompress.engine.bottleneck.steering import Steering
@@ -45,13 +45,9 @@ from onnxcompress.engine.training.scoring import in_words, point
 from onnxcompress.engine.training.shifts import fitting_shifts, no_farther
 from onnxcompress.engine.training.trainer import Evaluation, Trainer
 
-GATE_TRAVEL = 40.0
-"""Learning rate of the gates times steps: log σ² has to come from −9 to 0 in a part of them."""
-
 BATCH_SIZE = 64
 """Examples of one step: a few epochs of small batches make more steps than of large ones."""
 
-MOST_GATE_LR = 0.3
 STATISTICS_BATCHES = 60
 
 
@@ -154,7 +150,7 @@ class _Run:
         """Train gates and weights together; return why it stopped."""
         wishes, trainer = self.wishes, self.trainer
         steps = max(1, round(self.gated_epochs * trainer.steps_per_epoch))
-        lr = wishes.gate_lr or min(MOST_GATE_LR, max(wishes.lr, GATE_TRAVEL / steps))
+        lr = wishes.gate_lr or gate_rate(steps, wishes.lr)
         steering = None
         if self.job.measures is not None:
             steering = Steering(steps, lambda: level(self.job, self.gates.alphas()), wishes.gamma)

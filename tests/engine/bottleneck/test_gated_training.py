@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import helper
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -21,7 +23,14 @@ from onnxcompress.engine.bottleneck.choice import gated_groups, weights_of_gamma
 from onnxcompress.engine.bottleneck.decision import decide, filled
 from onnxcompress.engine.bottleneck.gates import Gates
 from onnxcompress.engine.bottleneck.normalisation import Normalisation, hidden_layers
-from onnxcompress.engine.bottleneck.pressure import Pressure
+from onnxcompress.engine.bottleneck.pressure import (
+    CALM_LR,
+    LEAST_TRAVEL,
+    MOST_LR,
+    TRAVEL,
+    Pressure,
+    gate_rate,
+)
 from onnxcompress.engine.bottleneck.steering import START, Steering
 from onnxcompress.engine.channels import analyse, site_key
 from onnxcompress.engine.graph.torchgraph import TorchGraph
@@ -272,3 +281,15 @@ def test_steering_raises_gamma_while_the_level_lags_and_lowers_it_below_zero():
     assert values == sorted(values, reverse=True)
     early = Steering(1000, lambda: 4.0, 1e-3)
     assert early.look(100) == pytest.approx(1e-3)
+
+
+@given(steps=st.integers(1, 10**6), lr=st.floats(1e-5, 1e-2))
+def test_gates_are_given_the_way_they_need_and_no_larger_steps(steps, lr):
+    rate = gate_rate(steps, lr)
+    assert lr <= rate <= MOST_LR
+    # The way can be made, but where a handful of steps would have to be larger than any.
+    assert rate == MOST_LR or rate * steps >= LEAST_TRAVEL * (1 - 1e-9)
+    assert rate * steps <= max(TRAVEL, lr * steps) * (1 + 1e-9)
+    if steps > LEAST_TRAVEL / CALM_LR:
+        assert rate <= max(CALM_LR, lr)
+    assert gate_rate(steps + 1, lr) <= rate
