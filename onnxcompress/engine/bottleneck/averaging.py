@@ -41,6 +41,14 @@ class Average:
         share = max(1 / self._horizon, 9 / (self.steps + 9))
         torch._foreach_lerp_(self.held, self._tensors, share)
 
+    @torch.no_grad()
+    def start(self, values: Sequence[torch.Tensor]) -> None:
+        """Set the tensors, and begin anew from there."""
+        self.put(values)
+        for mean, value in zip(self.held, values, strict=True):
+            mean.copy_(value)
+        self.steps = 0
+
     @contextmanager
     def shown(self) -> Iterator[None]:
         """Let the tensors hold the means for a while."""

@@ -2,8 +2,8 @@
 
 It goes on from the weights trained with gates, or from the original ones: noise has made the former used to
 the loss of channels, the latter still know what few examples cannot teach again. A short run from each, at
-two learning rates, decides. The learning rate then rises in a few steps and falls along half a cosine, and
-what is kept is the mean of the weights over the last steps: of the start and all epochs the best by the
+two learning rates, decides. The learning rate then rises in a few steps and falls along half a cosine; where
+it does damage nevertheless, the best state is taken up again with a lower one. What is kept is the mean of the weights over the last steps: of the start and all epochs the best by the
 validation split, but the last where a share of right decisions sets them apart by no more than chance. It has
 learnt longest, and the best of many equal ones is only the luckiest.
 """
@@ -45,6 +45,15 @@ RISING = 0.05
 
 HORIZON = 0.05
 """Part of the steps over which weights are averaged."""
+
+DAMAGE = 3.0
+"""A loss over this factor of the best is damage: training goes back to the best state, more slowly.
+
+Short runs may be too short to show that a learning rate is too high, where a pass is a step or two.
+"""
+
+SLOWER = 1 / 3
+"""Factor of the learning rate then."""
 
 _Held = tuple[dict[str, Array], dict[str, Any]]
 
@@ -142,7 +151,7 @@ class Recovery:
             epochs,
             lr=start.lr,
             optimizer="adam",
-            schedule=planned,
+            schedule=along.rate,
             weight_decay=self.weight_decay,
             penalty=along,
             parameters=self.parameters,
@@ -207,6 +216,11 @@ class _Averaging:
         if start.found is not None:  # training may make things worse
             self._best = start.found, [t.clone() for t in self._average.held]
         self._last: Evaluation | None = None
+        self._factor = 1.0
+
+    def rate(self, part: float) -> float:
+        """Return the learning rate after a part of the training, 0 to 1, as share of the highest."""
+        return planned(part) * self._factor
 
     def value(self) -> torch.Tensor:
         """Return 0."""
@@ -214,7 +228,7 @@ class _Averaging:
 
     def add_gradient(self) -> None:
         """Make the step of what is trained along."""
-        self._along.set_rate(self._lr * planned(self._steps / self._total))
+        self._along.set_rate(self._lr * self.rate(self._steps / self._total))
         self._along.add_gradient()
         self._average.add()
         self._steps += 1
@@ -226,7 +240,9 @@ class _Averaging:
         arrays = {f"along/{n}": a for n, a in self._along.state()[0].items()}
         means, of_means = self._average.state()
         arrays |= {f"mean/{n}": a for n, a in means.items()}
-        values: dict[str, Any] = {"steps": self._steps, "looked": self._looked, "means": of_means}
+        values: dict[str, Any] = {
+            "steps": self._steps, "looked": self._looked, "means": of_means, "factor": self._factor,
+        }  # fmt: skip
         if self._best is not None:
             found = self._best[0]
             values["best"] = [found.loss, found.metric, found.examples]
@@ -242,6 +258,7 @@ class _Averaging:
         self._along.restore(parts["along"], {})
         self._average.restore(parts["mean"], values["means"])
         self._steps, self._looked = int(values["steps"]), int(values["looked"])
+        self._factor = float(values["factor"])
         if "best" in values:
             like = self._average.held
             held = [torch.from_numpy(np.array(parts["best"][str(k)])).to(t) for k, t in enumerate(like)]
@@ -263,3 +280,11 @@ class _Averaging:
         self._looked, self._last = self._steps, found
         if self._best is None or better(found, self._best[0], self._higher):
             self._best = found, [t.clone() for t in self._average.held]
+        elif self._damaged(found, self._best[0]):
+            self._factor *= SLOWER
+            self._average.start(self._best[1])
+
+    def _damaged(self, found: Evaluation, best: Evaluation) -> bool:
+        if self._higher is not None and within_chance(found, best, best.examples):
+            return False
+        return math.isnan(found.loss) or found.loss > DAMAGE * best.loss > 0

@@ -7,20 +7,26 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from onnxcompress.engine.bottleneck.recovery import Start, _Averaging
+from onnxcompress.engine.bottleneck.recovery import SLOWER, Start, _Averaging, planned
 from onnxcompress.engine.training.evaluation import Evaluation
 
 
-def left(evaluations, higher, start=None):
-    """Return the number of the epoch whose weights are left, 0 for the start; in epoch k they are k."""
-    weights, coming = torch.zeros(1), iter(evaluations)
+def averaged(weights, evaluations, higher, start):
+    """Return what is looked at after every step, with these evaluations."""
+    coming = iter(evaluations)
     job = SimpleNamespace(
         _others=list,
         _tensors=lambda: [weights],
         trainer=SimpleNamespace(steps_per_epoch=1),
         note=lambda passes, words: next(coming),
     )
-    averaging = _Averaging(job, float(len(evaluations)), Start(0.1, start), higher)
+    return _Averaging(job, float(len(evaluations)), Start(0.1, start), higher)
+
+
+def left(evaluations, higher, start=None):
+    """Return the number of the epoch whose weights are left, 0 for the start; in epoch k they are k."""
+    weights = torch.zeros(1)
+    averaging = averaged(weights, evaluations, higher, start)
     for epoch in range(1, len(evaluations) + 1):
         weights.fill_(epoch)
         averaging.add_gradient()
@@ -55,3 +61,29 @@ def test_training_that_makes_things_worse_leaves_the_start(share, expected):
     by_loss = Evaluation(1 - share, None, 1000)
     later = [Evaluation(loss, None, 1000) for loss in (0.12, 0.1, 0.095)]
     assert left(later, None, by_loss) == (0 if share > 0.905 else 3)
+
+
+def rates(losses, higher=None, metric=None):
+    """Return the learning rate of each epoch, as share of the plan's, and the weights after it."""
+    weights, found, seen = torch.zeros(1), [], []
+    evaluations = [Evaluation(loss, metric, 1000) for loss in losses]
+    averaging = averaged(weights, evaluations, higher, Evaluation(1.0, metric, 1000))
+    for epoch in range(1, len(losses) + 1):
+        seen.append(averaging.rate(0.5) / planned(0.5))
+        weights.fill_(epoch)
+        averaging.add_gradient()
+        found.append(float(weights))
+    return seen, found, averaging
+
+
+def test_damage_leads_back_to_the_best_state_with_a_lower_rate():
+    seen, weights, averaging = rates([0.5, 1.6, 0.4, float("nan"), 0.3, 0.2])
+    assert seen == pytest.approx([1, 1, SLOWER, SLOWER, SLOWER**2, SLOWER**2])
+    assert weights[1] == pytest.approx(1.0)
+    assert 1 < weights[3] <= 3  # the mean over the best state and the steps from there
+    assert averaging.state()[1]["factor"] == pytest.approx(SLOWER**2)
+
+
+def test_a_hump_and_an_equal_share_of_right_decisions_are_no_damage():
+    assert rates([0.5, 1.4, 0.4, 1.1])[0] == [1, 1, 1, 1]
+    assert rates([0.5, 1.9, 0.4], higher=True, metric=0.9)[0] == [1, 1, 1]
