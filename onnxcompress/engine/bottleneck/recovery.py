@@ -2,10 +2,11 @@
 
 It goes on from the weights trained with gates, or from the original ones: noise has made the former used to
 the loss of channels, the latter still know what few examples cannot teach again. A short run from each, at
-two learning rates, decides. The learning rate then rises in a few steps and falls along half a cosine; where
-it does damage nevertheless, the best state is taken up again with a lower one. What is kept is the mean of the weights over the last steps: of the start and all epochs the best by the
-validation split, but the last where a share of right decisions sets them apart by no more than chance. It has
-learnt longest, and the best of many equal ones is only the luckiest.
+two learning rates, decides. The learning rate then rises in a few steps and falls along half a cosine;
+where it does damage nevertheless, the best state is taken up again with a lower one. What is kept is the
+mean of the weights over the last steps: of the start and all epochs the best by the validation split, but
+the last where a share of right decisions sets them apart by no more than chance. It has learnt longest, and
+the best of many equal ones is only the luckiest.
 """
 
 from __future__ import annotations
