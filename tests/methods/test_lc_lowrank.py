@@ -239,7 +239,7 @@ def test_training_wins_back_what_a_low_rank_costs() -> None:
         rank=3,
         steps=4,
         epochs=3.0,
-        lr=0.02,
+        lr=0.005,
     )
     points = result.run.methods[0].training.points
     assert min(p.compressed_loss for p in points[1:]) < 0.9 * points[0].compressed_loss
