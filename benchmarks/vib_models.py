@@ -1,13 +1,13 @@
 """VIB beside magnitude pruning on real models: half the multiply-accumulates, the same passes over the data.
 
-Usage: ``python benchmarks/vib_models.py --shared ../shared [--only mnist_cntk …] [--methods vib]``
+Usage: ``python benchmarks/vib_models.py --shared ../shared [--only mnist_cntk …] [--methods vib] [--seeds 1]``
 
 Both methods have the same examples, the same passes over them, and two tries, of which the validation split
 chooses the one with the smaller loss. ``--method vib --target macs=0.5`` spends half of the passes with
 gates, its gamma scaled by what channels cost, or a quarter, its gamma scaled by the size of feature maps as
 in the paper. ``--method magnitude --target macs=0.5 --method finetune`` spends all of them on fine-tuning,
 cut by one ranking for the whole network or by the same share of every layer. What is told is measured once,
-on the file of the chosen try.
+on the file of the chosen try. A seed draws the validation split, the order of the examples and the noise.
 
 Digits and CIFAR-10 have labels: the test error is told. The audio models have none and the original teaches:
 coloured noise with a random envelope stands for sound, and it is told, on examples that were not trained on,
@@ -19,6 +19,7 @@ second differences.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import tempfile
@@ -32,6 +33,7 @@ RESULTS = Path(__file__).parent / "results"
 LABELLED = {"mnist_cntk": "mnist.npz", "cifar_cnn_tutorial": "cifar10_subset.npz"}
 AUDIO = {"speech_recog": 600, "dnsmos_sig_bak_ovr": 24}
 """Model -> number of examples made."""
+MODELS = (*LABELLED, *AUDIO)
 SLOW = ("dnsmos_sig_bak_ovr",)
 """Hours on one core: only when asked for by name."""
 
@@ -59,10 +61,11 @@ def main() -> None:
     parser.add_argument(
         "--only",
         nargs="*",
-        choices=[*LABELLED, *AUDIO],
-        default=[m for m in (*LABELLED, *AUDIO) if m not in SLOW],
+        choices=MODELS,
+        default=[m for m in MODELS if m not in SLOW],
     )
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=METHODS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--epochs", type=float, default=None, help="passes over the examples")
     parser.add_argument(
         "--limit", type=int, help="examples to train on, where there are labels; default: all"
@@ -70,18 +73,18 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     stored = RESULTS / "vib_models.json"
-    for name in arguments.only:
-        for method in arguments.methods:
-            found = measure(name, method, arguments)
-            rows = json.loads(stored.read_text()) if stored.exists() else []
-            rows = [r for r in rows if (r["model"], r["method"]) != (name, method)] + [found]
-            RESULTS.mkdir(exist_ok=True)
-            stored.write_text(json.dumps(rows, indent=1) + "\n")
-            stored.with_suffix(".md").write_text(table(rows))
-            print(found, flush=True)
+    for name, method, seed in itertools.product(arguments.only, arguments.methods, arguments.seeds):
+        found = measure(name, method, seed, arguments)
+        rows = json.loads(stored.read_text()) if stored.exists() else []
+        rows = [r for r in rows if (r["model"], r["method"], r["seed"]) != (name, method, seed)] + [found]
+        rows.sort(key=lambda r: (MODELS.index(r["model"]), METHODS.index(r["method"]), r["seed"]))
+        RESULTS.mkdir(exist_ok=True)
+        stored.write_text(json.dumps(rows, indent=1) + "\n")
+        stored.with_suffix(".md").write_text(table(rows))
+        print(found, flush=True)
 
 
-def measure(name: str, method: str, arguments: argparse.Namespace) -> dict[str, Any]:
+def measure(name: str, method: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Compress one model one way, try by try, and return the row of the try that validates best."""
     import torch
 
@@ -106,6 +109,7 @@ def measure(name: str, method: str, arguments: argparse.Namespace) -> dict[str, 
                 output=out,
                 data=data,
                 data_options=data_options,
+                seed=seed,
                 **options,
             )
             losses = [point.compressed_loss for point in result.run.methods[-1].training.points]
@@ -119,6 +123,7 @@ def measure(name: str, method: str, arguments: argparse.Namespace) -> dict[str, 
     return {
         "model": name,
         "method": method,
+        "seed": seed,
         "options": options,
         "validation_losses": [one[0] for one in found],
         "examples": facts.train_examples + facts.validation_examples,
@@ -170,28 +175,44 @@ def sounds(count: int, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Return the table of all rows."""
+    """Return the table: means over seeds and, where there are several, what each came to."""
     lines = [
         "# VIB and magnitude pruning on real models",
         "",
         "Written by `python benchmarks/vib_models.py --shared ../shared`; see there for how it is measured.",
+        "Means over seeds, what each came to in brackets.",
         "",
-        "| model | examples | method | MACs left | metric | before | after | same decision "
+        "| model | examples | method | seeds | MACs left | metric | before | after | same decision "
         "| relative error of outputs | CPU s |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    order = [*LABELLED, *AUDIO]
-    for r in sorted(rows, key=lambda r: (order.index(r["model"]), METHODS.index(r["method"]))):
-        metric = [
-            r["metric"] or "",
-            *(f"{r[k]:.4f}" if r[k] is not None else "" for k in ("before", "after")),
+    for (model, method), group in itertools.groupby(rows, key=lambda r: (r["model"], r["method"])):
+        same = list(group)
+        cells = [
+            model,
+            str(same[0]["examples"] or "all"),
+            method,
+            ", ".join(str(r["seed"]) for r in same),
+            _mean(same, "macs", 3, each=False),
+            same[0]["metric"] or "",
+            _mean(same, "before", 4, each=False),
+            _mean(same, "after", 4),
+            _mean(same, "agreement", 4),
+            _mean(same, "relative_l2", 3),
+            _mean(same, "cpu_seconds", 0, each=False),
         ]
-        lines.append(
-            f"| {r['model']} | {r['examples'] or 'all'} | {r['method']} | {r['macs']:.3f} "
-            f"| {' | '.join(metric)} | {'' if r['agreement'] is None else format(r['agreement'], '.4f')} "
-            f"| {r['relative_l2']:.3f} | {r['cpu_seconds']:.0f} |"
-        )
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
+
+
+def _mean(rows: list[dict[str, Any]], key: str, digits: int, *, each: bool = True) -> str:
+    values = [r[key] for r in rows if r[key] is not None]
+    if not values:
+        return ""
+    words = f"{sum(values) / len(values):.{digits}f}"
+    if each and len(values) > 1:
+        words += f" ({', '.join(f'{v:.{digits}f}' for v in values)})"
+    return words
 
 
 if __name__ == "__main__":
