@@ -1,6 +1,6 @@
 """VIB beside magnitude pruning on real models: half the multiply-accumulates, the same passes over the data.
 
-Usage: ``python benchmarks/vib_models.py --shared ../shared [--only mnist_cntk …] [--methods vib] [--seeds 1]``
+Usage: ``python benchmarks/vib_models.py --shared ../shared [--only mnist_cntk] [--methods vib] [--seeds 1]``
 
 Both methods have the same examples, the same passes over them, and two tries, of which the validation split
 chooses the one with the smaller loss. ``--method vib --target macs=0.5`` spends half of the passes with
