@@ -15,6 +15,9 @@ from onnxcompress.engine.data.feeding import Feeding
 from onnxcompress.engine.measures.differences import Difference
 from onnxcompress.engine.measures.metrics import Metric
 
+LIFELESS = 0.02
+"""An output that varies over examples by less than this share of the original's has lost what it said."""
+
 Outputs = Mapping[str, Any]
 """Output name -> array, list (ONNX sequence) or dict (ONNX map)."""
 
@@ -132,6 +135,19 @@ def against_torch(
         same_types=False,
     )
     return replace(comparison, reference="torch")
+
+
+def lifeless(comparison: Comparison) -> tuple[str, ...]:
+    """Return a sentence for each output that hardly depends on the input, though the original's does.
+
+    Such a network answers everything alike, which errors and accuracies alone do not tell.
+    """
+    return tuple(
+        f"output {o.name!r} hardly depends on the input any more: over {comparison.examples} examples it "
+        f"varies {100 * o.spread:.2g} % as much as the original's; compress less, or train longer"
+        for o in comparison.outputs
+        if o.spread is not None and o.spread < LIFELESS
+    )
 
 
 def worst(comparison: Comparison) -> float:

@@ -149,6 +149,8 @@ class OutputDifference:
     ``relative_l2`` is ‖a − b‖₂ / ‖a‖₂; ``top1_agreement`` the fraction of examples whose largest score is at
     the same place, None where the output does not look like class scores. ``problem`` says what went wrong
     where the outputs cannot be called different but broken ("is NaN where the reference is a number").
+    ``spread`` is how much the output varies from example to example as share of how much the reference's does
+    (root mean square), None where that cannot be told: near 0, the network gives one answer to everything.
     """
 
     name: str
@@ -159,6 +161,7 @@ class OutputDifference:
     top1_agreement: float | None
     equal: bool
     problem: str | None = None
+    spread: float | None = None
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,11 @@ def compare(
         ),
         comparisons=tuple(comparisons),
         accuracy=accuracy,
-        warnings=(*originals.latency_warnings(timings), *_overridable(names, opened)),
+        warnings=(
+            *(f"{c.candidate}: {said}" for c in comparisons for said in verify.lifeless(c)),
+            *originals.latency_warnings(timings),
+            *_overridable(names, opened),
+        ),
         benchmark=timings,
         operators=profile,
     )

@@ -131,6 +131,7 @@ MEANING = {
     "OutputDifference.top1_agreement": "0 to 1",
     "OutputDifference.equal": "equal to the bit",
     "OutputDifference.problem": "what is broken, in words; null: nothing",
+    "OutputDifference.spread": "variation over examples as share of the reference's; null: not known",
     "Accuracy.metric": "its name",
     "Accuracy.higher_is_better": "direction of the metric",
     "Accuracy.before": "of the original",

@@ -11,6 +11,7 @@ import numpy as np
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.errors import VerificationError
 from onnxcompress.core.run import OutputDifference
+from onnxcompress.engine.measures.spread import Spread
 
 _CHUNK = 1 << 20
 """Elements turned into float64 at a time."""
@@ -52,6 +53,7 @@ class Difference:
         self._max_abs = 0.0
         self._expected_sq = self._actual_sq = self._difference_sq = self._dot = 0.0
         self._rows = self._agreeing = 0
+        self._spread = Spread()
 
     def add(self, expected: Any, actual: Any) -> None:
         """Take in the output of one call; raises VerificationError where type or shape differ."""
@@ -97,6 +99,7 @@ class Difference:
             top1_agreement=top1,
             equal=self._equal,
             problem=self._problem,
+            spread=self._spread.ratio() if self._numeric else None,
         )
 
     def _relative_l2(self) -> float | None:
@@ -120,6 +123,9 @@ class Difference:
             self._equal &= bool(np.array_equal(expected, actual))
             return
         self._numeric = True
+        # A detector's output of open length has no examples on its first axis.
+        if not self._open_axes:
+            self._spread.add(expected, actual)
         flat, other = expected.reshape(-1), actual.reshape(-1)
         for start in range(0, flat.size, _CHUNK):
             self._add_chunk(

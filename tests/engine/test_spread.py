@@ -1,0 +1,84 @@
+"""How much outputs vary over examples, against NumPy and with dead networks."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from onnxcompress.core.run import Comparison, OutputDifference
+from onnxcompress.engine.measures.spread import Spread
+from onnxcompress.verify import LIFELESS, compare, lifeless
+
+
+def ratio(*calls: tuple[np.ndarray, np.ndarray]) -> float | None:
+    spread = Spread()
+    for expected, actual in calls:
+        spread.add(expected, actual)
+    return spread.ratio()
+
+
+outputs = hnp.arrays(np.float64, (6, 3), elements=st.floats(-10, 10).map(lambda v: round(v, 3)))
+
+
+@given(outputs, outputs, st.integers(1, 5))
+def test_it_is_the_ratio_of_distances_from_the_first_example_however_calls_are_made(one, other, cut) -> None:
+    expected, actual = (np.linalg.norm(side - side[0]) for side in (one, other))
+    found = ratio((one[:cut], other[:cut]), (one[cut:], other[cut:]))
+    if expected <= 1e-3 * np.linalg.norm(one):
+        assert found is None
+    else:
+        assert found == pytest.approx(actual / expected)
+
+
+def test_large_outputs_are_taken_in_parts(monkeypatch) -> None:
+    monkeypatch.setattr("onnxcompress.engine.measures.spread._CHUNK", 8)
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(size=(2, 7, 3, 2))
+    wanted = np.linalg.norm(other - other[0]) / np.linalg.norm(one - one[0])
+    assert ratio((one, other)) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(
+    ("expected", "actual"),
+    [
+        pytest.param(np.ones((1, 3)), np.ones((1, 3)), id="one example"),
+        pytest.param(np.ones((4, 3)), np.eye(4, 3), id="reference does not vary"),
+        pytest.param(1 + 1e-5 * np.eye(4, 3), np.eye(4, 3), id="reference hardly varies"),
+        pytest.param(np.array([[1.0], [np.nan]]), np.ones((2, 1)), id="no number"),
+        pytest.param(np.array(1.0), np.array(2.0), id="scalar"),
+    ],
+)
+def test_where_it_cannot_be_told_there_is_none(expected, actual) -> None:
+    assert ratio((expected, actual)) is None
+
+
+def test_sizes_that_differ_cannot_be_compared() -> None:
+    one, other = np.random.default_rng(0).normal(size=(2, 4, 3))
+    assert ratio((one, other), (one[:, :2], other[:, :2])) is None
+
+
+def feeds() -> list[dict[str, np.ndarray]]:
+    return [{"x": row} for row in np.random.default_rng(0).normal(size=(5, 1, 4)).astype(np.float32)]
+
+
+@pytest.mark.parametrize(("factor", "said"), [(0.0, True), (0.01, True), (0.5, False), (1.0, False)])
+def test_a_network_that_answers_everything_alike_is_told_of(factor, said) -> None:
+    comparison = compare(
+        lambda feed: {"y": feed["x"]},
+        lambda feed: {"y": 3 + np.float32(factor) * feed["x"]},
+        feeds(),
+        inputs="made",
+        random_inputs=False,
+    )
+    assert comparison.outputs[0].spread == pytest.approx(factor, abs=1e-6)
+    assert bool(lifeless(comparison)) is said
+
+
+def test_the_sentence_names_the_output_and_how_little_it_varies() -> None:
+    output = OutputDifference("y", (1, 4), 1.0, 1.0, 0.0, None, False, None, LIFELESS / 10)
+    comparison = Comparison("original", "made", False, 5, (output,), None, None)
+    (sentence,) = lifeless(comparison)
+    assert "'y'" in sentence
+    assert "0.2 %" in sentence
+    assert "5 examples" in sentence
