@@ -5,7 +5,8 @@ sparse weight has besides zeros).
 
 BatchNormalization statistics are estimated anew first, because a cut changes what they are of; they are
 kept where the validation loss gets less. Training then uses the statistics of each batch and moves the
-stored ones along. The state with the best validation result, the one at the start included, is returned.
+stored ones along. The state with the best validation result, the one at the start included, is returned;
+where an epoch does damage, training goes back to it and on with a lower learning rate.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from onnxcompress.engine.training.classes import with_classes
 from onnxcompress.engine.training.evaluation import Evaluation
 from onnxcompress.engine.training.numbers import TrainedNumbers
 from onnxcompress.engine.training.rates import largest_good, tried
+from onnxcompress.engine.training.retreat import SLOWER, damaged
 from onnxcompress.engine.training.scoring import better, in_words, point
 from onnxcompress.engine.training.shifts import fitting_shifts, words
 from onnxcompress.engine.training.trainer import Trainer
@@ -189,11 +191,15 @@ class _Run:
             progress=lambda f, text: self.job.resources.progress((self.epoch + f) / epochs, text, None),
         )
         self.epoch += 1
-        self._note(outcome.loss)
+        found = self._note(outcome.loss)
+        assert self.best is not None
+        if damaged(found, self.best.score, self.higher_is_better):
+            self._put(self.best.state)
+            self.lr *= SLOWER
         self._save()
         return outcome.stopped
 
-    def _note(self, loss: float | None) -> None:
+    def _note(self, loss: float | None) -> Evaluation:
         """Evaluate the present state, remember it where it is the best, and tell."""
         found = self.trainer.evaluate()
         if self.best is None or better(found, self.best.score, self.higher_is_better):
@@ -201,6 +207,7 @@ class _Run:
         self.points.append(point(self.epoch, found, time.monotonic() - self.began, loss))
         words = f"epoch {self.epoch} of {self.job.epochs:g}: {in_words(found, self.trainer.metric_name)}"
         self.job.resources.progress(min(self.epoch / self.job.epochs, 1.0), words, self.points[-1])
+        return found
 
     def _state(self) -> _State:
         return _State(self.graph.arrays(), self.numbers.arrays())

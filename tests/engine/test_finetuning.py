@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,8 +18,11 @@ from onnxcompress.encodings.scaled import IntGrid
 from onnxcompress.encodings.sparse import Pruning
 from onnxcompress.engine.channels import analyse
 from onnxcompress.engine.data import make_task, open_data
+from onnxcompress.engine.finetuning import LAST_LR, Job, _Run
 from onnxcompress.engine.graph.torchgraph import TorchGraph
 from onnxcompress.engine.tensor_info import TensorInfo
+from onnxcompress.engine.training.evaluation import Evaluation
+from onnxcompress.engine.training.retreat import SLOWER
 from onnxcompress.methods.finetune import Finetune
 from onnxcompress.methods.magnitude import Magnitude
 from onnxcompress.surgery import cut
@@ -227,3 +231,31 @@ def test_only_what_is_included_is_trained():
 def test_options_out_of_range(options):
     with pytest.raises(UsageError):
         Finetune(**options)
+
+
+@pytest.mark.parametrize("retreats", [True, False])
+def test_where_an_epoch_does_damage_it_goes_back_and_on_more_slowly(retreats, monkeypatch):
+    """Each epoch adds 1 to the weights; with the negative control no loss is damage."""
+    model, task = conv_net(), task_for((3, 8, 8), 5, count=60)
+    (name, *_) = model.weights
+    job = Job(model, [name], {}, task, Resources(), epochs=5, lr=1.0, statistics=False)
+    run = _Run(job)
+    rates, began = [], []
+
+    def epoch(part, *, lr, **_):
+        rates.append(lr)
+        began.append(float((run.graph.arrays()[name] - model.array(name)).mean()))
+        run.graph.set_arrays({name: run.graph.arrays()[name] + 1})
+        return SimpleNamespace(loss=0.0, stopped="done")
+
+    losses = iter([1.0, 0.5, 1.6, float("nan"), 0.4, 0.45])
+    monkeypatch.setattr(run.trainer, "run", epoch)
+    monkeypatch.setattr(run.trainer, "evaluate", lambda: Evaluation(next(losses), None, 60))
+    if not retreats:
+        monkeypatch.setattr("onnxcompress.engine.finetuning.damaged", lambda *_: False)
+    found = run.run()
+    falling = [LAST_LR ** (k / 4) for k in range(5)]
+    slower = [1, 1, SLOWER, SLOWER**2, SLOWER**2] if retreats else [1] * 5
+    assert rates == pytest.approx([a * b for a, b in zip(falling, slower, strict=True)])
+    assert began == pytest.approx([0, 1, 1, 1, 2] if retreats else [0, 1, 2, 3, 4], abs=1e-5)
+    assert float((found.arrays[name] - model.array(name)).mean()) == pytest.approx(2 if retreats else 4)

@@ -29,6 +29,7 @@ from onnxcompress.engine.bottleneck.normalisation import Normalisation
 from onnxcompress.engine.bottleneck.pressure import Along
 from onnxcompress.engine.training.augmentation import Augmentation
 from onnxcompress.engine.training.rates import largest_good, tried
+from onnxcompress.engine.training.retreat import SLOWER, damaged
 from onnxcompress.engine.training.scoring import better, within_chance
 from onnxcompress.engine.training.trainer import Evaluation, Trainer
 
@@ -46,15 +47,6 @@ RISING = 0.05
 
 HORIZON = 0.05
 """Part of the steps over which weights are averaged."""
-
-DAMAGE = 3.0
-"""A loss over this factor of the best is damage: training goes back to the best state, more slowly.
-
-Short runs may be too short to show that a learning rate is too high, where a pass is a step or two.
-"""
-
-SLOWER = 1 / 3
-"""Factor of the learning rate then."""
 
 _Held = tuple[dict[str, Array], dict[str, Any]]
 
@@ -281,11 +273,6 @@ class _Averaging:
         self._looked, self._last = self._steps, found
         if self._best is None or better(found, self._best[0], self._higher):
             self._best = found, [t.clone() for t in self._average.held]
-        elif self._damaged(found, self._best[0]):
+        elif damaged(found, self._best[0], self._higher):
             self._factor *= SLOWER
             self._average.start(self._best[1])
-
-    def _damaged(self, found: Evaluation, best: Evaluation) -> bool:
-        if self._higher is not None and within_chance(found, best, best.examples):
-            return False
-        return math.isnan(found.loss) or found.loss > DAMAGE * best.loss > 0

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from onnxcompress.engine.bottleneck.recovery import SLOWER, Start, _Averaging, planned
+from onnxcompress.engine.bottleneck.recovery import Start, _Averaging, planned
 from onnxcompress.engine.training.evaluation import Evaluation
+from onnxcompress.engine.training.retreat import SLOWER
 
 
 def averaged(weights, evaluations, higher, start):

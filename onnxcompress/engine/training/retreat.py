@@ -1,0 +1,32 @@
+"""Retreat: where training does damage, it goes back to its best state and on with a lower learning rate.
+
+Short runs, by which learning rates are chosen, may be too short to show that one is too high, where a pass
+is a step or two.
+"""
+
+from __future__ import annotations
+
+import math
+
+from onnxcompress.engine.training.evaluation import Evaluation
+from onnxcompress.engine.training.scoring import within_chance
+
+DAMAGE = 3.0
+"""A loss over this factor of the best is damage."""
+
+SLOWER = 1 / 3
+"""Factor of the learning rate then."""
+
+
+def damaged(found: Evaluation, best: Evaluation, higher_is_better: bool | None) -> bool:
+    """Return whether a state is so much worse than the best that going on from it is of no use.
+
+    Args:
+        found: the state.
+        best: the best one.
+        higher_is_better: direction of the metric; None: judged by the loss. With a metric it is no damage
+            where the shares of right decisions are the same but for chance.
+    """
+    if higher_is_better is not None and within_chance(found, best, best.examples):
+        return False
+    return math.isnan(found.loss) or found.loss > DAMAGE * best.loss > 0
