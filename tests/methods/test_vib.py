@@ -128,10 +128,10 @@ def deep_network(seed):
 
 
 def test_in_few_steps_the_gates_of_a_deep_network_are_not_hurried():
-    """Of 90 steps: large ones close the gates of all layers alike, before the loss has told them apart."""
+    """Of 135 steps: large ones close the gates of all layers alike, before the loss has told them apart."""
     losses = {None: 0.0, 0.3: 0.0}
     for seed in range(3):
-        model, task = deep_network(seed), task_for((6,), 4, count=1600)
+        model, task = deep_network(seed), task_for((6,), 4, count=2400)
         for rate in losses:
             found = plan(
                 model, task, {"x": (1, 6)}, batch_size=16,

@@ -1,18 +1,19 @@
-"""Head start: gates of a group begin in the order of their channels' effects, not all alike.
+"""Head start: gates begin in the order of their channels' effects, not all alike.
 
 Where a gate and the loss are in balance, a little more noise costs the loss what it saves of the information
-term: ½ h_i = γ_i/(σ_i² (1 + σ_i²)) (eq. 10 at μ = 1), h_i being the curvature of the loss along gate i. Of
-small variances α_i = 1/σ_i² is in proportion to h_i. It is estimated once, before training, by the mean
-square of the gate's gradient (:mod:`onnxcompress.engine.importance.taylor`).
+term: ½ h_ij = γ_i/(σ_ij² (1 + σ_ij²)) (eq. 10 at μ = 1), h_ij being the curvature of the loss along gate j of
+group i. Of small variances α = 1/σ² is in proportion to h_ij/γ_i. The curvature is estimated once, before
+training, by the mean square of the gate's gradient (:mod:`onnxcompress.engine.importance.taylor`).
 
-Only the differences of log α_i within a group are taken from it; the median channel of each group begins
-where all would begin otherwise. How much each group is to keep is left to training: to first order groups
-cannot be compared, for the loss of one that is nearly closed has nothing to do with its beginning. And where
-training is long, next to nothing is taken from it: gates have the time to find their order, and that of the
-untrained network is no better to begin with.
+Only differences of log α are taken from it; the median channel of all groups begins where all would begin
+otherwise, and no other so far from it that the loss could not change its fate. And where training is long,
+next to nothing is taken from it: gates have the time to find their order, and that of the untrained network
+is no better to begin with.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -22,14 +23,17 @@ from onnxcompress.engine.bottleneck.job import Job
 from onnxcompress.engine.importance._base import Evidence
 from onnxcompress.engine.importance.taylor import effects
 
-FARTHEST = 4.0
-"""Largest difference of a gate's first log α from that of its group's median, in ``FEW`` steps or fewer."""
+FARTHEST = 8.0
+"""Largest difference of a gate's first log α from the median channel's, in ``FEW`` steps or fewer."""
 
 FEW = 1000
 """Steps of a training that is short; in one of twice as many, the largest difference is a quarter."""
 
 _SHARE, _LEAST = 0.1, 32
 """Examples looked at, as share of those that training with gates will look at; so many at least."""
+
+NOTHING = -40.0
+"""A log α so far below the largest is that of a channel without any effect."""
 
 
 def give_head_start(job: Job, gates: Gates, *, passes: float, steps: int) -> None:
@@ -45,14 +49,24 @@ def give_head_start(job: Job, gates: Gates, *, passes: float, steps: int) -> Non
     evidence = Evidence(job.channels, task, job.resources.device, task.seed)
     looks = max(_LEAST, round(_SHARE * passes * len(task.train)))
     roots, reached = effects(job.groups, evidence, looks)
+    known = {name: roots[name] for name in sorted(reached) if np.isfinite(roots[name]).all()}
+    if not known:
+        return
+    found = balances(known, job.weights)
     farthest = FARTHEST * min(1.0, FEW / max(1, steps)) ** 2
-    for name in sorted(reached):
-        if np.isfinite(roots[name]).all():
-            gates[name].start(LOG_VARIANCE - ahead(roots[name], farthest))
+    middle = float(np.median(np.concatenate(list(found.values()))))
+    for name, log_alpha in found.items():
+        gates[name].start(LOG_VARIANCE - np.clip(log_alpha - middle, -farthest, farthest))
 
 
-def ahead(roots: Array, farthest: float = FARTHEST) -> Array:
-    """Return how much larger log α of each channel is than the median's, from the root of its curvature."""
-    balance: Array = 2 * np.log(np.maximum(roots, np.finfo(float).tiny))
-    found: Array = np.clip(balance - np.median(balance), -farthest, farthest)
-    return found
+def balances(roots: Mapping[str, Array], weights: Mapping[str, float]) -> dict[str, Array]:
+    """Return log α of every channel where the gates are in balance, up to one constant; at most 0.
+
+    Args:
+        roots: group name -> root of the curvature along each gate.
+        weights: group name -> w_i of γ_i = γ · w_i.
+    """
+    tiny = np.finfo(float).tiny
+    found = {name: 2 * np.log(np.maximum(r, tiny)) - np.log(weights[name]) for name, r in roots.items()}
+    top = max(float(log_alpha.max()) for log_alpha in found.values())
+    return {name: np.maximum(log_alpha - top, NOTHING) for name, log_alpha in found.items()}

@@ -10,14 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from onnx import helper
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from gated_nets import RNG, gated
-from pruning_models import mlp, task_for
+from pruning_models import mlp, model_of, task_for
 
 from onnxcompress.core.resources import Resources
 from onnxcompress.engine.bottleneck import head_start
-from onnxcompress.engine.bottleneck.head_start import FARTHEST, ahead, give_head_start
+from onnxcompress.engine.bottleneck.head_start import FARTHEST, NOTHING, balances, give_head_start
 from onnxcompress.engine.bottleneck.job import Job, Wishes
 from onnxcompress.engine.bottleneck.steering import START
 from onnxcompress.methods.vib import Vib
@@ -30,6 +31,22 @@ def started(model, task, steps=10):
     job = Job(channels, groups, {g.name: 1.0 for g in groups}, (), task, Resources(), wishes)
     give_head_start(job, gates, passes=100.0, steps=steps)
     return np.log(gates.alphas()["w1"])
+
+
+def towers(quiet: float):
+    """y = A Relu(loud x) + B Relu(quiet x), 16 units each, B smaller by a factor."""
+    rng = np.random.default_rng(0)
+    tensors = {name: rng.normal(size=(16, 10)) for name in ("loud", "quiet")}
+    tensors |= {"a": rng.normal(size=(4, 16)), "b": rng.normal(size=(4, 16)) * quiet}
+    nodes = []
+    for first, second in (("loud", "a"), ("quiet", "b")):
+        nodes += [
+            helper.make_node("Gemm", ["x", first], [f"{first}.h"], f"{first}.fc", transB=1),
+            helper.make_node("Relu", [f"{first}.h"], [f"{first}.t"], f"{first}.act"),
+            helper.make_node("Gemm", [f"{first}.t", second], [f"{first}.y"], f"{second}.fc", transB=1),
+        ]
+    nodes.append(helper.make_node("Add", ["loud.y", "quiet.y"], ["y"], "sum"))
+    return model_of(nodes, tensors, (10,), 4)
 
 
 def test_gates_begin_in_the_order_of_what_noise_there_does_to_the_outputs_of_a_linear_network():
@@ -61,19 +78,45 @@ def test_long_trainings_begin_all_but_alike():
     assert long.min() == pytest.approx(START - FARTHEST / 100, abs=0.1)
 
 
-@given(arrays(np.float64, st.integers(1, 12), elements=st.floats(0, 1e30)), st.floats(1e-6, 1e6))
-def test_the_order_is_kept_and_the_scale_of_the_loss_does_not_matter(roots, scale):
-    found = ahead(roots)
-    assert np.isfinite(found).all()
-    assert np.abs(found).max() <= FARTHEST
-    order = np.argsort(roots, kind="stable")
-    assert (np.diff(found[order]) >= 0).all()
-    if (roots > 1e-100).all():
-        assert ahead(roots * scale) == pytest.approx(found, abs=1e-6)
+sizes = st.just(0.0) | st.floats(1e-50, 1e30)
+effects = st.lists(arrays(np.float64, st.integers(1, 6), elements=sizes), min_size=1, max_size=4)
 
 
-def test_where_no_gradient_arrives_all_begin_alike():
-    assert (ahead(np.zeros(5)) == 0).all()
+@given(effects, st.data(), st.floats(1e-6, 1e6))
+def test_the_order_of_effects_for_their_price_is_kept_over_all_groups(roots, data, scale):
+    named = {str(k): r for k, r in enumerate(roots)}
+    prices = {name: data.draw(st.floats(1e-3, 1e3)) for name in named}
+    found = balances(named, prices)
+    together = np.concatenate([found[name] for name in named])
+    assert together.max() == 0
+    assert together.min() >= NOTHING
+    worth = np.concatenate([np.square(r) / prices[name] for name, r in named.items()])
+    assert (np.diff(together[np.argsort(worth, kind="stable")]) >= -1e-9).all()
+    if all((r > 0).all() for r in roots):
+        scaled = balances({n: r * scale for n, r in named.items()}, prices)
+        dearer = balances(named, {n: p * scale for n, p in prices.items()})
+        for name in named:
+            assert scaled[name] == pytest.approx(found[name], abs=1e-6)
+            assert dearer[name] == pytest.approx(found[name], abs=1e-6)
+
+
+def test_where_nothing_has_an_effect_all_begin_alike():
+    found = started(mlp(np.zeros((5, 6)), np.zeros((3, 5))), task_for((6,), 3, count=100))
+    assert found == pytest.approx(np.full(5, START), abs=0.1)
+
+
+@pytest.mark.parametrize("across", [True, False])
+def test_few_steps_find_the_layer_that_can_be_spared_only_across_groups(across, monkeypatch):
+    """Two towers of equal cost, one of which the output hardly hears."""
+    if not across:
+        alone = lambda roots, prices: {n: balances({n: r}, prices)[n] for n, r in roots.items()}  # noqa: E731
+        monkeypatch.setattr(head_start, "balances", alone)
+    model, task = towers(quiet=0.03), task_for((10,), 4, count=80)
+    method = Vib(target="params=0.5", round_to=1, batch_size=64, epochs=1.0, after=0.0, augment=False)
+    kept = method.plan(model, task, Resources(input_shapes={"x": (1, 10)})).keep
+    spared = [int(kept[name].sum()) if name in kept else 16 for name in ("loud", "quiet")]
+    assert 14 <= sum(spared) <= 17
+    assert (spared[0] > 12 and spared[1] < 5) == across
 
 
 @pytest.mark.parametrize("helped", [True, False])
