@@ -6,7 +6,8 @@ Both methods have the same examples, the same passes over them, and two tries, o
 chooses the one with the smaller loss. ``--method vib --target macs=0.5`` spends half of the passes with
 gates, its gamma scaled by what channels cost, or a quarter, its gamma scaled by the size of feature maps as
 in the paper. ``--method magnitude --target macs=0.5 --method finetune`` spends all of them on fine-tuning,
-cut by one ranking for the whole network or by the same share of every layer. What is told is measured once,
+cut by one ranking for the whole network or by the same share of every layer; "taylor" is the same with
+``--importance taylor``, which knows the data as VIB does. What is told is measured once,
 on the file of the chosen try. A seed draws the validation split, the order of the examples and the noise.
 
 Digits and CIFAR-10 have labels: the test error is told. The audio models have none and the original teaches:
@@ -38,7 +39,7 @@ SLOW = ("dnsmos_sig_bak_ovr",)
 """Hours on one core: only when asked for by name."""
 
 
-METHODS = ("vib", "magnitude")
+METHODS = ("vib", "magnitude", "taylor")
 
 
 def tries(method: str, epochs: float, batch_size: int) -> list[dict[str, Any]]:
@@ -49,7 +50,8 @@ def tries(method: str, epochs: float, batch_size: int) -> list[dict[str, Any]]:
             {**common, "epochs": share * epochs, "after": (1 - share) * epochs, "scaling": scaling}
             for share, scaling in ((0.5, "cost"), (0.25, "map"))
         ]
-    return [{**common, "scope": scope, "epochs": epochs} for scope in ("joint", "layer")]
+    importance = {"importance": "taylor"} if method == "taylor" else {}
+    return [{**common, **importance, "scope": scope, "epochs": epochs} for scope in ("joint", "layer")]
 
 
 def main() -> None:

@@ -18,6 +18,9 @@ from onnxcompress.engine.measures.metrics import Metric
 LIFELESS = 0.02
 """An output that varies over examples by less than this share of the original's has lost what it said."""
 
+RANKS_ALIKE = 0.9
+"""Unless its largest score is at the same place for so many of the examples."""
+
 Outputs = Mapping[str, Any]
 """Output name -> array, list (ONNX sequence) or dict (ONNX map)."""
 
@@ -140,14 +143,21 @@ def against_torch(
 def lifeless(comparison: Comparison) -> tuple[str, ...]:
     """Return a sentence for each output that hardly depends on the input, though the original's does.
 
-    Such a network answers everything alike, which errors and accuracies alone do not tell.
+    Such a network answers everything alike, which errors and accuracies alone do not tell. Scores that got
+    smaller and still rank alike are no such answers.
     """
-    return tuple(
-        f"output {o.name!r} hardly depends on the input any more: over {comparison.examples} examples it "
-        f"varies {100 * o.spread:.2g} % as much as the original's; compress less, or train longer"
-        for o in comparison.outputs
-        if o.spread is not None and o.spread < LIFELESS
-    )
+    whose = "" if comparison.candidate is None else f" of {comparison.candidate}"
+    told = []
+    for o in comparison.outputs:
+        ranks_alike = o.top1_agreement is not None and o.top1_agreement >= RANKS_ALIKE
+        if o.spread is None or o.spread >= LIFELESS or ranks_alike:
+            continue
+        much = f"varies {100 * o.spread:.2g} % as much as" if o.spread > 0 else "does not vary, as opposed to"
+        told.append(
+            f"output {o.name!r}{whose} hardly depends on the input any more: over {comparison.examples} "
+            f"examples it {much} the original's"
+        )
+    return tuple(told)
 
 
 def worst(comparison: Comparison) -> float:
@@ -241,8 +251,19 @@ def _computes(model: Path | bytes | Computes, threads: int) -> tuple[Computes, M
         )
         for info in session.outputs
     }
-    return lambda feeds: session.run({name: feeds[name] for name in names}), open_axes
+
+    def run(feeds: Feeds) -> Outputs:
+        missing = [name for name in names if name not in feeds]
+        if missing:
+            raise VerificationError(
+                "the inputs have other names than the original's",
+                why=f"{_names(missing)} instead of {_names(list(feeds))}",
+                fix="rename the inputs of one of the models",
+            )
+        return session.run({name: feeds[name] for name in names})
+
+    return run, open_axes
 
 
-def _names(outputs: Outputs) -> str:
+def _names(outputs: Iterable[str]) -> str:
     return ", ".join(repr(name) for name in outputs) or "none"

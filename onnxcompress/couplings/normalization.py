@@ -9,7 +9,7 @@ from onnxcompress.couplings._base import Crossing, Cut, coupling
 @coupling("BatchNormalization")
 def _batch_normalization(crossing: Crossing) -> None:
     node, rank = crossing.node, len(crossing.shape(0))
-    training = bool(node.get("training_mode", 0))
+    training = bool(node.get("training_mode", 0)) or (7 <= node.version < 14 and len(node.outputs) > 1)
     if node.version < 9 and not node.get("spatial", 1):
         _per_element(crossing)
         return

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from onnxcompress.core.encoding import Array
+from onnxcompress.core.errors import UnsupportedError
 from onnxcompress.core.task import Feeds
 
 Computes = Callable[[Feeds], Mapping[str, Any]]
@@ -73,6 +74,10 @@ class Yardstick:
         self.calls = tuple(calls)
         self.expected = [_floats(reference(feed)) for feed in calls]
         self.outputs = tuple(self.expected[0])
+        if not self.outputs:
+            raise UnsupportedError(
+                "there is nothing to measure the damage by", why="no output of the model holds real numbers"
+            )
 
     def measure(self, candidate: Computes, *, most: int | None = None) -> Damage:
         """Return the damage of a changed model; a number that is none counts as infinitely far.

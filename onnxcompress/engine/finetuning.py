@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -191,23 +192,28 @@ class _Run:
             progress=lambda f, text: self.job.resources.progress((self.epoch + f) / epochs, text, None),
         )
         self.epoch += 1
-        found = self._note(outcome.loss)
-        assert self.best is not None
-        if damaged(found, self.best.score, self.higher_is_better):
+        if self._note(outcome.loss):
+            assert self.best is not None
             self._put(self.best.state)
             self.lr *= SLOWER
         self._save()
         return outcome.stopped
 
-    def _note(self, loss: float | None) -> Evaluation:
-        """Evaluate the present state, remember it where it is the best, and tell."""
-        found = self.trainer.evaluate()
-        if self.best is None or better(found, self.best.score, self.higher_is_better):
+    def _note(self, loss: float | None) -> bool:
+        """Evaluate the state, remember it where it is the best, and tell; return whether it is damage."""
+        found, damage = self.trainer.evaluate(), False
+        if self.best is not None:
+            damage = damaged(found, self.best.score, self.higher_is_better, self._idle)
+        if self.best is None or (not damage and better(found, self.best.score, self.higher_is_better)):
             self.best = _Best(found, self._state(), self.epoch)
         self.points.append(point(self.epoch, found, time.monotonic() - self.began, loss))
         words = f"epoch {self.epoch} of {self.job.epochs:g}: {in_words(found, self.trainer.metric_name)}"
         self.job.resources.progress(min(self.epoch / self.job.epochs, 1.0), words, self.points[-1])
-        return found
+        return damage
+
+    @cached_property
+    def _idle(self) -> float:
+        return self.trainer.idle_loss()
 
     def _state(self) -> _State:
         return _State(self.graph.arrays(), self.numbers.arrays())

@@ -29,7 +29,7 @@ LR = 1e-3
 NORMALISED = 20_000
 """Examples from which on normalisation is lent unasked."""
 
-_IDLE = "no alpha fell to the threshold; a larger --gamma, more --epochs or a --target presses harder"
+_IDLE = "no alpha fell to the threshold; more --epochs, a larger --gamma or a --target presses harder"
 
 _SCALINGS = ("auto", "constant", "map", "cost")
 

@@ -19,15 +19,15 @@ def _batch_examples(version: int) -> list[Example]:
     cases = [example(x, scale, bias, mean, variance, **old, epsilon=1e-3)]
     if version >= 7:
         cases.append(example(normal(3, 4), scale, bias, mean, variance))
+    if 7 <= version < 14:
+        cases.append(example(x, scale, bias, mean, variance, momentum=0.7, outputs=5))
     if version >= 14:
         cases.append(example(x, scale, bias, mean, variance, training_mode=1, momentum=0.7, outputs=3))
     return cases
 
 
 @operator("BatchNormalization", examples=_batch_examples)
-def _batch_normalization(
-    node: Node, x: Tensor, *parameters: Tensor
-) -> Tensor | tuple[Tensor, Tensor, Tensor]:
+def _batch_normalization(node: Node, x: Tensor, *parameters: Tensor) -> Tensor | tuple[Tensor, ...]:
     """Normalise by stored statistics, or, when training, by the batch's.
 
     In training the stored mean and (population) variance move towards the batch's by ``1 − momentum`` and
@@ -36,7 +36,8 @@ def _batch_normalization(
     """
     scale, bias, mean, variance = parameters
     epsilon, momentum = node.get("epsilon", 1e-5), node.get("momentum", 0.9)
-    asked = bool(node.get("training_mode", 0))
+    # Before version 14 there was no attribute: further outputs asked for it, and onnxruntime still obeys.
+    asked = bool(node.get("training_mode", 0)) or (7 <= node.version < 14 and len(node.outputs) > 1)
     if node.version < 9 and not node.get("spatial", 1):
         return (x - mean.detach()) * torch.rsqrt(variance.detach() + epsilon) * scale + bias
     single = x.numel() == x.shape[1] or x.numel() == 0
@@ -55,7 +56,9 @@ def _batch_normalization(
         if node.training and not asked:
             mean.copy_(new_mean)
             variance.copy_(new_variance)
-    return (y, new_mean, new_variance) if len(node.outputs) > 1 else y
+    # What onnxruntime saves of the variance is the inverse of the standard deviation.
+    told = (y, new_mean, new_variance, current_mean, torch.rsqrt(current_variance + epsilon))
+    return told[: len(node.outputs)] if len(node.outputs) > 1 else y
 
 
 def _by_hand(x: Tensor, scale: Tensor, bias: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -96,7 +96,7 @@ def compare(
         comparisons=tuple(comparisons),
         accuracy=accuracy,
         warnings=(
-            *(f"{c.candidate}: {said}" for c in comparisons for said in verify.lifeless(c)),
+            *(said for c in comparisons for said in verify.lifeless(c)),
             *originals.latency_warnings(timings),
             *_overridable(names, opened),
         ),

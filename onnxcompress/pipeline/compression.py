@@ -119,7 +119,8 @@ def compress(request: Request) -> Run:
         warnings += staged.warnings
         quantised = any(plan.quantization is not None for plan in plans)
         comparisons = _verify(original, model, staged.path, compared, request.threads, quantised=quantised)
-        warnings += (said for c in comparisons if c.reference == "original" for said in verify.lifeless(c))
+        dead = [said for c in comparisons if c.reference == "original" for said in verify.lifeless(c)]
+        warnings += [f"{said}; compress less, or train longer" for said in dead]
         accuracy = _accuracy(original, staged.path, task, request.threads)
         benchmark = _benchmark(request, original, staged.path, (before, name), compared)
         warnings += originals.latency_warnings(benchmark)

@@ -24,11 +24,23 @@ outputs = hnp.arrays(np.float64, (6, 3), elements=st.floats(-10, 10).map(lambda 
 @given(outputs, outputs, st.integers(1, 5))
 def test_it_is_the_ratio_of_distances_from_the_first_example_however_calls_are_made(one, other, cut) -> None:
     expected, actual = (np.linalg.norm(side - side[0]) for side in (one, other))
+    # Equal calls could count as examples themselves.
+    cut = cut if cut != 3 else 2
     found = ratio((one[:cut], other[:cut]), (one[cut:], other[cut:]))
     if expected <= 1e-3 * np.linalg.norm(one):
         assert found is None
     else:
         assert found == pytest.approx(actual / expected)
+
+
+@given(outputs, outputs)
+def test_calls_of_one_size_are_compared_as_a_whole_too(one, other) -> None:
+    """Rows that differ among themselves, as boxes do, hide that no call differs from another."""
+    calls = [(one[k : k + 2], other[:2]) for k in (0, 2, 4)]
+    varied = [c for c, _ in calls]
+    if max(np.abs(c - varied[0]).max() for c in varied) > 0.1:
+        assert ratio(*calls) == 0
+    assert ratio(*[(c, c) for c in varied]) in (None, pytest.approx(1.0))
 
 
 def test_large_outputs_are_taken_in_parts(monkeypatch) -> None:
@@ -66,13 +78,25 @@ def feeds() -> list[dict[str, np.ndarray]]:
 def test_a_network_that_answers_everything_alike_is_told_of(factor, said) -> None:
     comparison = compare(
         lambda feed: {"y": feed["x"]},
-        lambda feed: {"y": 3 + np.float32(factor) * feed["x"]},
+        lambda feed: {"y": np.float32([[3, 0, 0, 0]]) + np.float32(factor) * feed["x"]},
         feeds(),
         inputs="made",
         random_inputs=False,
     )
     assert comparison.outputs[0].spread == pytest.approx(factor, abs=1e-6)
     assert bool(lifeless(comparison)) is said
+
+
+def test_scores_that_got_smaller_and_rank_alike_are_no_dead_network() -> None:
+    comparison = compare(
+        lambda feed: {"y": feed["x"]},
+        lambda feed: {"y": np.float32(0.01) * feed["x"]},
+        feeds(),
+        inputs="made",
+        random_inputs=False,
+    )
+    assert comparison.outputs[0].spread == pytest.approx(0.01)
+    assert not lifeless(comparison)
 
 
 def test_the_sentence_names_the_output_and_how_little_it_varies() -> None:

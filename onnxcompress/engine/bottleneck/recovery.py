@@ -15,7 +15,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -265,14 +265,19 @@ class _Averaging:
         assert self._last is not None
         best = self._best[0]
         due = self._higher is not None and within_chance(self._last, best, best.examples)
+        due = due and not damaged(self._last, best, self._higher, self._idle)
         self._average.put(self._average.held if due else self._best[1])
+
+    @cached_property
+    def _idle(self) -> float:
+        return self._job.trainer.idle_loss()
 
     def _look(self) -> None:
         with self._average.shown():
             found = self._job.note(self._steps / self._per_epoch, "training on")
         self._looked, self._last = self._steps, found
-        if self._best is None or better(found, self._best[0], self._higher):
-            self._best = found, [t.clone() for t in self._average.held]
-        elif damaged(found, self._best[0], self._higher):
+        if self._best is not None and damaged(found, self._best[0], self._higher, self._idle):
             self._factor *= SLOWER
             self._average.start(self._best[1])
+        elif self._best is None or better(found, self._best[0], self._higher):
+            self._best = found, [t.clone() for t in self._average.held]

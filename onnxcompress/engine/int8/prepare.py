@@ -62,6 +62,8 @@ def prepare(model: Model, shapes: Mapping[str, tuple[int, ...]] | None = None) -
         count = len(proto.graph.input) - len(inputs)
         del proto.graph.input[:]
         proto.graph.input.extend(inputs)
+        # Before version 4 weights had to be inputs, and onnx's converter takes the version at its word.
+        proto.ir_version = max(proto.ir_version, 4)
         warnings.append(f"{count} weights that a caller could override as inputs are constants now")
     weights = _name_nodes(model, proto)
     same = Same(model, original, shapes or {})

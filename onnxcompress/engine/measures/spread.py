@@ -3,57 +3,90 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
 from onnxcompress.core.encoding import Array
 
 _CHUNK = 1 << 20
-"""Elements looked at at a time."""
+"""Elements looked at at a time, and most elements of a call that is kept to compare others with."""
 
 _LEAST = 1e-3
 """A reference that varies by less, relative to its size, says nothing: most of that may be rounding."""
 
 
 class Spread:
-    """Accumulates how far the outputs of examples are from those of the first one, on both sides.
+    """Accumulates how far outputs are from the first one, on both sides.
 
-    The first axis counts examples; so do calls.
+    The first axis may count examples; so do calls. Whether it does is not known: boxes of a detector without
+    a batch differ from each other whatever the input is. So both are looked at.
     """
 
     def __init__(self) -> None:
+        self._rows, self._calls = _Sums(), _Sums()
         self._first: tuple[Array, Array] | None = None
-        self._examples = 0
-        self._known = True
-        self._size = self._expected = self._actual = 0.0
+        self._width = 0
 
     def add(self, expected: Array, actual: Array) -> None:
         """Take in the output of one call, floating-point arrays of equal shape."""
-        if not self._known or expected.ndim == 0 or expected.size == 0:
+        if expected.size == 0:
             return
-        rows = expected.reshape(len(expected), -1), actual.reshape(len(actual), -1)
+        width = expected.size // len(expected) if expected.ndim else 0
         if self._first is None:
-            self._first = rows[0][0].astype(np.float64), rows[1][0].astype(np.float64)
-        if self._first[0].size != rows[0].shape[1]:
-            self._known = False
+            self._first, self._width = (_kept(expected), _kept(actual)), width
+        if expected.size > _CHUNK or self._first[0].size != expected.size:
+            self._calls.known = False
+        else:
+            self._calls.add(expected.reshape(1, -1), actual.reshape(1, -1), self._first)
+        if width == 0 or width != self._width:
+            self._rows.known = False
             return
-        at_once = max(1, _CHUNK // rows[0].shape[1])
+        first = self._first[0][:width], self._first[1][:width]
+        rows = expected.reshape(-1, width), actual.reshape(-1, width)
+        at_once = max(1, _CHUNK // width)
         for start in range(0, len(rows[0]), at_once):
-            one, other = (side[start : start + at_once].astype(np.float64) for side in rows)
-            self._size += float(np.square(one).sum())
-            self._expected += float(np.square(one - self._first[0]).sum())
-            self._actual += float(np.square(other - self._first[1]).sum())
-        self._examples += len(rows[0])
+            some = slice(start, start + at_once)
+            self._rows.add(rows[0][some], rows[1][some], first)
 
     def ratio(self) -> float | None:
         """Return how much the output varies as share of how much the reference does.
 
-        None where that cannot be told: a single example, sizes that differ, values that are no numbers, or a
-        reference that hardly varies itself.
+        Of that over the first axis and that over calls the smaller one. None where it cannot be told: a
+        single example, sizes that differ, values that are no numbers, or a reference that hardly varies.
         """
-        sums = self._size, self._expected, self._actual
-        if not self._known or self._examples < 2 or not all(math.isfinite(s) for s in sums):
+        found = [r for r in (self._rows.ratio(), self._calls.ratio()) if r is not None]
+        return min(found, default=None)
+
+
+@dataclass
+class _Sums:
+    """Sums of squares: of the reference, and of how far both are from their first."""
+
+    known: bool = True
+    examples: int = 0
+    size: float = 0.0
+    expected: float = 0.0
+    actual: float = 0.0
+
+    def add(self, expected: Array, actual: Array, first: tuple[Array, Array]) -> None:
+        one, other = expected.astype(np.float64), actual.astype(np.float64)
+        self.examples += len(one)
+        with np.errstate(invalid="ignore", over="ignore"):  # what is no number says so in the sums
+            self.size += float(np.square(one).sum())
+            self.expected += float(np.square(one - first[0]).sum())
+            self.actual += float(np.square(other - first[1]).sum())
+
+    def ratio(self) -> float | None:
+        sums = self.size, self.expected, self.actual
+        if not self.known or self.examples < 2 or not all(math.isfinite(s) for s in sums):
             return None
-        if self._expected <= _LEAST**2 * self._size or self._expected == 0:
+        if self.expected <= _LEAST**2 * self.size or self.expected == 0:
             return None
-        return math.sqrt(self._actual / self._expected)
+        return math.sqrt(self.actual / self.expected)
+
+
+def _kept(output: Array) -> Array:
+    """Return what later outputs are compared with: the first call's, of a large one its first row alone."""
+    row = output if output.ndim == 0 or output.size <= _CHUNK else output[0]
+    return row.astype(np.float64).reshape(-1)

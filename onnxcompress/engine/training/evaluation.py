@@ -76,7 +76,10 @@ class Evaluator:
         graph.eval()
         self.execution = Execution(graph, feeding, probe)
         if not self.execution.outputs:
-            raise UnsupportedError("the model has no output to train towards", why="none holds real numbers")
+            raise UnsupportedError(
+                "the model has no output to train towards",
+                why="none holds real numbers with examples on its first axis and a fixed length",
+            )
         target = getattr(task.samples, "targets", None)
         output = (target.output if target is not None else None) or self.execution.outputs[0]
         needed = not isinstance(task.loss, str) or any(term in task.loss for term in ("kl", "l2"))

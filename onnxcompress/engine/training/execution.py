@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from onnxcompress.core.errors import UnsupportedError
 from onnxcompress.engine.data.feeding import Feeding
 from onnxcompress.engine.graph.torchgraph import TorchGraph
 from onnxcompress.engine.graph.values import Value
@@ -73,9 +74,25 @@ class Execution:
         return kept
 
     def run(self, stack: Mapping[str, Value], size: int = 512) -> dict[str, torch.Tensor]:
-        """Run a stack in as many calls as it takes."""
+        """Run a stack in as many calls as it takes.
+
+        Outputs whose length differs from call to call are left out of a first look.
+
+        Raises:
+            UnsupportedError: it differs of one of ``outputs``.
+        """
         count = len(next(iter(stack.values())))
         parts = [self.call({n: v[s] for n, v in stack.items()}) for s in self.slices(count, size)]
         if len(parts) == 1:
             return parts[0]
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        joined = {}
+        for name in parts[0]:
+            values = [part[name] for part in parts if name in part]
+            if len(values) == len(parts) and len({v.shape[1:] for v in values}) == 1:
+                joined[name] = torch.cat(values)
+            elif self.outputs:
+                raise UnsupportedError(
+                    f"output '{name}' cannot be trained towards",
+                    why="its length depends on the values of the input",
+                )
+        return joined

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from onnxcompress.engine.training.evaluation import Evaluation
-from onnxcompress.engine.training.scoring import within_chance
+from onnxcompress.engine.training.scoring import better, within_chance
 
 DAMAGE = 3.0
 """A loss over this factor of the best is damage."""
@@ -18,7 +18,7 @@ SLOWER = 1 / 3
 """Factor of the learning rate then."""
 
 
-def damaged(found: Evaluation, best: Evaluation, higher_is_better: bool | None) -> bool:
+def damaged(found: Evaluation, best: Evaluation, higher_is_better: bool | None, idle: float) -> bool:
     """Return whether a state is so much worse than the best that going on from it is of no use.
 
     Args:
@@ -26,7 +26,11 @@ def damaged(found: Evaluation, best: Evaluation, higher_is_better: bool | None) 
         best: the best one.
         higher_is_better: direction of the metric; None: judged by the loss. With a metric it is no damage
             where the shares of right decisions are the same but for chance.
+        idle: loss of giving one answer to everything. What loses more than that has nothing to show for it:
+            shares that are the same, or even better, then say no more than that both are guessing.
     """
-    if higher_is_better is not None and within_chance(found, best, best.examples):
-        return False
+    if found.loss < idle and higher_is_better is not None:
+        as_good = within_chance(found, best, best.examples) or better(found, best, higher_is_better)
+        if as_good:
+            return False
     return math.isnan(found.loss) or found.loss > DAMAGE * best.loss > 0

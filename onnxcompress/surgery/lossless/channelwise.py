@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcompress.core.encoding import Array
+from onnxcompress.surgery.lossless.batch_norm import trains
 from onnxcompress.surgery.lossless.workpiece import Workpiece, number
 
 
@@ -51,7 +52,7 @@ def _normalisation(work: Workpiece, node: ir.Node) -> Affine | str:
         return "its numbers are inputs that a caller may replace; --freeze-inputs makes them constants"
     if data is None or len(constants) < 4 or any(c is None for c in constants):
         return "its numbers are not constants"
-    if number(node, "training_mode", 0) or (work.opset < 7 and not number(node, "is_test", 0)):
+    if trains(node, work.opset):
         return "it normalises by its own input (training mode)"
     if any(v.uses() or v.is_graph_output() for v in node.outputs[1:]):
         return "others read its statistics"

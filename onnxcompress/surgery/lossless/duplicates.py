@@ -8,6 +8,7 @@ from collections.abc import Hashable, Iterator
 import onnx_ir as ir
 
 from onnxcompress.core.model import subgraphs
+from onnxcompress.surgery.lossless.batch_norm import trains
 from onnxcompress.surgery.lossless.workpiece import Workpiece, label, plain
 
 _SMALL = 64
@@ -32,7 +33,7 @@ def _merge_constants(
         tensor = work.fixed(value)
         if tensor is None or work.encoded(value) or value.is_graph_output():
             continue
-        if tensor.dtype == ir.DataType.STRING:
+        if tensor.dtype == ir.DataType.STRING or _moves(work, value):
             continue
         data = tensor.tobytes()
         digest = data if len(data) <= _SMALL else hashlib.sha256(data).digest()
@@ -52,6 +53,11 @@ def _merge_constants(
     _to_front(graph, [m for m in makers if m is not None and m.graph is graph])
     for _, nested in subgraphs(graph):
         yield from _merge_constants(work, nested, known)
+
+
+def _moves(work: Workpiece, value: ir.Value) -> bool:
+    """Tell whether a reader may write to a constant: statistics of a normalisation in training mode."""
+    return any(slot in (3, 4) and trains(node, work.opset) for node, slot in value.uses())
 
 
 def _bytes(work: Workpiece, value: ir.Value) -> bytes:

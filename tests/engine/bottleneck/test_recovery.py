@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -12,13 +13,13 @@ from onnxcompress.engine.training.evaluation import Evaluation
 from onnxcompress.engine.training.retreat import SLOWER
 
 
-def averaged(weights, evaluations, higher, start):
+def averaged(weights, evaluations, higher, start, idle=math.inf):
     """Return what is looked at after every step, with these evaluations."""
     coming = iter(evaluations)
     job = SimpleNamespace(
         _others=list,
         _tensors=lambda: [weights],
-        trainer=SimpleNamespace(steps_per_epoch=1),
+        trainer=SimpleNamespace(steps_per_epoch=1, idle_loss=lambda: idle),
         note=lambda passes, words: next(coming),
     )
     return _Averaging(job, float(len(evaluations)), Start(0.1, start), higher)
@@ -64,11 +65,11 @@ def test_training_that_makes_things_worse_leaves_the_start(share, expected):
     assert left(later, None, by_loss) == (0 if share > 0.905 else 3)
 
 
-def rates(losses, higher=None, metric=None):
+def rates(losses, higher=None, metric=None, idle=math.inf):
     """Return the learning rate of each epoch, as share of the plan's, and the weights after it."""
     weights, found, seen = torch.zeros(1), [], []
     evaluations = [Evaluation(loss, metric, 1000) for loss in losses]
-    averaging = averaged(weights, evaluations, higher, Evaluation(1.0, metric, 1000))
+    averaging = averaged(weights, evaluations, higher, Evaluation(1.0, metric, 1000), idle)
     for epoch in range(1, len(losses) + 1):
         seen.append(averaging.rate(0.5) / planned(0.5))
         weights.fill_(epoch)
@@ -88,3 +89,9 @@ def test_damage_leads_back_to_the_best_state_with_a_lower_rate():
 def test_a_hump_and_an_equal_share_of_right_decisions_are_no_damage():
     assert rates([0.5, 1.4, 0.4, 1.1])[0] == [1, 1, 1, 1]
     assert rates([0.5, 1.9, 0.4], higher=True, metric=0.9)[0] == [1, 1, 1]
+
+
+def test_equal_shares_at_a_loss_over_that_of_one_answer_are_damage():
+    seen, _, averaging = rates([0.5, 1.9, 0.4], higher=True, metric=0.1, idle=1.5)
+    assert seen == pytest.approx([1, 1, SLOWER])
+    averaging.finish()
