@@ -149,8 +149,9 @@ def lifeless(comparison: Comparison) -> tuple[str, ...]:
     whose = "" if comparison.candidate is None else f" of {comparison.candidate}"
     told = []
     for o in comparison.outputs:
-        ranks_alike = o.top1_agreement is not None and o.top1_agreement >= RANKS_ALIKE
-        if o.spread is None or o.spread >= LIFELESS or ranks_alike:
+        if o.spread is None or o.spread >= LIFELESS:
+            continue
+        if o.spread > 0 and o.top1_agreement is not None and o.top1_agreement >= RANKS_ALIKE:
             continue
         much = f"varies {100 * o.spread:.2g} % as much as" if o.spread > 0 else "does not vary, as opposed to"
         told.append(

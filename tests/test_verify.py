@@ -352,3 +352,10 @@ def test_no_accuracy_without_labels_but_agreement_where_it_is_asked_for() -> Non
     found = verify.accuracy(model, other, task(labelled=False, metric="agreement"))
     assert found is not None
     assert (found.before, found.after) == (1.0, 0.0)
+
+
+def test_inputs_of_other_names_are_an_error_that_names_them():
+    other = onnx.load_from_string(linear(WEIGHT))
+    other.graph.input[0].name = other.graph.node[0].input[0] = "image"
+    with pytest.raises(VerificationError, match="'image' instead of 'x'"):
+        verify.compare(linear(WEIGHT), other.SerializeToString(), FEEDS, inputs="made", random_inputs=True)

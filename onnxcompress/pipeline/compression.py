@@ -52,6 +52,9 @@ RANDOM_EXAMPLES = 512
 TORCH_TOLERANCE = 1e-4
 """Relative ℓ2 to which the file must agree with the torch model, or 4 times what the original file does."""
 
+TORCH_DIFFERS = 0.1
+"""Relative ℓ2 of the original file from which on a user has to know that it differs from the torch model."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -119,6 +122,7 @@ def compress(request: Request) -> Run:
         warnings += staged.warnings
         quantised = any(plan.quantization is not None for plan in plans)
         comparisons = _verify(original, model, staged.path, compared, request.threads, quantised=quantised)
+        warnings += () if quantised else _torch_differs(comparisons)
         dead = [said for c in comparisons if c.reference == "original" for said in verify.lifeless(c)]
         warnings += [f"{said}; compress less, or train longer" for said in dead]
         accuracy = _accuracy(original, staged.path, task, request.threads)
@@ -315,6 +319,18 @@ def _nothing_changed(
         where=model.source.path,
         why=in_words(refusals) or ", and ".join(dict.fromkeys(method.idle for method in methods)),
         fix="`onnxcompress inspect` shows what the model consists of",
+    )
+
+
+def _torch_differs(comparisons: tuple[Comparison, ...]) -> tuple[str, ...]:
+    """Say that torch computes something else than the file, where it does so of the original already."""
+    floors = [c.tolerance / 4 for c in comparisons if c.reference == "torch" and c.tolerance is not None]
+    if max(floors, default=0.0) <= TORCH_DIFFERS:
+        return ()
+    return (
+        f"onnxruntime and torch compute even the original differently, by {100 * max(floors):.2g} % "
+        "(relative l2): what was decided and trained with torch says little of what the file computes; "
+        "please report this model",
     )
 
 

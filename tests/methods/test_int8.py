@@ -14,7 +14,13 @@ from pruning_models import model_of
 
 import onnxcompress
 from onnxcompress import exporter
-from onnxcompress.core.errors import DataError, NothingChangedError, UsageError, VerificationError
+from onnxcompress.core.errors import (
+    DataError,
+    NothingChangedError,
+    UnsupportedError,
+    UsageError,
+    VerificationError,
+)
 from onnxcompress.core.run import LatencyRatio
 from onnxcompress.engine.int8 import telling
 from onnxcompress.engine.proto import to_proto
@@ -246,3 +252,34 @@ def test_an_operator_set_is_told_as_raised_only_where_the_written_file_has_it(mo
 def test_the_fastest_way_has_to_be_measured():
     with pytest.raises(UsageError, match="has to measure latency"):
         onnxcompress.compress(**DIGITS, method="int8", way="fastest", benchmark=False)
+
+
+def test_without_an_output_of_real_numbers_there_is_nothing_to_measure_by():
+    model = onnx.load(DIGITS["model"])
+    scores = model.graph.output[0].name
+    model.graph.node.append(helper.make_node("ArgMax", [scores], ["class"], axis=1, keepdims=0))
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("class", onnx.TensorProto.INT64, ["N"]))
+    first = model.graph.input[0]
+    shape = [d.dim_value or 64 for d in first.type.tensor_type.shape.dim]
+    data = {first.name: np.random.default_rng(0).random(shape).astype(np.float32)}
+    with pytest.raises(UnsupportedError, match="no output of the model holds real numbers"):
+        onnxcompress.compress(model, method="int8", data=data, way="static", benchmark=False)
+
+
+def test_weights_that_were_inputs_do_not_keep_an_old_model_from_being_raised():
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.normal(size=(16, 16)).astype(np.float32), "b": np.zeros(16, np.float32)}
+    inputs = [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 16])]
+    inputs += [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, a.shape) for n, a in weights.items()]
+    graph = helper.make_graph(
+        [helper.make_node("Gemm", ["x", "w", "b"], ["y"])],
+        "old",
+        inputs,
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", 16])],
+        [numpy_helper.from_array(a, n) for n, a in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 7)], ir_version=3)
+    done = onnxcompress.compress(model, method="int8", data=rows(), way="static", benchmark=False)
+    assert "QuantizeLinear" in kinds(done.model)
+    assert done.model.opset_import[0].version >= 10

@@ -35,7 +35,8 @@ class Execution:
         self.outputs: tuple[str, ...] = ()
         with torch.no_grad():
             found = self.run(probe)
-        self.outputs = tuple(name for name, value in found.items() if value.is_floating_point())
+            steady = self._steady(probe, count)
+        self.outputs = tuple(n for n, value in found.items() if value.is_floating_point() and n in steady)
 
     def _together(self, probe: Mapping[str, Value], count: int) -> bool:
         step = self._feeding.fixed or 1
@@ -43,6 +44,13 @@ class Execution:
         if len(feeds) < 2:
             return count < 2 and self.graph.batchable()
         return self.graph.batchable(feeds)
+
+    def _steady(self, probe: Mapping[str, Value], count: int) -> set[str]:
+        """Return the outputs of one length for every example: together they cannot be told apart else."""
+        step = self.group or self._feeding.fixed or 1
+        alone = [self.call({n: v[s : s + step] for n, v in probe.items()}) for s in range(0, count, step)]
+        names = set(alone[0]).intersection(*alone)
+        return {name for name in names if len({part[name].shape[1:] for part in alone}) == 1}
 
     def slices(self, count: int, size: int) -> list[slice]:
         """Return how a stack of ``count`` is cut into calls of at most ``size`` examples."""
@@ -71,6 +79,7 @@ class Execution:
                 kept[name] = apart if fed == count else apart[:count]
             elif count == 1 and self.group == 1:
                 kept[name] = value[None]
+        self._require(kept)
         return kept
 
     def run(self, stack: Mapping[str, Value], size: int = 512) -> dict[str, torch.Tensor]:
@@ -90,9 +99,13 @@ class Execution:
             values = [part[name] for part in parts if name in part]
             if len(values) == len(parts) and len({v.shape[1:] for v in values}) == 1:
                 joined[name] = torch.cat(values)
-            elif self.outputs:
+        self._require(joined)
+        return joined
+
+    def _require(self, found: Mapping[str, torch.Tensor]) -> None:
+        for name in self.outputs:
+            if name not in found:
                 raise UnsupportedError(
                     f"output '{name}' cannot be trained towards",
                     why="its length depends on the values of the input",
                 )
-        return joined

@@ -457,3 +457,40 @@ def test_random_operators_are_told():
     after, _, found = done(model_of(body, *IMAGE, {}), BATCH)
     assert operators(after) == ["RandomNormalLike", "Add", "Relu"]
     assert found.facts.proof.unrepeatable == ("y",)
+
+
+TRAINING_FORMS = [
+    pytest.param("y, m2, v2 = BatchNormalization<training_mode=1>(a, s, h, m, v)", 17, id="attribute"),
+    pytest.param("y, m2, v2, m3, v3 = BatchNormalization(a, s, h, m, v)", 11, id="further outputs"),
+]
+
+
+@pytest.mark.parametrize(("line", "opset"), TRAINING_FORMS)
+def test_a_normalisation_in_training_mode_is_not_folded_and_its_statistics_stay_its_own(line, opset):
+    """onnxruntime writes to them; equal constants elsewhere must not be written to along with them."""
+    ones = np.ones(8, np.float32)
+    weights = {
+        "w": (8, 4, 3, 3),
+        "s": ones,
+        "h": ones - 1,
+        "m": ones - 1,
+        "v": ones,
+        "k": ones.reshape(8, 1, 1),
+    }
+    body = f"c = Conv(x, w) a = Add(c, k) {line}"
+    model = model_of(body, *IMAGE, weights, opset=opset)
+    done = simplify(model, Simplification(), BATCH, method="lossless", seed=0)
+    joined = join_duplicates(done.model, BATCH, method="lossless", seed=0).model
+    (node,) = (n for n in joined.ir.graph if n.op_type == "BatchNormalization")
+    names = [v.name for v in node.inputs[1:5]]
+    assert names[2:] == ["m", "v"]
+    assert len(set(names)) == 4
+
+
+def test_equal_constants_of_a_normalisation_in_inference_are_joined():
+    ones = np.ones(4, np.float32)
+    weights = {"s": ones, "h": ones, "m": ones, "v": ones}
+    body = "r = Relu(x) y = BatchNormalization(r, s, h, m, v)"
+    joined = join_duplicates(model_of(body, *IMAGE, weights), BATCH, method="lossless", seed=0).model
+    (node,) = (n for n in joined.ir.graph if n.op_type == "BatchNormalization")
+    assert len({v.name for v in node.inputs[1:5]}) == 1

@@ -1,0 +1,40 @@
+"""Training of models that have an output whose length depends on values."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from text_graphs import proto_of
+
+import onnxcompress
+from onnxcompress.core.errors import UnsupportedError
+
+WEIGHTS = {"w": (6, 64), "v": (64, 30)}
+FOUND = "h = MatMul(x, w) r = Relu(h) s = MatMul(r, v) n = NonZero(r) p = Transpose(n) f = GatherND(r, p)"
+
+
+def compressed(outputs: str, method):
+    rows = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    return onnxcompress.compress(
+        proto_of(FOUND, "float[N, 6] x", outputs, WEIGHTS),
+        method=method,
+        data={"x": rows},
+        benchmark=False,
+        **({"keep": 0.5, "round_to": 1, "epochs": 1.0} if "magnitude" in method else {"bits": 2, "steps": 2}),
+    )
+
+
+@pytest.mark.parametrize("method", [["magnitude", "finetune"], "lc-quant"])
+def test_the_others_are_trained_towards(method) -> None:
+    done = compressed("float[N, 30] s, float[K] f", method)
+    training = done.run.methods[-1].training
+    assert training.epochs > 0
+    assert all(np.isfinite(p.compressed_loss) for p in training.points)
+
+
+def test_where_there_is_no_other_the_reason_is_told() -> None:
+    with pytest.raises(UnsupportedError, match="fixed length"):
+        compressed("float[K] f", "lc-quant")
