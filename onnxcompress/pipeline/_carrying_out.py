@@ -142,7 +142,8 @@ def _told(facts: CutFacts) -> list[str]:
     mixed = [group.name for group in facts.groups if group.mixed]
     if mixed and facts.proof.mixed_difference is not None:
         told.append(
-            f"{len(mixed)} channel groups that a normalisation looks at together were cut: that changes what "
+            f"{len(mixed)} channel group{'' if len(mixed) == 1 else 's'} that a normalisation looks at together "
+            f"{'was' if len(mixed) == 1 else 'were'} cut: that changes what "
             f"it computes of the others, and outputs by {facts.proof.mixed_difference:.2g} relative l2"
         )
     if facts.proof.silent_outputs:
