@@ -141,9 +141,10 @@ def _told(facts: CutFacts) -> list[str]:
     told = []
     mixed = [group.name for group in facts.groups if group.mixed]
     if mixed and facts.proof.mixed_difference is not None:
+        one = len(mixed) == 1
         told.append(
-            f"{len(mixed)} channel group{'' if len(mixed) == 1 else 's'} that a normalisation looks at together "
-            f"{'was' if len(mixed) == 1 else 'were'} cut: that changes what "
+            f"{len(mixed)} channel {'group' if one else 'groups'} that a normalisation looks at together "
+            f"{'was' if one else 'were'} cut: that changes what "
             f"it computes of the others, and outputs by {facts.proof.mixed_difference:.2g} relative l2"
         )
     if facts.proof.silent_outputs:
