@@ -152,6 +152,7 @@ class _Run:
         self.points: list[TrainingPoint] = []
         self.epoch, self.lr = 0, job.lr or 0.0
         self.best: _Best | None = None
+        self.hoped = math.inf
 
     def run(self) -> Finetuned:
         if not self._resumed():
@@ -203,7 +204,7 @@ class _Run:
         """Evaluate the state, remember it where it is the best, and tell; return whether it is damage."""
         found, damage = self.trainer.evaluate(), False
         if self.best is not None:
-            damage = damaged(found, self.best.score, self.higher_is_better, self._idle)
+            damage = damaged(found, self.best.score, self.higher_is_better, self._idle, self.hoped)
         if self.best is None or (not damage and better(found, self.best.score, self.higher_is_better)):
             self.best = _Best(found, self._state(), self.epoch)
         self.points.append(point(self.epoch, found, time.monotonic() - self.began, loss))
@@ -252,6 +253,7 @@ class _Run:
         unchanged = self.trainer.evaluate(limit=_PROBED).loss
         idle = self.trainer.idle_loss(limit=_PROBED)
         losses = tried(_RATES, unchanged, idle, after, lambda: self.trainer.out_of_time)
+        self.hoped = min(losses.values())
         return largest_good(losses, idle)
 
     def _facts(self, stopped: str) -> Training:
@@ -288,6 +290,7 @@ class _Run:
                 "trainer": values,
                 "epoch": self.epoch,
                 "lr": self.lr,
+                "hoped": self.hoped,
                 "best": [score.loss, score.metric, score.examples, self.best.epoch],
                 "points": [vars(point) for point in self.points],
             },
@@ -304,7 +307,7 @@ class _Run:
             part, _, name = key.partition("/")
             parts[part][name] = array
         self.trainer.restore(parts["trainer"], values["trainer"])
-        self.epoch, self.lr = int(values["epoch"]), float(values["lr"])
+        self.epoch, self.lr, self.hoped = int(values["epoch"]), float(values["lr"]), float(values["hoped"])
         loss, metric, examples, epoch = values["best"]
         state = _State(parts["best"], parts["numbers"])
         self.best = _Best(Evaluation(loss, metric, examples), state, epoch)

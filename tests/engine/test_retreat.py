@@ -30,3 +30,19 @@ def state(loss: float, share: float | None = None) -> Evaluation:
 )
 def test_damage(found, best, higher, idle, expected) -> None:
     assert damaged(found, best, higher, idle) is expected
+
+
+@pytest.mark.parametrize(
+    ("loss", "hoped", "idle", "expected"),
+    [
+        pytest.param(2.67, 0.81, 2.96, True, id="died, from a start that was worse"),
+        pytest.param(1.80, 0.81, 2.96, False, id="nearer to what was hoped for"),
+        pytest.param(2.67, math.inf, 2.96, False, id="nothing was hoped for"),
+        pytest.param(2.97, 2.96, 2.96, False, id="short runs came to nothing"),
+        pytest.param(0.24, 0.20, 0.25, False, id="about as good as hoped for"),
+        pytest.param(2.67, 0.81, math.inf, False, id="the loss of one answer is not known"),
+    ],
+)
+@pytest.mark.parametrize("higher", [None, True])
+def test_short_runs_tell_what_is_damage_where_the_start_is_worse(loss, hoped, idle, expected, higher) -> None:
+    assert damaged(state(loss, 0.1), state(5.3, 0.17), higher, idle, hoped) is expected
