@@ -119,24 +119,30 @@ class Int8(Method):
             progress=lambda what: resources.progress(0.0, what, None),
         )
         found = [search.find(way) for way in self._ways(chosen)]
+        broken = bool(limits) and not any(f.holds for f in found)
         found = [f for f in found if f.holds] or found
         ratios = measured(model, prepared, found, resources.stopwatch)
         best = fastest(found, ratios)
-        stays = self.way == "fastest" and not pays(best, ratios)
+        stays: str | None = None
+        if broken:
+            stays = f"no choice of layers was found with which {limits.told} holds on held-out examples"
+        elif self.way == "fastest" and not pays(best, ratios):
+            stays = NOT_FASTER
         facts = told(
             search,
             found,
-            None if stays else best,
+            best,
             ratios,
+            stays=stays,
             task=task,
             limits=limits,
             chosen=chosen,
             prepared=prepared,
         )
-        if stays:
-            refusals += [Refusal(layer.weight, NOT_FASTER) for layer in facts.layers]
+        if stays is not None:
+            refusals += [Refusal(layer.weight, stays) for layer in facts.layers]
             # What was prepared (operator set, weights that were inputs) goes with what is not written.
-            warnings = (f"the model stays float: {NOT_FASTER}",)
+            warnings = (f"the model stays float: {stays}",)
             return Plan(refusals=tuple(refusals), warnings=warnings, quantized=facts)
         weights = stored_weights(model, prepared, chosen, best.decision)
         why = {prepared.weights.get(node, node): reason for node, reason in best.excluded.items()}
@@ -146,7 +152,7 @@ class Int8(Method):
         return Plan(
             weights,
             refusals=tuple(refusals),
-            warnings=(*prepared.warnings, *advice(best, ratios, limits, search, random_data=task.random)),
+            warnings=(*prepared.warnings, *advice(best, ratios, limits, random_data=task.random)),
             quantization=best.decision,
             quantized=facts,
         )

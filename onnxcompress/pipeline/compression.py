@@ -100,6 +100,7 @@ def compress(request: Request) -> Run:
         exporter.check_target(request.output, path_of(request.source), overwrite=request.overwrite)
     check_last(request.recipe.methods)
     original = originals.open_original(request.source, request.input_shapes, request.threads)
+    originals.check_repeatable(original, request.recipe.seed)
     task = _task(request, original)
     _use_torch_threads(request.threads)
     decided = _decide(request, original, task)

@@ -101,6 +101,7 @@ def sensitivity(
         raise UsageError("sensitivity is that to one method", why=f"found {len(recipe.methods)}")
     method, seed = recipe.methods[0], recipe.seed
     original = originals.open_original(source, input_shapes or {}, threads)
+    originals.check_repeatable(original, seed)
     task = _task(original, recipe, examples)
     calls = _calls(task, examples)
     progress = (resources or Resources()).progress

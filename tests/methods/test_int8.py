@@ -109,9 +109,23 @@ def test_a_fragile_layer_stays_float_so_that_the_limit_holds(way):
     assert any(r.where == "frail.w" and "--max-error" in r.why for r in kept.run.refusals)
 
 
-def test_a_limit_that_cannot_hold_is_told():
-    run = onnxcompress.compress(fragile(), data=rows(), method="int8", way="static", max_error=1e-7).run
-    assert any("no choice of layers was found" in w for w in run.warnings)
+def test_a_model_for_which_a_limit_cannot_hold_stays_float(tmp_path):
+    why = "no choice of layers was found with which --max-error 1e-07 holds"
+    options = {"data": rows(), "method": "int8", "way": "static", "max_error": 1e-7}
+    with pytest.raises(NothingChangedError, match=why):
+        onnxcompress.compress(fragile(), output=tmp_path / "out.onnx", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_behind_a_method_that_changes_something_it_stays_float_with_a_warning():
+    run = onnxcompress.compress(
+        fragile(), data=rows(), method=["half", "int8"], way="static", max_error=1e-7, include=("*",)
+    ).run
+    assert any("the model stays float: no choice of layers was found" in w for w in run.warnings)
+    (facts,) = run.quantizations
+    assert {layer.way for layer in facts.layers} == {"float"}
+    assert all("no choice of layers" in layer.why for layer in facts.layers)
+    assert not any(way.chosen for way in facts.ways if way.name != "float")
 
 
 def test_globs_choose_layers():
@@ -162,7 +176,7 @@ def ratio(name, value, spread=0.01):
 def test_slower_means_do_not_ship(eight, plain, words):
     best = telling.Found("static", telling.Quantization(("a",)), b"", 0.01, True, {})
     ratios = {"static": ratio("static", eight), telling.FLOAT: ratio(telling.FLOAT, plain)}
-    said = telling.advice(best, ratios, False, None, random_data=False)
+    said = telling.advice(best, ratios, False, random_data=False)
     if words is None:
         assert said == ()
     else:

@@ -66,7 +66,9 @@ def balances(roots: Mapping[str, Array], weights: Mapping[str, float]) -> dict[s
         roots: group name -> root of the curvature along each gate.
         weights: group name -> w_i of γ_i = γ · w_i.
     """
-    tiny = np.finfo(float).tiny
-    found = {name: 2 * np.log(np.maximum(r, tiny)) - np.log(weights[name]) for name, r in roots.items()}
+    with np.errstate(divide="ignore"):  # no effect at any price: −∞
+        found = {name: 2 * np.log(r) - np.log(weights[name]) for name, r in roots.items()}
     top = max(float(log_alpha.max()) for log_alpha in found.values())
+    if top == -np.inf:  # none has an effect: there is no order
+        return {name: np.zeros_like(r) for name, r in roots.items()}
     return {name: np.maximum(log_alpha - top, NOTHING) for name, log_alpha in found.items()}

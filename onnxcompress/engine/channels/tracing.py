@@ -18,16 +18,13 @@ import onnx_ir as ir
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.errors import OnnxCompressError, UnsupportedError
 from onnxcompress.core.model import Model, constant_of
-from onnxcompress.engine import runtime
+from onnxcompress.engine import randomness, runtime
 from onnxcompress.engine.channels.other_sizes import CHANGES, resized
 from onnxcompress.engine.feeds import random_feeds
 from onnxcompress.engine.measures import shapes as measured
 from onnxcompress.engine.measures.shapes import Shape
 from onnxcompress.engine.tensor_info import TensorInfo
 
-_RANDOM = frozenset(
-    ["Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"]
-)
 _LARGEST = 1 << 16
 """Computed values with more elements are no sizes, axes or indices; they are not kept."""
 
@@ -135,7 +132,7 @@ def _data_free(graph: ir.Graph, *, shapes: bool = True) -> Iterator[ir.Value]:
         )
         sizes = shapes and node.op_type in ("Shape", "Size") and node.domain in ("", "ai.onnx")
         known = all(v is None or v in free for v in node.inputs)
-        if not nested and node.op_type not in _RANDOM and (sizes or known):
+        if not nested and node.op_type not in randomness.ALWAYS and (sizes or known):
             for value in node.outputs:
                 free.add(value)
                 yield value

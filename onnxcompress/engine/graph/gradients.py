@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from onnxcompress.core.model import FLOAT_TYPES
 from onnxcompress.core.refusal import Refusal
+from onnxcompress.engine import randomness
 from onnxcompress.engine.graph import roles
 from onnxcompress.engine.graph.program import ABSENT, Block, Program, Step
 from onnxcompress.engine.graph.values import element_type
@@ -37,7 +38,7 @@ def _mark(block: Block, fed: set[int], varying: set[int]) -> None:
             _mark(nested, fed, varying)
         step.fed = tuple(slot in fed for slot in step.inputs)
         inner = (s for nested in step.blocks.values() for s in nested.walk())
-        random = any(roles.among(roles.RANDOM, s.node) for s in (step, *inner))
+        random = any(roles.among(randomness.EVER, s.node) for s in (step, *inner))
         step.fixed = not random and not slots & varying
         if slots & fed:
             fed |= outputs

@@ -61,12 +61,6 @@ ANY_VALUE = frozenset({
 WIDENS = frozenset({"Cast", "DequantizeLinear"})
 """Operators whose 2-, 4- and 8-bit inputs may be given in a wider type, exactly."""
 
-RANDOM = frozenset({
-    "Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
-    "RandomUniformLike",
-})  # fmt: skip
-"""Operators whose results may differ from run to run."""
-
 
 def slots(table: dict[str, tuple[int, ...]], node: Node) -> tuple[int, ...]:
     """Return a table's slots for a node; none outside the default domain."""

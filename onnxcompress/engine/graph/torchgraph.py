@@ -15,6 +15,7 @@ from onnxcompress.core.encoding import Array
 from onnxcompress.core.errors import DataError, UnsupportedError
 from onnxcompress.core.model import Model
 from onnxcompress.core.refusal import Refusal
+from onnxcompress.engine import randomness
 from onnxcompress.engine.graph import batch as graph_batch
 from onnxcompress.engine.graph import gradients as graph_gradients
 from onnxcompress.engine.graph import roles
@@ -86,7 +87,7 @@ class TorchGraph(nn.Module):
             for step in self._program.main.steps
             if step.node.op_type == "ZipMap" and step.outputs[0] in self._program.main.outputs
         }
-        self._random = any(roles.among(roles.RANDOM, step.node) for step in self._program.steps)
+        self._random = any(roles.among(randomness.EVER, step.node) for step in self._program.steps)
         self._batchable: bool | None = None
         self._setting = Setting(self._dtype, self._device, False)
         self.register_load_state_dict_post_hook(  # type: ignore[no-untyped-call]

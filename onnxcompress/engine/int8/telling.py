@@ -104,26 +104,28 @@ def _eight_bits(array: Array, axis: int) -> ScaledCodebook:
 def told(
     search: Search,
     found: Sequence[Found],
-    best: Found | None,
+    best: Found,
     ratios: Mapping[str, LatencyRatio],
     *,
+    stays: str | None,
     task: Task,
     limits: Limits,
     chosen: Sequence[Candidate],
     prepared: Prepared,
 ) -> QuantizationFacts:
-    """Return the facts of the report; ``best`` is None where the model stays float."""
-    ways = [_way(f.way, len(f.decision.nodes), f.relative_l2, ratios, f is best) for f in found]
+    """Return the facts of the report; ``stays`` is why the model stays float, None where it does not."""
+    taken = best if stays is None else None
+    ways = [_way(f.way, len(f.decision.nodes), f.relative_l2, ratios, f is taken) for f in found]
     if FLOAT in ratios:
-        ways.append(_way(FLOAT, 0, 0.0, ratios, best is None))
-    static = set(best.decision.static) if best is not None else set()
-    dynamic = set(best.decision.dynamic) if best is not None else set()
-    damages = search.damages.get(best.way, {}) if best is not None else {}
+        ways.append(_way(FLOAT, 0, 0.0, ratios, taken is None))
+    static = set(taken.decision.static) if taken is not None else set()
+    dynamic = set(taken.decision.dynamic) if taken is not None else set()
+    damages = search.damages.get(best.way, {})
     rows = []
     for candidate in chosen:
         node = candidate.node
         way = "static" if node in static else "dynamic" if node in dynamic else "float"
-        why = best.excluded.get(node) if best is not None else NOT_FASTER
+        why = taken.excluded.get(node) if taken is not None else stays
         weight = prepared.weights.get(node, candidate.tensor)
         rows.append(QuantizedLayer(node, candidate.op_type, weight, way, why, damages.get(node)))
     return QuantizationFacts(
@@ -149,7 +151,6 @@ def advice(
     best: Found,
     ratios: Mapping[str, LatencyRatio],
     limits: Limits,
-    search: Search,
     *,
     random_data: bool,
 ) -> tuple[str, ...]:
@@ -166,9 +167,7 @@ def advice(
             "8-bit arithmetic does not pay on this machine: in the same cleaned-up graph, float takes "
             f"{plain.ratio:.2f} of the latency before and 8 bits {ratio.ratio:.2f}: slower, do not ship"
         )
-    if not best.holds and limits:
-        said.append(f"no choice of layers was found with which {limits.told} holds on held-out examples")
-    elif not limits and best.relative_l2 > LARGE_ERROR:
+    if not limits and best.relative_l2 > LARGE_ERROR:
         said.append(
             f"8-bit arithmetic moves the outputs by {best.relative_l2:.2g} (relative l2); --max-error or "
             "--max-drop leaves the layers float that do this"

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from onnxcompress.core.encoding import Array, Encoding
 from onnxcompress.core.model import Model, constant_of
 from onnxcompress.core.names import free_name
+from onnxcompress.engine import randomness
 from onnxcompress.engine.measures import shapes
 from onnxcompress.engine.proto import to_proto
 from onnxcompress.engine.storage.lift import graphs
@@ -18,10 +19,6 @@ STANDARD = ("", "ai.onnx")
 
 INITIALIZERS_ALONE = 4
 """Version of the file format from which initializers need not be inputs of the graph as well."""
-
-_RANDOM = frozenset(
-    ["Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"]
-)
 
 Dims = tuple[int | None, ...]
 """A shape as far as it is known."""
@@ -243,7 +240,7 @@ def standard(node: ir.Node) -> bool:
 def plain(node: ir.Node) -> bool:
     """Tell whether a node's operator is of the default set, gives the same every time, and nests no graph."""
     nests = any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
-    return standard(node) and not nests and node.op_type not in _RANDOM
+    return standard(node) and not nests and node.op_type not in randomness.ALWAYS
 
 
 def label(node: ir.Node) -> str:

@@ -92,6 +92,7 @@ def test_the_order_of_effects_for_their_price_is_kept_over_all_groups(roots, dat
     assert together.min() >= NOTHING
     worth = np.concatenate([np.square(r) / prices[name] for name, r in named.items()])
     assert (np.diff(together[np.argsort(worth, kind="stable")]) >= -1e-9).all()
+    assert not together[worth == 0].any() if not worth.any() else (together[worth == 0] == NOTHING).all()
     if all((r > 0).all() for r in roots):
         scaled = balances({n: r * scale for n, r in named.items()}, prices)
         dearer = balances(named, {n: p * scale for n, p in prices.items()})
