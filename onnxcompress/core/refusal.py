@@ -20,6 +20,6 @@ def in_words(refusals: Iterable[Refusal]) -> str:
     for refusal in refusals:
         places.setdefault(refusal.why, []).append(refusal.where)
     return "; ".join(
-        f"{first} and {len(more)} more: {why}" if more else f"{first}: {why}"
+        f"{first} (and {len(more)} more): {why}" if more else f"{first}: {why}"
         for why, (first, *more) in places.items()
     )

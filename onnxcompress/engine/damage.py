@@ -82,6 +82,9 @@ class Yardstick:
     def measure(self, candidate: Computes, *, most: int | None = None) -> Damage:
         """Return the damage of a changed model; a number that is none counts as infinitely far.
 
+        Outputs may have another length (the boxes that a detector keeps): what one of both lacks counts as
+        zeros.
+
         Args:
             candidate: computes its outputs.
             most: use only so many of the examples.
@@ -105,7 +108,14 @@ def _floats(outputs: Mapping[str, Any]) -> dict[str, Array]:
     }
 
 
+def _filled(array: Array, shape: tuple[int, ...]) -> Array:
+    return np.pad(array, [(0, long - short) for long, short in zip(shape, array.shape, strict=True)])
+
+
 def _squares(one: Array, other: Array | None) -> tuple[float, float]:
+    if other is not None and other.ndim == one.ndim:
+        longest = tuple(map(max, one.shape, other.shape))
+        one, other = _filled(one, longest), _filled(other, longest)
     finite = np.isfinite(one)
     reference = float((one[finite] ** 2).sum())
     if other is None or other.shape != one.shape or not np.isfinite(other[finite]).all():

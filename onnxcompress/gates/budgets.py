@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -24,7 +23,7 @@ from typing import Any
 
 from onnxcompress.core.errors import UsageError
 from onnxcompress.core.run import Gate, Run
-from onnxcompress.gates.limits import LIMITS, decide
+from onnxcompress.gates.limits import LIMITS, check_value, decide
 
 
 @dataclass(frozen=True)
@@ -118,8 +117,7 @@ def _limits(entry: str, found: Any, where: str) -> dict[str, float]:
                 where=f"{where}, [{entry}]",
                 fix=f"did you mean {close[0]!r}?" if close else f"there are {', '.join(LIMITS)}",
             )
-        if isinstance(limit, bool) or not isinstance(limit, (int, float)) or math.isnan(limit):
-            raise UsageError(f"{name} must be a number", where=f"{where}, [{entry}]", why=f"found {limit!r}")
+        check_value(name, limit, told=name, where=f"{where}, [{entry}]")
     return {name: float(limit) for name, limit in found.items()}
 
 

@@ -15,7 +15,8 @@ from onnxcompress.core.run import Gate, Latency, Run
 class Limit:
     """One kind of gate: its flag, what it compares, and whether the limit is an upper or a lower one.
 
-    ``interval`` tells the 95 % interval of what was measured, where it is noisy.
+    ``interval`` tells the 95 % interval of what was measured, where it is noisy; ``least`` and ``most`` are
+    the smallest and the largest number that can be measured.
     """
 
     flag: str
@@ -23,6 +24,8 @@ class Limit:
     upper: bool
     measure: Callable[[Run], float | None]
     interval: Callable[[Run], tuple[float, float] | None] = lambda run: None
+    least: float = 0.0
+    most: float = math.inf
 
 
 def _size_ratio(run: Run) -> float | None:
@@ -119,9 +122,18 @@ LIMITS: Mapping[str, Limit] = {
         Limit(
             "max_rel_err", "largest relative l2 output difference", True, _over_outputs("relative_l2", max)
         ),
-        Limit("min_cosine", "smallest output cosine similarity", False, _over_outputs("cosine", min)),
-        Limit("min_agreement", "top-1 agreement, 0 to 1", False, _over_outputs("top1_agreement", min)),
-        Limit("max_drop", "loss of the metric, in its own units", True, _drop),
+        Limit(
+            "min_cosine",
+            "smallest output cosine similarity",
+            False,
+            _over_outputs("cosine", min),
+            least=-1.0,
+            most=1.0,
+        ),
+        Limit(
+            "min_agreement", "top-1 agreement, 0 to 1", False, _over_outputs("top1_agreement", min), most=1.0
+        ),
+        Limit("max_drop", "loss of the metric, in its own units", True, _drop, least=-math.inf),
     )
 }
 
@@ -151,8 +163,7 @@ def check(limits: Mapping[str, float], *, benchmark: bool, outputs: bool = True,
         flag = "--" + name.replace("_", "-")
         if name not in LIMITS:
             raise UsageError(f"there is no gate {name!r}", fix=f"there are {', '.join(LIMITS)}")
-        if isinstance(limit, bool) or not isinstance(limit, (int, float)) or math.isnan(limit):
-            raise UsageError(f"{flag} must be a number", why=f"found {limit!r}")
+        check_value(name, limit, told=flag)
         if name in OF_LATENCY and not benchmark:
             raise UsageError(f"{flag} needs the latency", why="measuring it is switched off")
         if LIMITS[name].measure is _drop and not data:
@@ -162,6 +173,23 @@ def check(limits: Mapping[str, float], *, benchmark: bool, outputs: bool = True,
             )
         if name in OF_OUTPUTS and not outputs:
             raise UsageError(f"{flag} needs outputs", why="they are not compared")
+
+
+def check_value(name: str, limit: object, *, told: str, where: str | None = None) -> None:
+    """Raise UsageError for what is no number, or none that could ever be measured.
+
+    Args:
+        name: of the gate, one of ``LIMITS``.
+        limit: what was given.
+        told: what the user calls the gate.
+        where: where it was given.
+    """
+    if isinstance(limit, bool) or not isinstance(limit, (int, float)) or math.isnan(limit):
+        raise UsageError(f"{told} must be a number", where=where, why=f"found {limit!r}")
+    least, most = LIMITS[name].least, LIMITS[name].most
+    if not least <= limit <= most:
+        possible = f"from {least:g} to {most:g}" if math.isfinite(most) else f"at least {least:g}"
+        raise UsageError(f"{told} must be {possible}", where=where, why=f"found {limit:g}")
 
 
 def require(run: Run, *, strict: bool = False) -> None:

@@ -20,8 +20,17 @@ def test_relative_change_is_that_of_the_worst_output():
 def test_what_is_no_number_is_infinitely_far():
     yardstick = Yardstick(lambda f: {"y": f["x"]}, [{"x": np.ones((1, 2))}])
     assert yardstick.measure(lambda f: {"y": f["x"] * np.nan}).relative_l2() == np.inf
-    assert yardstick.measure(lambda f: {"y": np.ones((1, 3))}).relative_l2() == np.inf
+    assert yardstick.measure(lambda f: {"y": np.ones(2)}).relative_l2() == np.inf
     assert yardstick.measure(lambda f: {}).relative_l2() == np.inf
+
+
+def test_what_an_output_of_another_length_lacks_counts_as_zeros():
+    yardstick = Yardstick(lambda f: {"y": f["x"]}, [{"x": np.array([[3.0, 4.0], [0.0, 12.0]])}])
+    shorter = yardstick.measure(lambda f: {"y": f["x"][:1]})
+    assert shorter.relative_l2() == pytest.approx(12 / 13)
+    longer = yardstick.measure(lambda f: {"y": np.vstack([f["x"], [[0.0, 13.0]]])})
+    assert longer.relative_l2() == pytest.approx(1.0)
+    assert yardstick.measure(lambda f: {"y": f["x"][:0]}).relative_l2() == pytest.approx(1.0)
 
 
 def test_only_as_many_examples_as_asked_for():

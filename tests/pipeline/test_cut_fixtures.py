@@ -23,7 +23,7 @@ MACS = {
 """Multiply-accumulates that are left, by hand."""
 REFUSED = {
     "digits_function": "fc3.weight: is kept because it reaches the output 'scores'",
-    "if": "choose.else_branch/fc2.weight and 3 more: lies inside the body of an If, Loop or Scan",
+    "if": "choose.else_branch/fc2.weight (and 3 more): lies inside the body of an If, Loop or Scan",
 }
 
 

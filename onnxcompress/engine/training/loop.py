@@ -133,6 +133,8 @@ class Loop:
                 elif state.stopped is None and time.monotonic() >= self._options.deadline:
                     stopped = "time"
                     break
+        if state.halvings:
+            self._warn(self._taken_back())
         return self._outcome(state.stopped or stopped)  # type: ignore[arg-type]
 
     def between_epochs(self) -> bool:
@@ -244,13 +246,17 @@ class Loop:
         self.optimizer = self._new_optimizer()
         state.step = (state.step - 1) // self._per_epoch * self._per_epoch
         state.loss, state.seen = 0.0, 0
-        again = "" if state.halvings < _HALVINGS else "; it was given up after the eighth time"
-        self._warn(
-            "the loss was not finite; training went back to the last good weights with learning rate "
-            f"{self._lr(state.step):.3g}{again}"
-        )
         if state.halvings >= _HALVINGS:
             state.stopped = "diverged"
+
+    def _taken_back(self) -> str:
+        times = "once" if self.state.halvings == 1 else f"{self.state.halvings} times"
+        rate = self._options.lr * self.state.factor
+        end = ", and gave up" if self.state.stopped == "diverged" else ""
+        return (
+            f"the loss was not finite {times}; training went back to the last good weights with half the "
+            f"learning rate, from {self._options.lr:.3g} down to {rate:.3g}{end}"
+        )
 
     # epochs ------------------------------------------------------------------------------------------------
 
