@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxcompress.core.errors import VerificationError
-from onnxcompress.core.run import Accuracy, Comparison
+from onnxcompress.core.run import Accuracy, Comparison, OutputDifference
 from onnxcompress.core.task import Feeds, Task
 from onnxcompress.engine import runtime
 from onnxcompress.engine.data.feeding import Feeding
@@ -162,9 +162,19 @@ def lifeless(comparison: Comparison) -> tuple[str, ...]:
 
 
 def worst(comparison: Comparison) -> float:
-    """Return the largest relative ℓ2 difference of all outputs, absolute where the reference is zero."""
-    sizes = [o.max_abs if o.relative_l2 is None else o.relative_l2 for o in comparison.outputs]
-    return max((s for s in sizes if s is not None), default=0.0)
+    """Return the largest relative ℓ2 difference of all outputs, absolute where the reference is zero.
+
+    Of decisions it is the share that differs.
+    """
+    return max(map(_size, comparison.outputs), default=0.0)
+
+
+def _size(output: OutputDifference) -> float:
+    if output.relative_l2 is not None:
+        return output.relative_l2
+    if output.max_abs is not None:
+        return output.max_abs
+    return 0.0 if output.top1_agreement is None else 1 - output.top1_agreement
 
 
 def require(comparison: Comparison) -> None:

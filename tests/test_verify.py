@@ -13,6 +13,7 @@ from onnxcompress.core.errors import VerificationError
 from onnxcompress.core.run import OutputDifference
 from onnxcompress.core.task import Task
 from onnxcompress.engine.data.feeding import Feeding
+from onnxcompress.engine.measures.differences import Difference
 
 RNG = np.random.default_rng(0)
 
@@ -263,7 +264,39 @@ def test_missing_outputs_are_errors() -> None:
 def test_everything_but_floats_is_equal_or_not(expected: object, actual: object, equal: bool) -> None:
     found = compared(expected, actual)
     assert found.equal is equal
-    assert found.max_abs is found.relative_l2 is found.cosine is found.top1_agreement is None
+    assert found.max_abs is found.relative_l2 is found.cosine is None
+
+
+@pytest.mark.parametrize(
+    ("expected", "actual", "share"),
+    [
+        (np.array([1, 2, 3, 7]), np.array([1, 2, 9, 7]), 0.75),
+        (np.array([[True], [False]]), np.array([[True], [True]]), 0.5),
+        (np.array([1, 2], np.int32), np.array([2, 1], np.int64), 0.0),
+        (np.array([1, 2], np.uint8), np.array([1, 3], np.uint8), None),
+        (np.array(["a"], object), np.array(["a"], object), None),
+    ],
+)
+def test_of_decisions_the_share_counts_that_is_equal(expected, actual, share) -> None:
+    difference = Difference("y", same_types=False)
+    difference.add(expected, actual)
+    found = difference.result()
+    assert found.top1_agreement == share
+    assert (found.relative_l2 is None) is (share is not None or expected.dtype == object)
+
+
+def test_decisions_are_within_a_tolerance_where_no_larger_share_differs() -> None:
+    expected = np.zeros(1000, np.int64)
+    actual = expected.copy()
+    actual[7] = 900  # another class, however far its number
+    difference = Difference("y", same_types=False)
+    difference.add(expected, actual)
+    assert difference.within(2e-3)
+    assert not difference.within(5e-4)
+    comparison = verify.compare(
+        constant(y=expected), constant(y=actual), [{}], inputs="none", random_inputs=False
+    )
+    assert verify.worst(comparison) == pytest.approx(1e-3)
 
 
 def test_sequences_of_tensors_are_one_long_output() -> None:

@@ -147,7 +147,8 @@ class OutputDifference:
     """How one output differs between two models over all compared examples.
 
     ``relative_l2`` is ‖a − b‖₂ / ‖a‖₂; ``top1_agreement`` the fraction of examples whose largest score is at
-    the same place, None where the output does not look like class scores. ``problem`` says what went wrong
+    the same place, of whole numbers of 32 or 64 bits and truth values the fraction that is equal, None where
+    the output looks like neither class scores nor decisions. ``problem`` says what went wrong
     where the outputs cannot be called different but broken ("is NaN where the reference is a number").
     ``spread`` is how much the output varies from example to example as share of how much the reference's does
     (root mean square), None where that cannot be told: near 0, the network gives one answer to everything.

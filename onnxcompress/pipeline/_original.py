@@ -24,6 +24,7 @@ from onnxcompress.engine.data import Examples, make_task, open_data
 from onnxcompress.engine.denormals import NOTABLE
 from onnxcompress.engine.measures.differences import Difference
 from onnxcompress.engine.randomness import may_draw
+from onnxcompress.engine.scores import deciding, revealed
 from onnxcompress.recipe import TASK_OPTIONS
 
 COMPARED_EXAMPLES = 256
@@ -43,12 +44,23 @@ Source = str | Path | onnx.ModelProto | ir.Model
 
 @dataclass(frozen=True)
 class Original:
-    """The model as it came, open in onnxruntime, with concrete input shapes."""
+    """The model as it came, open in onnxruntime, with concrete input shapes.
+
+    Attributes:
+        model: what methods work on.
+        file: the model as it came.
+        session: ``witness`` in onnxruntime.
+        shapes: of its inputs.
+        scores: outputs that ``model`` has and ``file`` has not (:mod:`onnxcompress.engine.scores`).
+        witness: the file of ``model``: ``file`` itself unless there are such outputs.
+    """
 
     model: Model
     file: Path | bytes
     session: runtime.OrtSession
     shapes: Mapping[str, tuple[int, ...]]
+    scores: tuple[str, ...]
+    witness: Path | bytes
 
 
 @dataclass(frozen=True)
@@ -73,13 +85,30 @@ def open_original(source: Source, input_shapes: Mapping[str, tuple[int, ...]], t
     path = path_of(source)
     file = path if path is not None else exporter.dense_bytes(model)
     session = runtime.open_session(file, threads=threads)
+    model, scores = _with_scores(model, session)
+    witness = exporter.dense_bytes(model) if scores else file
+    if scores:
+        session = runtime.open_session(witness, threads=threads)
     try:
         shapes = feeds.resolve_shapes(model, session, input_shapes)
     except UsageError as error:  # of several models, which one
         raise UsageError(
             error.what, where=error.where or model.source.path, why=error.why, fix=error.fix
         ) from error
-    return Original(model, file, session, shapes)
+    return Original(model, file, session, shapes, scores, witness)
+
+
+def _with_scores(model: Model, session: runtime.OrtSession) -> tuple[Model, tuple[str, ...]]:
+    """Make what decides an output as well, where outputs are decisions alone; return it and its names."""
+    if not session.outputs or any(o.numpy is None or o.numpy.kind not in "iubO" for o in session.outputs):
+        return model, ()
+    names = deciding(model)
+    if not names:
+        return model, ()
+    all_revealed = runtime.open_session(exporter.dense_bytes(revealed(model, names)))
+    real = {o.name for o in all_revealed.outputs if o.numpy is not None and o.numpy.kind == "f"}
+    scores = tuple(name for name in names if name in real)
+    return (revealed(model, scores), scores) if scores else (model, ())
 
 
 def check_repeatable(original: Original, seed: int) -> None:

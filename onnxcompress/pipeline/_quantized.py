@@ -65,7 +65,7 @@ def quantised_tolerance(
     """
     change = verify.against_torch(
         believed,
-        original.file,
+        original.witness,
         compared.feeds,
         inputs=compared.origin,
         random_inputs=compared.random,

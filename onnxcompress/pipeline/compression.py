@@ -29,6 +29,7 @@ from onnxcompress.encodings.dense import Dense
 from onnxcompress.engine import runtime
 from onnxcompress.engine.data import make_task
 from onnxcompress.engine.measures import facts
+from onnxcompress.engine.scores import concealed
 from onnxcompress.methods._base import Method, Needs
 from onnxcompress.methods._options import options_of
 from onnxcompress.pipeline import _original as originals
@@ -110,7 +111,7 @@ def compress(request: Request) -> Run:
         raise _nothing_changed(original.model, request.recipe.methods, refusals)
     final, folded, gone = _fold(model) if request.fold else (model, (), frozenset())
     refusals = tuple(r for r in refusals if r.where not in gone)
-    warnings = [*(task.warnings if task else ()), *decided.warnings]
+    warnings = [*_scores_told(original), *(task.warnings if task else ()), *decided.warnings]
     if request.resources.checkpoint_dir is not None and not any(plan.training for plan in plans):
         flag = "--resume" if request.resources.resume else "--checkpoint"
         warnings.append(f"{flag} had no effect: nothing was trained, so there is no state to keep")
@@ -118,15 +119,16 @@ def compress(request: Request) -> Run:
     with tempfile.TemporaryDirectory(prefix=".onnxcompress-", dir=_staging(request)) as folder:
         before, name = _names(request)
         target = Path(folder) / (request.output or Path("result.onnx")).name
-        staged = exporter.export(final, target, shapes=original.shapes)
+        staged = exporter.export(concealed(final, original.scores), target, shapes=original.shapes)
+        witness = exporter.dense_bytes(final) if original.scores else staged.path
         refusals += staged.refusals
         warnings += staged.warnings
         quantised = any(plan.quantization is not None for plan in plans)
-        comparisons = _verify(original, model, staged.path, compared, request.threads, quantised=quantised)
+        comparisons = _verify(original, model, witness, compared, request.threads, quantised=quantised)
         warnings += () if quantised else _torch_differs(comparisons)
         dead = [said for c in comparisons if c.reference == "original" for said in verify.lifeless(c)]
         warnings += [f"{said}; compress less, or train longer" for said in dead]
-        accuracy = _accuracy(original, staged.path, task, request.threads)
+        accuracy = _accuracy(original, witness, task, request.threads)
         benchmark = _benchmark(request, original, staged.path, (before, name), compared)
         warnings += originals.latency_warnings(benchmark)
         run = Run(
@@ -323,6 +325,17 @@ def _nothing_changed(
     )
 
 
+def _scores_told(original: Original) -> tuple[str, ...]:
+    """Say what is looked at instead of outputs that hold no real numbers."""
+    if not original.scores:
+        return ()
+    names = " and ".join(f"'{name}'" for name in original.scores)
+    return (
+        f"no output holds real numbers: {names}, which decides what they are, is trained towards and "
+        "compared with them; the written file has the outputs of the original alone",
+    )
+
+
 def _torch_differs(comparisons: tuple[Comparison, ...]) -> tuple[str, ...]:
     """Say that torch computes something else than the file, where it does so of the original already."""
     floors = [c.tolerance / 4 for c in comparisons if c.reference == "torch" and c.tolerance is not None]
@@ -338,7 +351,7 @@ def _torch_differs(comparisons: tuple[Comparison, ...]) -> tuple[str, ...]:
 def _verify(
     original: Original,
     model: Model,
-    written: Path,
+    written: Path | bytes,
     compared: Compared,
     threads: int,
     *,
@@ -356,19 +369,19 @@ def _verify(
         threads=threads,
     )
     floor = verify.worst(
-        against_torch(TorchGraph(original.model).run, original.file, tolerance=TORCH_TOLERANCE)
+        against_torch(TorchGraph(original.model).run, original.witness, tolerance=TORCH_TOLERANCE)
     )
     tolerance = max(TORCH_TOLERANCE, 4 * floor)
     if quantised:
         tolerance = max(tolerance, quantised_tolerance(original, TorchGraph(model).run, compared, threads))
     believed = against_torch(TorchGraph(model).run, written, tolerance=tolerance)
     verify.require(believed)
-    cost = originals.compare_outputs(original.file, written, compared, threads)
+    cost = originals.compare_outputs(original.witness, written, compared, threads)
     verify.require(cost)
     return cost, believed
 
 
-def _accuracy(original: Original, written: Path, task: Task | None, threads: int) -> Accuracy | None:
+def _accuracy(original: Original, written: Path | bytes, task: Task | None, threads: int) -> Accuracy | None:
     if task is None or not task.labelled:
         return None
     after = runtime.open_session(written, threads=threads)

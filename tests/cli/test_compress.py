@@ -297,7 +297,7 @@ def test_gates_that_hold(call, folder):
         "--max-bytes 10",
         "--max-abs-err 1e-9",
         "--min-cosine 0.99999",
-        "--min-agreement 1.1",
+        "--max-macs 10",
     ],
 )
 def test_a_gate_that_fails_is_exit_code_3_after_the_reports(call, folder, gate):

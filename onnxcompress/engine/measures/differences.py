@@ -16,6 +16,8 @@ from onnxcompress.engine.measures.spread import Spread
 _CHUNK = 1 << 20
 """Elements turned into float64 at a time."""
 
+_DECISION_BYTES = 4
+"""Size of whole numbers from which on they say which, not how much: smaller ones are quantised values."""
 
 NOISE = 1e-6
 """Absolute rounding error of float32 operators with outputs of order one: onnxruntime computes Sigmoid and
@@ -27,7 +29,8 @@ class Difference:
 
     Floating-point outputs get numbers. Sequences of tensors count as one long output. Sequences of maps from
     class to float (what scikit-learn exporters write) count as the matrix of their values, one class a
-    column. Everything else (integers, strings, booleans, other maps) is equal or is not.
+    column. Of whole numbers of 32 or 64 bits and truth values, which are decisions most often, the share
+    counts that is equal. Everything else (smaller integers, strings, other maps) is equal or is not.
 
     A NaN or an infinity that the reference has at the same place is equal to it and left out of the numbers;
     one that it does not have there makes the output ``broken``.
@@ -35,7 +38,8 @@ class Difference:
     Args:
         name: of the output.
         same_types: types must be the same. False where the sides are two implementations: widths may differ,
-            and integers count as numbers, because one that was rounded may be off by one.
+            integers count as numbers, because one that was rounded may be off by one, and decisions are also
+            within a tolerance where no larger share differs.
         open_axes: axes whose length depends on values (the boxes that are left of a detector); another length
             there is a difference like any other. None: another length is an error.
     """
@@ -53,6 +57,7 @@ class Difference:
         self._max_abs = 0.0
         self._expected_sq = self._actual_sq = self._difference_sq = self._dot = 0.0
         self._rows = self._agreeing = 0
+        self._decisions = self._alike = 0
         self._spread = Spread()
 
     def add(self, expected: Any, actual: Any) -> None:
@@ -84,22 +89,26 @@ class Difference:
             return False
         if not self._numeric:
             return self._equal
+        if self._decisions and 1 - self._alike / self._decisions <= tolerance:
+            return True
         relative = self._relative_l2()
         return self._max_abs <= NOISE or (self._max_abs if relative is None else relative) <= tolerance
 
     def result(self) -> OutputDifference:
         """Return what was gathered."""
         top1 = self._agreeing / self._rows if self._rows else None
+        # How far apart the numbers of two classes are says nothing.
+        measured = self._numeric and not self._decisions
         return OutputDifference(
             name=self.name,
             shape=self._shape,
-            max_abs=self._max_abs if self._numeric else None,
-            relative_l2=self._relative_l2() if self._numeric else None,
-            cosine=self._cosine() if self._numeric else None,
-            top1_agreement=top1,
+            max_abs=self._max_abs if measured else None,
+            relative_l2=self._relative_l2() if measured else None,
+            cosine=self._cosine() if measured else None,
+            top1_agreement=self._alike / self._decisions if self._decisions else top1,
             equal=self._equal,
             problem=self._problem,
-            spread=self._spread.ratio() if self._numeric else None,
+            spread=self._spread.ratio() if measured else None,
         )
 
     def _relative_l2(self) -> float | None:
@@ -119,6 +128,9 @@ class Difference:
         if expected.shape != actual.shape:
             self._other_shape(expected, actual)
             return
+        if _is_decision(expected) and _is_decision(actual):
+            self._decisions += expected.size
+            self._alike += int(np.sum(expected == actual))
         if not (_is_float(expected) or (not self._same_types and expected.dtype.kind in "iu")):
             self._equal &= bool(np.array_equal(expected, actual))
             return
@@ -189,6 +201,10 @@ def looks_like_scores(output: Array) -> bool:
     shape = output.shape
     flat = len(shape) == 2 or (len(shape) == 4 and shape[2:] == (1, 1))
     return flat and shape[0] > 0 and shape[1] >= 2 and _is_float(output)
+
+
+def _is_decision(array: Array) -> bool:
+    return array.dtype.kind == "b" or (array.dtype.kind in "iu" and array.dtype.itemsize >= _DECISION_BYTES)
 
 
 def _is_float(array: Array) -> bool:
