@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,13 @@ import onnx
 import onnx_ir as ir
 
 from onnxcompress import bench, exporter, importer, verify
-from onnxcompress.core.errors import UnsupportedError, UsageError, VerificationError
+from onnxcompress.core.errors import UsageError
 from onnxcompress.core.model import Model
 from onnxcompress.core.run import Benchmark, Comparison
 from onnxcompress.core.task import Feeds, Task
 from onnxcompress.engine import feeds, runtime
 from onnxcompress.engine.data import Examples, make_task, open_data
 from onnxcompress.engine.denormals import NOTABLE
-from onnxcompress.engine.measures.differences import Difference
-from onnxcompress.engine.randomness import may_draw
 from onnxcompress.engine.scores import deciding, revealed
 from onnxcompress.recipe import TASK_OPTIONS
 
@@ -109,45 +107,6 @@ def _with_scores(model: Model, session: runtime.OrtSession) -> tuple[Model, tupl
     real = {o.name for o in all_revealed.outputs if o.numpy is not None and o.numpy.kind == "f"}
     scores = tuple(name for name in names if name in real)
     return (revealed(model, scores), scores) if scores else (model, ())
-
-
-def check_repeatable(original: Original, seed: int) -> None:
-    """Raise UnsupportedError where two runs on the same inputs give different outputs.
-
-    Nothing can be said of what compression does to such a model, and nothing could be proven of its result.
-    Only models with operators that may draw random numbers are run for it; unoptimised, because optimisation
-    takes a Dropout out even where it is in training mode: the file then computes one thing or the other.
-    """
-    drawing = [node for node in original.model.ir.graph.all_nodes() if may_draw(node)]
-    if not drawing:
-        return
-    session = runtime.open_session(original.file, optimization="none")
-    inputs = feeds.random_feeds(
-        original.session.inputs, seed=seed, shapes=original.shapes, examples=1, model=original.model
-    )
-    for feed in inputs:
-        first, second = session.run(feed), session.run(feed)
-        for name, value in first.items():
-            difference = Difference(name, same_types=True)
-            try:
-                difference.add(value, second[name])
-                alike = difference.result().equal
-            except VerificationError:  # even of another shape
-                alike = False
-            if not alike:
-                raise _unrepeatable(original.model.source.path, name, drawing)
-
-
-def _unrepeatable(path: str | None, output: str, drawing: Sequence[ir.Node]) -> UnsupportedError:
-    told = [f"'{node.name or node.outputs[0].name}' ({node.op_type})" for node in drawing[:3]]
-    more = f" and {len(drawing) - 3} more" if len(drawing) > 3 else ""
-    return UnsupportedError(
-        "the model gives other outputs each time it runs on the same inputs: nothing could be proven of a "
-        "compressed one",
-        where=path,
-        why=f"output '{output}' hangs on what {', '.join(told)}{more} draws",
-        fix="export it in evaluation mode (Dropout), or with the random numbers as an input",
-    )
 
 
 def data_task(original: Original, options: Mapping[str, Any], seed: int) -> Task:

@@ -44,6 +44,8 @@ from onnxcompress.pipeline._quantized import (
     quantised_weights,
     stopwatch,
 )
+from onnxcompress.pipeline._repeatable import check_repeatable
+from onnxcompress.pipeline._told import scores_told, torch_differs
 from onnxcompress.recipe import TASK_OPTIONS, Recipe
 from onnxcompress.surgery.factoring import Factored
 
@@ -52,9 +54,6 @@ RANDOM_EXAMPLES = 512
 
 TORCH_TOLERANCE = 1e-4
 """Relative ℓ2 to which the file must agree with the torch model, or 4 times what the original file does."""
-
-TORCH_DIFFERS = 0.1
-"""Relative ℓ2 of the original file from which on a user has to know that it differs from the torch model."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def compress(request: Request) -> Run:
         exporter.check_target(request.output, path_of(request.source), overwrite=request.overwrite)
     check_last(request.recipe.methods)
     original = originals.open_original(request.source, request.input_shapes, request.threads)
-    originals.check_repeatable(original, request.recipe.seed)
+    check_repeatable(original, request.recipe.seed)
     task = _task(request, original)
     _use_torch_threads(request.threads)
     decided = _decide(request, original, task)
@@ -111,7 +110,7 @@ def compress(request: Request) -> Run:
         raise _nothing_changed(original.model, request.recipe.methods, refusals)
     final, folded, gone = _fold(model) if request.fold else (model, (), frozenset())
     refusals = tuple(r for r in refusals if r.where not in gone)
-    warnings = [*_scores_told(original), *(task.warnings if task else ()), *decided.warnings]
+    warnings = [*scores_told(original), *(task.warnings if task else ()), *decided.warnings]
     if request.resources.checkpoint_dir is not None and not any(plan.training for plan in plans):
         flag = "--resume" if request.resources.resume else "--checkpoint"
         warnings.append(f"{flag} had no effect: nothing was trained, so there is no state to keep")
@@ -125,7 +124,7 @@ def compress(request: Request) -> Run:
         warnings += staged.warnings
         quantised = any(plan.quantization is not None for plan in plans)
         comparisons = _verify(original, model, witness, compared, request.threads, quantised=quantised)
-        warnings += () if quantised else _torch_differs(comparisons)
+        warnings += () if quantised else torch_differs(comparisons)
         dead = [said for c in comparisons if c.reference == "original" for said in verify.lifeless(c)]
         warnings += [f"{said}; compress less, or train longer" for said in dead]
         accuracy = _accuracy(original, witness, task, request.threads)
@@ -322,29 +321,6 @@ def _nothing_changed(
         where=model.source.path,
         why=in_words(refusals) or ", and ".join(dict.fromkeys(method.idle for method in methods)),
         fix="`onnxcompress inspect` shows what the model consists of",
-    )
-
-
-def _scores_told(original: Original) -> tuple[str, ...]:
-    """Say what is looked at instead of outputs that hold no real numbers."""
-    if not original.scores:
-        return ()
-    names = " and ".join(f"'{name}'" for name in original.scores)
-    return (
-        f"no output holds real numbers: {names}, which decides what they are, is trained towards and "
-        "compared with them; the written file has the outputs of the original alone",
-    )
-
-
-def _torch_differs(comparisons: tuple[Comparison, ...]) -> tuple[str, ...]:
-    """Say that torch computes something else than the file, where it does so of the original already."""
-    floors = [c.tolerance / 4 for c in comparisons if c.reference == "torch" and c.tolerance is not None]
-    if max(floors, default=0.0) <= TORCH_DIFFERS:
-        return ()
-    return (
-        f"onnxruntime and torch compute even the original differently, by {100 * max(floors):.2g} % "
-        "(relative l2): what was decided and trained with torch says little of what the file computes; "
-        "please report this model",
     )
 
 

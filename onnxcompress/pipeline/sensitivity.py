@@ -32,6 +32,7 @@ from onnxcompress.methods._base import Method, Needs
 from onnxcompress.methods._options import options_of
 from onnxcompress.pipeline import _original as originals
 from onnxcompress.pipeline._original import Original, Source
+from onnxcompress.pipeline._repeatable import check_repeatable
 from onnxcompress.recipe import TASK_OPTIONS, Recipe
 
 EXAMPLES = 50
@@ -101,7 +102,7 @@ def sensitivity(
         raise UsageError("sensitivity is that to one method", why=f"found {len(recipe.methods)}")
     method, seed = recipe.methods[0], recipe.seed
     original = originals.open_original(source, input_shapes or {}, threads)
-    originals.check_repeatable(original, seed)
+    check_repeatable(original, seed)
     task = _task(original, recipe, examples)
     calls = _calls(task, examples)
     progress = (resources or Resources()).progress
