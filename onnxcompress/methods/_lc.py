@@ -85,7 +85,7 @@ class LcMethod(Method):
     )
     augment: bool = option(True, "Show pictures shifted as well, as far as the original hardly notices.")
     mix: bool = option(True, "Add mixtures of two examples where there are few, without labels.")
-    steps: int | None = option(None, "Number of L steps. [default: 40]")
+    steps: int | None = option(None, "Number of L steps. [default: 40, up to 60 where weights resist]")
     epochs: float | None = option(None, "Passes over the training data in one L step. [default: by its size]")
     lr: float | None = option(None, "Learning rate of the first L step. [default: found by short runs]")
     mu0: float | None = option(None, "Penalty parameter of the first L step. [default: by the learning rate]")

@@ -16,7 +16,7 @@ from onnxcompress.encodings.codebook import AdaptiveCodebook
 from onnxcompress.encodings.dense import Dense
 from onnxcompress.encodings.sparse import L0Penalty
 from onnxcompress.engine.lc.learner import Learned, Score
-from onnxcompress.engine.lc.loop import Part, Schedule, State, compress, project
+from onnxcompress.engine.lc.loop import CLOSE, STEEPER, Part, Schedule, State, compress, project
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,28 @@ def test_gap_of_the_quadratic_penalty_falls_to_nothing():
     falling = gaps[int(np.argmax(gaps)) :]
     assert all(a > b for a, b in itertools.pairwise(falling))
     assert gaps[-1] < 1e-2 * gaps[0]
+
+
+SHORT = replace(PATH, multipliers=False, steps=6, growth=1.2)
+
+
+def test_path_that_has_not_come_close_goes_on_more_steeply_until_it_has():
+    ended = compress(EQUAL, Quadratic(H, A), SHORT)
+    assert len(ended.points) == 7
+    assert ended.points[-1].gap > 10 * CLOSE
+    result = compress(EQUAL, Quadratic(H, A), replace(SHORT, further=60))
+    assert result.points[-1].gap <= CLOSE < result.points[-2].gap
+    assert result.points[-1].compressed_loss < ended.points[-1].compressed_loss
+    growths = [b.mu / a.mu for a, b in itertools.pairwise(result.points[1:])]
+    assert growths == pytest.approx([1.2] * 5 + [STEEPER] * (len(growths) - 5))
+
+
+def test_further_steps_are_bounded_and_made_only_where_they_are_needed():
+    assert len(compress(EQUAL, Quadratic(H, A), replace(SHORT, further=3)).points) == 10
+    assert len(compress(EQUAL, Quadratic(H, A), replace(SHORT, further=3, mode="idc")).points) == 7
+    close = compress(EQUAL, Quadratic(H, A), replace(PATH, multipliers=False, further=9))
+    assert close.points[-1].gap <= CLOSE
+    assert len(close.points) == PATH.steps + 1
 
 
 def test_path_ends_where_the_gap_closes():
@@ -220,7 +242,7 @@ def test_divergence_at_every_rate_ends_the_path_with_the_best_state():
 def test_taken_up_from_any_step_it_ends_alike():
     rng = np.random.default_rng(5)
     h, a = rng.uniform(0.1, 2, 30), rng.normal(size=30)
-    parts, path = [Part(("w",), AdaptiveCodebook(3))], replace(PATH, steps=8)
+    parts, path = [Part(("w",), AdaptiveCodebook(3))], replace(PATH, steps=8, further=4)
     kept = []
     learner = Quadratic(h, a)
     whole = compress(

@@ -33,6 +33,12 @@ LOST = 3.0
 direct compression costs hardly anything, one with the loss of a coarse version, see ``Schedule.ceiling``)."""
 _MOST_HALVINGS = 6
 
+CLOSE = 0.01
+"""‖w − Δ(Θ)‖ / ‖w‖ above which the path has not led to Δ(Θ): what w has learned is lost in part."""
+
+STEEPER = 1.3
+"""Factor of the penalty parameter, at least, from one further L step to the next."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -57,6 +63,7 @@ class Schedule:
         multipliers: augmented Lagrangian; otherwise the quadratic penalty.
         tolerance: the path ends where ‖w − Δ(Θ)‖ / ‖w‖ is smaller.
         ceiling: a loss below which the reference is not lost: that of a coarse version of it.
+        further: L steps, at most, that follow where w is not ``CLOSE`` to Δ(Θ) after ``steps``.
     """
 
     mode: Mode
@@ -69,10 +76,19 @@ class Schedule:
     multipliers: bool
     tolerance: float
     ceiling: float = 0.0
+    further: int = 0
 
     def mu(self, step: int) -> float:
         """Return μ of an L step, counted from 0; 0 where the mode has no penalty."""
-        return self.mu0 * self.growth**step if self.mode == "lc" else 0.0
+        beyond = max(0, step - self.steps + 1)
+        grown = self.growth ** (step - beyond) * max(self.growth, STEEPER) ** beyond
+        return self.mu0 * grown if self.mode == "lc" else 0.0
+
+    def ended(self, step: int, gap: float | None) -> bool:
+        """Return whether the path ends after so many L steps, ‖w − Δ(Θ)‖ / ‖w‖ being ``gap``."""
+        if step < self.steps:
+            return False
+        return self.mode != "lc" or step >= self.steps + self.further or gap is None or gap <= CLOSE
 
     def rate(self, step: int) -> float:
         """Return the learning rate of an L step, clipped at 1/μ (eq. 17)."""
@@ -198,7 +214,7 @@ class _Loop:
         else:
             self._start()
         stopped, whole = "direct compression" if self.schedule.mode == "dc" else "all steps made", True
-        while self.schedule.mode != "dc" and state.step < self.schedule.steps:
+        while self.schedule.mode != "dc" and not self.schedule.ended(state.step, state.points[-1].gap):
             end = self._step()
             if end is not None:
                 stopped, whole = end, end.startswith("w and")

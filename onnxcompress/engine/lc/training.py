@@ -224,17 +224,23 @@ class _Run:
 
     def _progress(self, step: int, fraction: float, words: str) -> None:
         assert self.schedule is not None
-        done = (step + fraction) / self.schedule.steps
-        self.resources.progress(done, f"L step {step + 1} of {self.schedule.steps}, {words}", None)
+        steps = self._steps(step + 1)
+        self.resources.progress((step + fraction) / steps, f"L step {step + 1} of {steps}, {words}", None)
+
+    def _steps(self, step: int) -> int:
+        """Return the number of L steps that the path has, as far as is known after so many."""
+        assert self.schedule is not None
+        return self.schedule.steps + (self.schedule.further if step > self.schedule.steps else 0)
 
     def _tell(self, state: State, point: TrainingPoint) -> None:
         assert self.schedule is not None
-        words = f"step {state.step} of {self.schedule.steps}: compressed loss {point.compressed_loss:.4g}"
+        steps = self._steps(state.step)
+        words = f"step {state.step} of {steps}: compressed loss {point.compressed_loss:.4g}"
         if point.compressed_metric is not None:
             words += f", {self.trainer.metric_name} {point.compressed_metric:.4g}"
         if point.gap is not None:
             words += f", gap {point.gap:.3g}"
-        self.resources.progress(min(state.step / self.schedule.steps, 1.0), words, point)
+        self.resources.progress(min(state.step / steps, 1.0), words, point)
         last = state.step in (0, self.schedule.steps)
         if last or time.monotonic() - self.saved_s > _SAVE_EVERY_S:
             self._save()
