@@ -311,7 +311,7 @@ def _ort_value(info: TensorInfo, array: Any) -> Any:
     if match and match[1] in EXOTIC_TYPES:
         kind, element = EXOTIC_TYPES[match[1]]
         typed = np.ascontiguousarray(array, dtype=kind)
-        bits = typed.view(np.uint16 if typed.itemsize == 2 else np.uint8)
+        bits = typed.view(np.uint16 if typed.itemsize == 2 else np.uint8).reshape(np.shape(array))
         return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, element)
     if match is None or isinstance(array, onnxruntime.OrtValue):
         return array

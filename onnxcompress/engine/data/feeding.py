@@ -72,7 +72,7 @@ class Feeding:
             feed = {name: values[start : start + step] for name, values in stack.items()}
             held = min(step, count - start)
             if self.whole:
-                feed = {name: values[0] for name, values in feed.items()}
+                feed = {name: values[0, ...] for name, values in feed.items()}  # a number stays an array
             elif self.fixed and held < step:
                 rows = np.minimum(np.arange(step), held - 1)
                 feed = {name: values[rows] for name, values in feed.items()}

@@ -91,7 +91,7 @@ class TrainedLearner:
             return None
         parameters = [self.trainer.graph.weight(name) for name in pull.targets]
         targets = [
-            torch.from_numpy(np.ascontiguousarray(target, dtype=np.float32)).to(p.device, p.dtype)
+            torch.from_numpy(np.array(target, np.float32, order="C")).to(p.device, p.dtype)
             for target, p in zip(pull.targets.values(), parameters, strict=True)
         ]
         return QuadraticPenalty(parameters, targets, pull.mu)

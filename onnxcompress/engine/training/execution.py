@@ -61,7 +61,7 @@ class Execution:
         """Run one call; every tensor output that has one gets the example axis first, others are left out."""
         count = len(next(iter(stack.values())))
         if self._feeding.whole:
-            results = self.graph({name: value[0] for name, value in stack.items()})
+            results = self.graph({name: value[0, ...] for name, value in stack.items()})
             return {n: v[None] for n, v in results.items() if isinstance(v, torch.Tensor)}
         fixed = self._feeding.fixed or 1
         if count % fixed:

@@ -66,7 +66,7 @@ class TrainedNumbers:
     def set_arrays(self, arrays: Mapping[str, Array]) -> None:
         """Set the numbers."""
         for key, array in arrays.items():
-            self._held[key].copy_(torch.from_numpy(np.ascontiguousarray(array)))
+            self._held[key].copy_(torch.from_numpy(np.array(array, order="C")))
 
     @torch.no_grad()
     def encodings(self, keys: Collection[str]) -> dict[str, Encoding]:

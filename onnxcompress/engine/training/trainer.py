@@ -271,7 +271,8 @@ class Trainer:
         """Take up the state that :meth:`state` returned; the next run continues one that was under way."""
         with torch.no_grad():
             for k, parameter in enumerate(self.graph.parameters()):
-                parameter.copy_(torch.from_numpy(np.ascontiguousarray(arrays[f"weight/{k}"])))
+                # not `ascontiguousarray`, which gives a number on its own an axis
+                parameter.copy_(torch.from_numpy(np.array(arrays[f"weight/{k}"], order="C")))
         self._runs, self.warnings = int(values["runs"]), list(values["warnings"])
         run = values["run"]
         self._restored = RunState.read(run, arrays, self._device) if run is not None else None
