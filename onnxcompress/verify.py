@@ -13,7 +13,7 @@ from onnxcompress.core.task import Feeds, Task
 from onnxcompress.engine import runtime
 from onnxcompress.engine.data.feeding import Feeding
 from onnxcompress.engine.measures.differences import Difference
-from onnxcompress.engine.measures.metrics import Metric
+from onnxcompress.engine.measures.metrics import metric_of
 
 LIFELESS = 0.02
 """An output that varies over examples by less than this share of the original's has lost what it said."""
@@ -228,8 +228,7 @@ def accuracy(
         metric = "mse" if task.loss == "mse" else "top1"
     split, indices = ("test", task.test) if task.test is not None else ("validation", task.validation)
     targets = getattr(task.samples, "targets", None)
-    output = targets.output if targets is not None else None
-    scores = Metric(metric, output), Metric(metric, output)
+    scores = metric_of(metric, targets), metric_of(metric, targets)
     models = [_computes(model, threads)[0] for model in (before, after)]
     feeding: Feeding = getattr(task.samples, "feeding", Feeding(False, None))
     for start in range(0, len(indices), 8 * batch):

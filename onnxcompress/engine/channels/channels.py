@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -16,7 +16,7 @@ from onnxcompress.core.refusal import Refusal
 from onnxcompress.engine.channels.crossing import Ground
 from onnxcompress.engine.channels.grouping import Grouping
 from onnxcompress.engine.channels.unsharing import UNSHARED
-from onnxcompress.engine.measures.costs import as_node
+from onnxcompress.engine.measures.costs import as_node, count_macs
 from onnxcompress.ops._base import OPS, Node, Shape
 
 
@@ -159,8 +159,18 @@ class Channels:
         return sum(contents.values())
 
     def macs(self, keep: Keep) -> int:
-        """Return the multiply-accumulates of one inference after the cut; nested graphs are not counted."""
-        return sum(self.macs_by_node(keep).values())
+        """Return the multiply-accumulates of one inference after the cut."""
+        return sum(self.macs_by_node(keep).values()) + self.nested_macs
+
+    @cached_property
+    def nested_macs(self) -> int:
+        """Multiply-accumulates in bodies of If, Loop and Scan and in local functions: no cut reaches them."""
+        nodes = self.model.ir.graph
+        if not self.model.ir.functions and not any(True for node in nodes for _ in node_graphs(node)):
+            return 0
+        known = self.ground.trace.shapes
+        inputs = {v.name or "": known[v] for v in nodes.inputs if v in known}
+        return max(0, count_macs(self.model, inputs).total - sum(self.macs_by_node({}).values()))
 
     def chosen(self, keep: Keep) -> dict[tuple[ir.Node, int], dict[int, int]]:
         """Return (node, slot) -> axis -> how many positions a Gather in front of it leaves out there."""
@@ -178,7 +188,7 @@ class Channels:
         return found
 
     def macs_by_node(self, keep: Keep) -> dict[str, int]:
-        """Return node name -> multiply-accumulates after the cut, nodes with none left out."""
+        """Return node of the main graph -> multiply-accumulates after the cut; those with none left out."""
         stays, chosen = self._stays(keep), self.chosen(keep)
         found: dict[str, int] = {}
         for index, (source, node) in enumerate(self.costly):
@@ -206,6 +216,13 @@ class Channels:
             if op is not None and op.macs is not None and all(v in shapes for v in values):
                 found.append((node, as_node(node, graph.opset_imports)))
         return found
+
+
+def node_graphs(node: ir.Node) -> Iterator[ir.Graph]:
+    """Yield the graphs directly nested in a node."""
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():
+            yield attribute.as_graph()
 
 
 def _less(shape: Shape, gone: Mapping[int, int]) -> Shape:

@@ -18,6 +18,10 @@ _CHUNK = 8192
 Dims = tuple[int | None, ...]
 
 
+Binary = Literal["logit", "probability"]
+"""What a single number for two classes is: it speaks for class 1 above 0, or above one half."""
+
+
 @dataclass(frozen=True)
 class Labels:
     """The labels of all examples.
@@ -25,22 +29,24 @@ class Labels:
     Attributes:
         column: as stored.
         kind: ``"classes"`` (whole numbers from 0) or ``"values"`` (targets of a regression).
-        one_hot: stored one-hot along the last axis; turned into class numbers when read.
+        one_hot: axis of a label along which it is stored one-hot, and turned into class numbers when read.
         output: the output they are for, None where outputs are not known.
         classes: number of classes of that output, None where unknown or for values.
+        binary: what the output is where it is one number for two classes, else None.
     """
 
     column: Column
     kind: Literal["classes", "values"]
-    one_hot: bool
+    one_hot: int | None
     output: str | None
     classes: int | None
+    binary: Binary | None = None
 
     def take(self, indices: Array) -> Array:
         """Return the labels at ``indices``: int64 class numbers, or float32 values."""
         stack = self.column.take(indices)
-        if self.one_hot:
-            return np.asarray(stack.argmax(axis=-1), np.int64)
+        if self.one_hot is not None:
+            return np.asarray(stack.argmax(axis=self.one_hot + 1), np.int64)
         if self.kind == "classes":
             if stack.ndim > 1 and math.prod(stack.shape[1:]) == 1:
                 stack = stack.reshape(len(stack))
@@ -48,28 +54,44 @@ class Labels:
         return stack.astype(np.float32)
 
 
-def read_labels(key: str, column: Column, outputs: Sequence[tuple[str, Dims]], origin: str) -> Labels:
-    """Check the labels of ``key`` against the outputs (name, shape of one example) and say what they are.
+def fitting_labels(
+    key: str, column: Column, outputs: Sequence[tuple[str, Dims]], origin: str
+) -> tuple[Labels, ...]:
+    """Return what the labels of ``key`` may be, in the order of the outputs (name, shape of one example).
+
+    Whole numbers name classes where an output has as many, and are values where none has.
+    Zeros and ones name the two classes of an output with a single number, taken for a logit here.
 
     Raises DataError where they fit no output, are not numbers, hold NaN, or name a class that is not there.
     """
     if column.dtype.kind not in "biuf":
         raise DataError(f"labels '{key}' are not numbers", where=origin, why=f"found type {column.dtype}")
-    whole, one_hot = _scan(key, column, origin)
+    found = _scan(key, column, origin)
     shape = column.shape[1:]
     scalar = math.prod(shape) == 1
-    for name, dims in outputs:
-        classes = _classes(shape, scalar, dims) if whole else None
-        if classes is not None and not (one_hot and _same(shape, dims)):
-            found = Labels(column, "classes", False, name, classes)
-            _check_range(key, found, origin)
-            return found
-        if _same(shape, dims) or (scalar and _size(dims) == 1):
-            many = one_hot and len(shape) > 0 and shape[-1] > 1
-            return Labels(column, "classes" if many else "values", many, name, shape[-1] if many else None)
     if not outputs:
-        kind: Literal["classes", "values"] = "classes" if whole and scalar else "values"
-        return Labels(column, kind, False, None, None)
+        kind: Literal["classes", "values"] = "classes" if found.whole and scalar else "values"
+        return (Labels(column, kind, None, None, None),)
+    named: list[Labels] = []
+    values: list[Labels] = []
+    beyond: list[Labels] = []
+    for name, dims in outputs:
+        same = _same(shape, dims)
+        hot = next((axis for axis in found.one_hot if shape[axis] > 1), None) if same else None
+        classes = _classes(shape, scalar, dims) if found.whole else None
+        if hot is not None:
+            named.append(Labels(column, "classes", hot, name, shape[hot]))
+        elif classes is not None:
+            fits = found.low >= 0 and found.high < classes
+            (named if fits else beyond).append(Labels(column, "classes", None, name, classes))
+        elif scalar and _size(dims) == 1 and found.whole and found.low >= 0 and found.high <= 1:
+            named.append(Labels(column, "classes", None, name, 2, "logit"))
+        elif same or (scalar and _size(dims) == 1):
+            values.append(Labels(column, "values", None, name, None))
+    if beyond and not named:
+        raise _out_of_range(key, found, beyond[0], origin)
+    if named or values:
+        return tuple(named or values)
     raise DataError(
         f"labels '{key}' fit no output",
         where=origin,
@@ -77,6 +99,18 @@ def read_labels(key: str, column: Column, outputs: Sequence[tuple[str, Dims]], o
         + ", ".join(f"'{name}' {_words(dims)}" for name, dims in outputs),
         fix="--labels names others; with --labels none the original model teaches",
     )
+
+
+def two_classes(values: Array, binary: Binary) -> Array:
+    """Return scores of two classes (N 2) of one number an example.
+
+    >>> two_classes(np.array([[-1.5], [2.0]]), "logit").tolist()
+    [[0.0, -1.5], [0.0, 2.0]]
+    >>> two_classes(np.array([0.25]), "probability").tolist()
+    [[0.75, 0.25]]
+    """
+    one = values.reshape(len(values))
+    return np.stack([np.zeros_like(one) if binary == "logit" else 1 - one, one], axis=1)
 
 
 def class_axis(label: Sequence[int], scores: Sequence[int | None]) -> int | None:
@@ -119,10 +153,21 @@ def _chunks(column: Column) -> Iterator[Array]:
         yield column.take(np.arange(start, min(start + _CHUNK, column.shape[0])))
 
 
-def _scan(key: str, column: Column, origin: str) -> tuple[bool, bool]:
-    """Return whether all labels are whole numbers, and whether they are one-hot; NaN is an error."""
-    whole = True
-    one_hot = len(column.shape) > 1 and column.shape[-1] > 1
+@dataclass(frozen=True)
+class _Scan:
+    """What all labels have in common: whole numbers, one-hot along these axes of a label, their range."""
+
+    whole: bool
+    one_hot: tuple[int, ...]
+    low: float
+    high: float
+
+
+def _scan(key: str, column: Column, origin: str) -> _Scan:
+    """Look at all labels; NaN is an error."""
+    whole, low, high = True, math.inf, -math.inf
+    rank = len(column.shape) - 1
+    one_hot = tuple(dict.fromkeys(axis for axis in (rank - 1, 0) if 0 <= axis < rank))
     for start, chunk in enumerate(_chunks(column)):
         if chunk.dtype.kind == "f":
             bad = ~np.isfinite(chunk)
@@ -130,20 +175,19 @@ def _scan(key: str, column: Column, origin: str) -> tuple[bool, bool]:
                 at = start * _CHUNK + int(np.argwhere(bad)[0][0])
                 raise DataError(f"labels '{key}' hold NaN or infinity", where=f"{origin}, example {at}")
             whole = whole and bool((chunk == np.floor(chunk)).all())
-        if one_hot:
-            one_hot = bool(((chunk == 0) | (chunk == 1)).all() and (chunk.sum(axis=-1) == 1).all())
-    return whole, one_hot
+        if chunk.size:
+            low, high = min(low, float(chunk.min())), max(high, float(chunk.max()))
+        bits = bool(((chunk == 0) | (chunk == 1)).all())
+        one_hot = tuple(axis for axis in one_hot if bits and bool((chunk.sum(axis=axis + 1) == 1).all()))
+    return _Scan(whole, one_hot, low, high)
 
 
-def _check_range(key: str, labels: Labels, origin: str) -> None:
-    low = min(int(chunk.min()) for chunk in _chunks(labels.column))
-    high = max(int(chunk.max()) for chunk in _chunks(labels.column))
+def _out_of_range(key: str, found: _Scan, labels: Labels, origin: str) -> DataError:
     assert labels.classes is not None
-    if low < 0 or high >= labels.classes:
-        raise DataError(
-            f"labels '{key}' are out of range",
-            where=origin,
-            why=f"found {low} to {high}, but output '{labels.output}' has {labels.classes} classes, "
-            f"0 to {labels.classes - 1}",
-            fix="subtract 1" if low == 1 and high == labels.classes else "check the order of the classes",
-        )
+    return DataError(
+        f"labels '{key}' are out of range",
+        where=origin,
+        why=f"found {found.low:g} to {found.high:g}, but output '{labels.output}' has {labels.classes} "
+        f"classes, 0 to {labels.classes - 1}",
+        fix="subtract 1" if (found.low, found.high) == (1, labels.classes) else "check their order",
+    )

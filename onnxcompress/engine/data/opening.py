@@ -17,7 +17,8 @@ from onnxcompress.engine.data.examples import Examples, take_indices
 from onnxcompress.engine.data.feeding import Feeding, Predict, TensorLike
 from onnxcompress.engine.data.fit import Fit, example_dims, find_fit
 from onnxcompress.engine.data.keys import Part, match_keys
-from onnxcompress.engine.data.labels import Labels, read_labels
+from onnxcompress.engine.data.labels import Labels, fitting_labels
+from onnxcompress.engine.data.meaning import understood
 from onnxcompress.engine.data.options import DataOptions
 from onnxcompress.engine.data.trial import Trial
 
@@ -61,10 +62,13 @@ def open_data(
     fits = {i.name: find_fit(*columns[i.name], i, feeding, opts) for i in inputs}
     splits = take_indices([(s, next(iter(parts[s].inputs.values()))[1].shape[0]) for s in names])
     bare = Examples({n: c for n, (_, c) in columns.items()}, fits, None, splits, feeding, store.origin)
-    targets = _labels(parts, names, bare, outputs, predict, notes=notes)
-    examples = replace(bare, targets=targets)
-    fits, said, warnings = _scale(examples, inputs, opts, predict, seed)
-    examples = replace(examples, fits=fits, notes=(*notes, *said), warnings=warnings)
+    candidates = _labels(parts, names, bare, outputs, predict, notes=notes)
+
+    def scaled(examples: Examples) -> Examples:
+        fits, said, warnings = _scale(examples, inputs, opts, predict, seed)
+        return replace(examples, fits=fits, notes=(*notes, *said), warnings=warnings)
+
+    examples = understood(bare, candidates, scaled, predict, seed) if candidates else scaled(bare)
     examples.inputs(np.arange(min(len(examples), 16)))  # NaN and unreadable files are found before any work
     return examples
 
@@ -113,13 +117,16 @@ def _labels(
     predict: Predict | None,
     *,
     notes: list[str],
-) -> Labels | None:
-    """Join and check the labels of all splits; a later split without labels ends the labelled range."""
+) -> tuple[Labels, ...]:
+    """Join and check the labels of all splits; a later split without labels ends the labelled range.
+
+    Returns what they may be, nothing where there are none.
+    """
     train = parts["train"].labels
     if train is None:
         if any(part.labels for part in parts.values()):
             notes.append("the training split has no labels, so labels are not used")
-        return None
+        return ()
     keyed: list[tuple[str, Column]] = []
     for split in names:
         labels = parts[split].labels
@@ -129,7 +136,7 @@ def _labels(
         keyed.append(labels)
     key, column = _join("labels", keyed) if len(keyed) > 1 else keyed[0]
     shapes = _output_shapes(outputs, examples, predict)
-    return read_labels(key, column, shapes, examples.origin)
+    return fitting_labels(key, column, shapes, examples.origin)
 
 
 def _output_shapes(

@@ -129,7 +129,8 @@ def _check_loss(loss: str, samples: Examples) -> None:
             raise UsageError(
                 "loss 'ce' needs classes", where=samples.origin, why="the labels are values", fix="use mse"
             )
-        if term == "mse" and samples.targets is not None and samples.targets.kind == "classes":
+        targets = samples.targets
+        if term == "mse" and targets is not None and targets.kind == "classes" and targets.binary is None:
             raise UsageError(
                 "loss 'mse' needs values", where=samples.origin, why="the labels are classes", fix="use ce"
             )

@@ -67,6 +67,9 @@ class Trial:
         labels = self.labels[:count]
         stack = replace(self.data, fits=fits).inputs(np.arange(len(labels)))
         scores = self._scores(stack)
+        if scores.size == len(labels):  # one number for two classes
+            threshold = 0.5 if ((scores >= 0) & (scores <= 1)).all() else 0.0
+            return np.asarray((scores.reshape(len(labels)) > threshold) == labels)
         return np.asarray(scores.reshape(len(labels), -1).argmax(axis=1) == labels)
 
     def _scores(self, stack: Mapping[str, Array]) -> Array:

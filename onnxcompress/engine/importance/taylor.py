@@ -119,7 +119,9 @@ def _scalars(
     """Yield scalars to differentiate, each a sum over its examples, and the number of those."""
     from onnxcompress.engine.training.signs import signed_sum  # noqa: PLC0415
 
-    execution, variance = evaluator.execution, evaluator.teacher.facts(None).variance
+    execution, facts = evaluator.execution, evaluator.facts
+    # What labels say nothing of has no gradient at the original, from which its loss measures the distance.
+    variance = facts.others().variance if labelled and evaluator.guarded else facts.variance
     rows = evaluator.batches.rows(indices)
     stack, labels = evaluator.batches.inputs(indices, rows), evaluator.batches.labels(indices, rows)
     teacher = evaluator.teacher.outputs(indices, rows) if evaluator.loss.needs_teacher and labelled else None
@@ -131,7 +133,9 @@ def _scalars(
                 wanted = None if labels is None else labels[part]
                 known = None if teacher is None else {n: v[part] for n, v in teacher.items()}
                 yield evaluator.loss(outputs, wanted, known) * fed, fed
-                continue
+                if not evaluator.guarded:
+                    continue
+                outputs = execution.call({n: v[part] for n, v in stack.items()})
             yield signed_sum(outputs, variance, rng), fed
 
 

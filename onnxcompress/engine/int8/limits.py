@@ -8,7 +8,7 @@ from onnxcompress.core.errors import VerificationError
 from onnxcompress.core.task import Feeds, Task
 from onnxcompress.engine.damage import Computes, Yardstick
 from onnxcompress.engine.measures.differences import Difference
-from onnxcompress.engine.measures.metrics import Metric
+from onnxcompress.engine.measures.metrics import metric_of
 
 METRIC_EXAMPLES = 2000
 """Validation examples that the metric is measured on, at most."""
@@ -96,7 +96,7 @@ class Limits:
     def _metric(self, model: Computes) -> float:
         name = self._task.metric or ("mse" if self._task.loss == "mse" else "top1")
         targets = getattr(self._task.samples, "targets", None)
-        score = Metric(name, targets.output if targets is not None else None)
+        score = metric_of(name, targets)
         self._higher_is_better = score.higher_is_better
         feeding = getattr(self._task.samples, "feeding")  # noqa: B009  `Samples` need not have one
         indices = self._task.validation[:METRIC_EXAMPLES]

@@ -2,9 +2,9 @@
 
 * Learning rate: a quarter of the largest rate with which a short run, started at a 1-bit version of the
   weights (whatever they are to become), does not end worse than it started. Nor may it end with a network
-  that always answers the same, which is less bad than the 1-bit version of some small networks. Large rates
-  let weights change their codebook entry and regularise; too large ones undo the reference. On LeNet300 0.1
-  to 0.2 are best with labels and 0.33 fails; without labels 0.7 to 1.5 are best and 2.2 fails.
+  that always answers the same, or loses as much as one: that is less bad than the 1-bit version of some.
+  Large rates let weights change their codebook entry and regularise; too large ones undo the reference. On
+  LeNet300 0.1 to 0.2 are best with labels and 0.33 fails; without labels 0.7 to 1.5 are best and 2.2 fails.
 * Penalty: over an L step of S SGD steps with rate η and momentum m, the penalty alone would shrink
   ‖w − Δ(Θ)‖ by exp(−μ η S/(1 − m)). The path runs from a weak pull (exponent ``FIRST_PULL``) to a rigid one
   (``LAST_PULL``), whatever the loss, the number of examples and the size of the network.
@@ -114,7 +114,7 @@ class _Probe:
     """Short runs from the 1-bit version; the reference is put back after each."""
 
     def __init__(self, learner: TrainedLearner, task: Task, coarse: Mapping[str, Array]) -> None:
-        self.learner, self.trainer, self.coarse = learner, learner.trainer, coarse
+        self.learner, self.trainer, self.coarse, self.task = learner, learner.trainer, coarse, task
         generator = np.random.default_rng([task.seed, 0x9B0BE])
         self.examples = generator.permutation(task.train)[:PROBE_EXAMPLES]
         self.names: Sequence[str] = (*learner.compressed, *learner.others())
@@ -126,6 +126,9 @@ class _Probe:
         start = self.trainer.evaluate(self.examples, arrays=self.coarse).loss
         if not math.isfinite(start):
             start = 2 * base + 1
+        idle = self.trainer.idle_loss(PROBE_EXAMPLES)
+        if base < idle < start:
+            start = idle  # what is no better than one answer to everything has not recovered from anything
         self.hardly_any = self._hardly_any()
         damage = max(start - base, 1e-3 * abs(base), 1e-12)
         slope = self._squared_gradient()
@@ -161,9 +164,19 @@ class _Probe:
         zero = {name: np.zeros_like(array) for name, array in self.coarse.items()}
         worst = self.trainer.evaluate(self.examples, arrays=zero).metric
         whole = self.trainer.evaluate(self.examples).metric
-        if worst is None or whole is None or not whole > worst:
+        if worst is None or whole is None:
+            return None
+        worst = max(worst, self._most_frequent())
+        if not whole > worst:
             return None
         return worst + _DEAD_SHARE * (whole - worst)
+
+    def _most_frequent(self) -> float:
+        """Return the share of the most frequent class where that is what is right of one answer, else 0."""
+        labels = self.task.samples.labels(self.examples) if self.trainer.metric_name == "top1" else None
+        if labels is None or labels.dtype.kind not in "iu":
+            return 0.0
+        return float(np.bincount(labels.reshape(-1)).max() / labels.size)
 
     def _after(self, rate: float) -> float:
         """Return the loss after a short run with this rate; infinite where it diverged."""

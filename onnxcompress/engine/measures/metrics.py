@@ -19,7 +19,7 @@ import numpy as np
 
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.errors import DataError, UsageError
-from onnxcompress.engine.data.labels import class_axis
+from onnxcompress.engine.data.labels import Binary, Labels, class_axis, two_classes
 
 Outputs = Mapping[str, Any]
 
@@ -34,15 +34,18 @@ class Metric:
         metric: one of ``NAMES``, or a function ``(outputs, labels, teacher outputs) -> number``, the mean
             over the examples given, higher is better.
         output: the output that labels are for; None: the first that they fit.
+        binary: what that output is where it is one number for two classes.
 
     Raises:
         UsageError: the name is not known.
     """
 
-    def __init__(self, metric: str | Callable[..., Any], output: str | None = None) -> None:
+    def __init__(
+        self, metric: str | Callable[..., Any], output: str | None = None, binary: Binary | None = None
+    ) -> None:
         if isinstance(metric, str) and metric not in NAMES:
             raise UsageError(f"unknown metric '{metric}'", fix=f"known: {_KNOWN}, module.py:function")
-        self._metric, self._output = metric, output
+        self._metric, self._output, self._binary = metric, output, binary
         self.name = metric if isinstance(metric, str) else getattr(metric, "__name__", "own function")
         self.higher_is_better = metric not in ("mse", "relative_l2")
         self.needs_labels = metric in ("top1", "top5", "mse")
@@ -56,7 +59,10 @@ class Metric:
                 raise DataError(f"metric '{self.name}' needs labels", why="the examples have none")
             right = _squares if self.name == "mse" else _ranked
             top = int(self.name[3:]) if self.name != "mse" else 0
-            self._count("", *right(self._candidates(outputs), np.asarray(labels), top))
+            candidates = self._candidates(outputs)
+            if self._binary is not None and top:
+                candidates = {n: two_classes(v, self._binary) for n, v in candidates.items()}
+            self._count("", *right(candidates, np.asarray(labels), top))
             return
         if callable(self._metric):
             count = len(next(iter(outputs.values())))
@@ -106,6 +112,11 @@ class Metric:
             theirs = np.asarray(teacher[name], np.float64)
             difference = np.asarray(value, np.float64) - theirs
             self._count(name, float(np.vdot(difference, difference)), float(np.vdot(theirs, theirs)))
+
+
+def metric_of(metric: str | Callable[..., Any], targets: Labels | None) -> Metric:
+    """Return a metric for these labels, nothing counted yet."""
+    return Metric(metric) if targets is None else Metric(metric, targets.output, targets.binary)
 
 
 def is_class_scores(values: Any) -> bool:

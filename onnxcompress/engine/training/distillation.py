@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 
 from onnxcompress.core.task import Task
-from onnxcompress.engine.training.losses import classes_second, cross_entropy
+from onnxcompress.engine.data.labels import Binary
+from onnxcompress.engine.training.losses import classes_second, cross_entropy, two_classes
 
 TEMPERATURE = 2.0
 _SMALLEST = 1e-37
@@ -28,11 +29,13 @@ class LabelsAndTeacher:
         output: the class scores that the labels are for; None: the first output.
         share: s, of the teacher.
         temperature: T.
+        binary: what the output is where it is one number for two classes.
     """
 
     output: str | None
     share: float
     temperature: float = TEMPERATURE
+    binary: Binary | None = None
 
     @property
     def __name__(self) -> str:
@@ -44,7 +47,7 @@ class LabelsAndTeacher:
     ) -> torch.Tensor:
         """Return the mean loss of the batch."""
         name = self.output if self.output is not None else next(iter(outputs))
-        scores, wanted = outputs[name], teacher[name]
+        scores, wanted = (two_classes(side[name], self.binary) for side in (outputs, teacher))
         probabilities = _are_probabilities(classes_second(wanted, labels.shape[1:]))
         hard = cross_entropy(scores, labels, probabilities)
         student = self._soft(classes_second(scores, labels.shape[1:]), probabilities)
@@ -64,7 +67,9 @@ def with_teacher(task: Task, share: float) -> Task:
     if not task.labelled or task.loss != "ce" or share == 0:
         return task
     target = getattr(task.samples, "targets", None)
-    return replace(task, loss=LabelsAndTeacher(target.output if target is not None else None, share))
+    if target is None:
+        return replace(task, loss=LabelsAndTeacher(None, share))
+    return replace(task, loss=LabelsAndTeacher(target.output, share, binary=target.binary))
 
 
 def _are_probabilities(scores: torch.Tensor) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,13 @@ from onnxcompress.engine.graph.torchgraph import TorchGraph
 from onnxcompress.engine.measures.metrics import Metric, is_class_scores
 from onnxcompress.engine.training.batches import Batches
 from onnxcompress.engine.training.execution import Execution
-from onnxcompress.engine.training.losses import make_loss
+from onnxcompress.engine.training.losses import make_loss, with_others
 from onnxcompress.engine.training.teacher import Teacher, array_outputs
 
 _CHUNK = 512
+
+ONE_ANSWER = (1.0, 0.3, 0.1, 0.03, 0.0)
+"""Shares of the mean output that are tried as one answer to everything."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,9 @@ class Evaluator:
         batches: the examples as tensors.
         execution: runs the graph on them.
         teacher: the original model's outputs.
-        loss: the task's loss.
+        loss: the task's loss, with that of the outputs that labels say nothing of.
+        facts: what it knows of the outputs.
+        guarded: whether there are such outputs, and the user has not chosen the loss.
         warnings: sentences a person should see.
 
     Raises:
@@ -84,13 +89,21 @@ class Evaluator:
         output = (target.output if target is not None else None) or self.execution.outputs[0]
         needed = not isinstance(task.loss, str) or any(term in task.loss for term in ("kl", "l2"))
         needed = needed or task.metric not in ("top1", "top5", "mse")
+        # What labels say nothing of is kept as it is, unless the user has chosen what to go by.
+        guarded = task.labelled and not task.loss_named and len(self.execution.outputs) > 1
+        needed = needed or guarded
         original = self.execution if teacher is None else Execution(teacher, feeding, probe)
         self.teacher = Teacher(original, self.batches, needed=needed, deadline=deadline)
         facts = self.teacher.facts(output if task.labelled else None)
+        facts = replace(facts, binary=target.binary if target is not None else None)
+        self.facts, self.guarded = facts, guarded
         self.loss = make_loss(task.loss, facts, task.labelled)
+        if guarded:
+            self.loss = with_others(self.loss, facts)
         if output in facts.probabilities and task.labelled and self.loss.needs_labels and task.loss != "mse":
             self.warnings.append(f"output '{output}' holds probabilities; the loss is −log of the label's")
         self._output = output if task.labelled else None
+        self._binary = facts.binary if task.labelled else None
         metric: str | Callable[..., Any] | None = task.metric
         if metric is None:
             one = list(self.teacher.outputs(self.batches.known[:1]).values())
@@ -99,7 +112,7 @@ class Evaluator:
 
     def metric(self) -> Metric:
         """Return the task's metric, nothing counted yet."""
-        return Metric(self._metric, self._output)
+        return Metric(self._metric, self._output, self._binary)
 
     @torch.no_grad()
     def evaluate(self, indices: Array, arrays: Mapping[str, Array] | None = None) -> Evaluation:
@@ -123,22 +136,26 @@ class Evaluator:
 
     @torch.no_grad()
     def idle_loss(self, indices: Array) -> float:
-        """Return the loss of one answer to all of these examples, the mean of the original's outputs.
+        """Return the loss of one answer to all of these examples: a share of the original's mean output.
 
-        Infinite where that is no number. Outputs are not held: they are looked at twice.
+        The best of ``ONE_ANSWER`` shares: of scores that are far apart even the mean is sure of a class.
+        Infinite where none is a number. Outputs are not held: they are looked at twice.
         """
         parts = [indices[start : start + _CHUNK] for start in range(0, len(indices), _CHUNK)]
         sums: dict[str, torch.Tensor] = {}
         for part in parts:
             for name, values in self.teacher.outputs(part, self.batches.rows(part)).items():
                 sums[name] = values.double().sum(0) + sums.get(name, 0.0)
-        total = 0.0
+        totals = dict.fromkeys(ONE_ANSWER, 0.0)
         for part in parts:
             rows = self.batches.rows(part)
             answers, labels = self.teacher.outputs(part, rows), self.batches.labels(part, rows)
-            same = {n: (sums[n] / len(indices)).to(v.dtype).expand_as(v) for n, v in answers.items()}
-            total += float(self.loss(same, labels, answers)) * len(part)
-        return total / len(indices) if math.isfinite(total) else math.inf
+            for share in ONE_ANSWER:
+                same = {
+                    n: (share * sums[n] / len(indices)).to(v.dtype).expand_as(v) for n, v in answers.items()
+                }
+                totals[share] += float(self.loss(same, labels, answers)) * len(part)
+        return min((t / len(indices) for t in totals.values() if math.isfinite(t)), default=math.inf)
 
     def look(self, indices: Array) -> None:
         """Run the graph on these examples as it is, in training mode or not."""

@@ -22,6 +22,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from onnxcompress.engine.data.labels import Binary
+
 Outputs = Mapping[str, torch.Tensor]
 LossFunction = Callable[[Outputs, "torch.Tensor | None", "Outputs | None"], torch.Tensor]
 
@@ -37,11 +39,18 @@ class OutputFacts:
         variance: output name -> variance of the original's output; only outputs a loss can be taken of.
         probabilities: outputs that hold class probabilities already.
         labelled: the output that the labels are for, None without labels.
+        binary: what that output is where it is one number for two classes.
     """
 
     variance: Mapping[str, float]
     probabilities: frozenset[str]
     labelled: str | None
+    binary: Binary | None = None
+
+    def others(self) -> OutputFacts:
+        """Return the facts of the outputs that the labels say nothing of."""
+        rest = {name: size for name, size in self.variance.items() if name != self.labelled}
+        return OutputFacts(rest, self.probabilities - {self.labelled}, None)
 
 
 @dataclass(frozen=True)
@@ -87,6 +96,28 @@ def make_loss(loss: str | Callable[..., Any], facts: OutputFacts, labelled: bool
     return Loss(loss, bool(names & {"kl", "l2"}), bool(names & {"ce", "mse"}), single)
 
 
+def with_others(loss: Loss, facts: OutputFacts) -> Loss:
+    """Return the loss with ``l2`` for the outputs that labels say nothing of, so that they are not lost."""
+    others = facts.others()
+    if facts.labelled is None or not others.variance:
+        return loss
+    rest = _l2(others)
+
+    def total(outputs: Outputs, labels: torch.Tensor | None, teacher: Outputs | None) -> torch.Tensor:
+        return loss(outputs, labels, teacher) + rest(outputs, labels, teacher)
+
+    names = ", ".join(f"'{name}'" for name in others.variance)
+    return Loss(f"{loss.name}+l2 of {names}", True, loss.needs_labels, total)
+
+
+def two_classes(scores: torch.Tensor, binary: Binary | None) -> torch.Tensor:
+    """Return scores, or probabilities, of two classes (N 2) of one number an example; others as they are."""
+    if binary is None:
+        return scores
+    one = scores.reshape(len(scores))
+    return torch.stack([torch.zeros_like(one) if binary == "logit" else 1 - one, one], dim=1)
+
+
 def cross_entropy(scores: torch.Tensor, labels: torch.Tensor, probabilities: bool) -> torch.Tensor:
     """Return the mean of −log p(label); ``scores`` is N C, N C … or N … C, ``labels`` N or N …."""
     scores = classes_second(scores, labels.shape[1:])
@@ -107,11 +138,11 @@ def classes_second(scores: torch.Tensor, label: Sequence[int]) -> torch.Tensor:
 def _ce(facts: OutputFacts) -> LossFunction:
     name = facts.labelled
     assert name is not None
-    probabilities = name in facts.probabilities
+    probabilities = name in facts.probabilities or facts.binary == "probability"
 
     def loss(outputs: Outputs, labels: torch.Tensor | None, teacher: Outputs | None) -> torch.Tensor:
         assert labels is not None
-        return cross_entropy(outputs[name], labels, probabilities)
+        return cross_entropy(two_classes(outputs[name], facts.binary), labels, probabilities)
 
     return loss
 

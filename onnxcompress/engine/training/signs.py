@@ -15,15 +15,16 @@ import torch
 def signed_sum(
     outputs: Mapping[str, torch.Tensor], variance: Mapping[str, float], rng: np.random.Generator
 ) -> torch.Tensor:
-    """Return rᵀ y over all elements of all outputs, each divided by its standard deviation; a scalar.
+    """Return rᵀ y over all elements of the outputs, each divided by its standard deviation; a scalar.
 
     Args:
         outputs: by name, of any shapes.
-        variance: of each output, by name.
+        variance: of each output that counts, by name.
         rng: draws the signs.
     """
     terms = []
-    for name, values in outputs.items():
+    for name in variance:
+        values = outputs[name]
         signs = torch.from_numpy(rng.choice([-1.0, 1.0], size=tuple(values.shape)))
         signs = signs.to(values.device, values.dtype) / variance[name] ** 0.5
         terms.append((values * signs).sum())

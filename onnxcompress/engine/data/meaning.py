@@ -1,0 +1,83 @@
+"""What labels mean where shapes leave that open: the original model tells by what it gets right.
+
+Several outputs may have as many classes as labels name, and one number for two classes may be a logit or a
+probability.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from onnxcompress.engine.data.examples import Examples
+from onnxcompress.engine.data.feeding import Predict
+from onnxcompress.engine.data.labels import Labels
+
+LOOKED_AT = 512
+"""Training examples that the original is asked for, at most."""
+
+Understood = Callable[[Examples], Examples]
+"""Completes examples that have labels: how numbers are scaled may depend on them."""
+
+
+def understood(
+    examples: Examples, candidates: Sequence[Labels], complete: Understood, predict: Predict | None, seed: int
+) -> Examples:
+    """Return the examples with the labels that the original gets right most often, and all else completed.
+
+    Args:
+        examples: without labels.
+        candidates: what the labels may be; of none that is better than the first, the first is taken.
+        complete: what is to be done once labels are there.
+        predict: the original model; None: the first it is.
+        seed: of the choice of examples.
+    """
+    tried = [complete(replace(examples, targets=labels)) for labels in candidates]
+    if predict is None:
+        return tried[0]
+    tried = [_with_meaning(one, predict, seed) for one in tried]
+    if len(tried) == 1:
+        return tried[0]
+    scores = [_goodness(one, predict, seed) for one in tried]
+    best = int(np.argmax(scores))
+    others = " or ".join(f"'{one.targets.output}'" for one in tried if one is not tried[best] and one.targets)
+    targets = tried[best].targets
+    assert targets is not None
+    why = f"gets {_words(scores[best], targets)} right" if targets.kind == "classes" else "is nearer to them"
+    note = f"the labels are taken for those of output '{targets.output}', not {others}: the original {why}"
+    return replace(tried[best], notes=(*tried[best].notes, note))
+
+
+def _words(share: float, targets: Labels) -> str:
+    return f"{100 * share:.1f} % of {min(LOOKED_AT, targets.column.shape[0])}"
+
+
+def _some(examples: Examples, seed: int) -> np.ndarray:
+    return np.random.default_rng([seed, 0x3EA]).permutation(examples.splits["train"])[:LOOKED_AT]
+
+
+def _with_meaning(examples: Examples, predict: Predict, seed: int) -> Examples:
+    """Tell probabilities from logits: none of the former lies outside 0 to 1."""
+    targets = examples.targets
+    if targets is None or targets.binary is None:
+        return examples
+    assert targets.output is not None
+    found = examples.feeding.predict(predict, examples.inputs(_some(examples, seed)))[targets.output]
+    certain = bool(((found >= 0) & (found <= 1)).all())
+    return replace(examples, targets=replace(targets, binary="probability" if certain else "logit"))
+
+
+def _goodness(examples: Examples, predict: Predict, seed: int) -> float:
+    """Return the share of class labels that is right; of values the share of their variance explained."""
+    # Imported here: metrics know labels.
+    from onnxcompress.engine.measures.metrics import metric_of  # noqa: PLC0415
+
+    targets, some = examples.targets, _some(examples, seed)
+    assert targets is not None
+    metric = metric_of("top1" if targets.kind == "classes" else "mse", targets)
+    found, labels = examples.feeding.predict(predict, examples.inputs(some)), targets.take(some)
+    metric.add(found, labels)
+    value = metric.value()
+    return value if targets.kind == "classes" else 1 - value / max(float(labels.var()), 1e-30)
