@@ -8,7 +8,7 @@ from onnx import numpy_helper
 from text_graphs import proto_of
 
 import onnxcompress
-from onnxcompress.core.errors import DataError
+from onnxcompress.core.errors import DataError, UsageError
 from onnxcompress.engine.data import make_task, open_data
 from onnxcompress.engine.data.labels import two_classes
 from onnxcompress.engine.measures.metrics import metric_of
@@ -97,6 +97,12 @@ def test_the_loss_of_a_single_number_is_binary_cross_entropy(binary):
     closed = F.binary_cross_entropy_with_logits if binary == "logit" else F.binary_cross_entropy
     torch.testing.assert_close(loss({"y": one}, labels, None), closed(one[:, 0], labels.float()))
     np.testing.assert_allclose(torch_two_classes(one, binary), two_classes(one.numpy(), binary), rtol=1e-6)
+
+
+def test_one_number_has_no_divergence():
+    loss = make_loss("kl", OutputFacts({"y": 1.0}, frozenset(), None), False)
+    with pytest.raises(UsageError, match=r"several classes.*use l2"):
+        loss({"y": torch.ones(4, 1)}, None, {"y": torch.zeros(4, 1)})
 
 
 def test_masks_that_are_one_hot_along_the_channels_are_classes():

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from onnxcompress.core.errors import UsageError
 from onnxcompress.engine.data.labels import Binary
 
 Outputs = Mapping[str, torch.Tensor]
@@ -189,6 +190,9 @@ def _kl(facts: OutputFacts) -> LossFunction:
     def loss(outputs: Outputs, labels: torch.Tensor | None, teacher: Outputs | None) -> torch.Tensor:
         assert teacher is not None
         names = class_output_names(facts, outputs) or list(facts.variance)
+        if all(math.prod(outputs[name].shape[1:]) < 2 for name in names):
+            why = "every output is one number, of which the softmax is always 1"
+            raise UsageError("loss 'kl' needs the scores of several classes", why=why, fix="use l2")
         total = torch.zeros((), device=outputs[names[0]].device)
         for name in names:
             width = outputs[name].shape[-1] if outputs[name].ndim > 1 and outputs[name].shape[-1] > 1 else -1
