@@ -83,6 +83,21 @@ def test_zeros_and_ones_name_the_classes_of_a_single_number(binary):
     assert make_task(found, loss="mse").loss == "mse"
 
 
+def test_a_regression_of_zeros_and_ones_stays_one():
+    body = (
+        "h = MatMul (x, w0) r = Tanh (h) z = MatMul (r, w1) s = Sigmoid (z) "
+        "d = Mul (s, wide) y = Sub (d, tenth)"
+    )
+    weights = {"w0": (8, 48), "w1": (48, 1)}
+    numbers = {"wide": np.array(1.2, np.float32), "tenth": np.array(0.1, np.float32)}
+    model = proto_of(body, "float[N, 8] x", "float[N, 1] y", weights | numbers)
+    said = outputs_of(model)["y"][:, 0]
+    assert said.min() < 0
+    found = opened(model, (said > 0.5).astype(np.int64))
+    assert (found.targets.kind, found.targets.binary) == ("values", None)
+    assert make_task(found).loss == "mse"
+
+
 def test_other_numbers_are_values_of_a_single_output():
     found = opened(one_number("logit"), np.arange(400) % 3)
     assert (found.targets.kind, found.targets.binary) == ("values", None)

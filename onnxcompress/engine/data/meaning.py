@@ -18,6 +18,9 @@ from onnxcompress.engine.data.labels import Labels
 LOOKED_AT = 512
 """Training examples that the original is asked for, at most."""
 
+_CLEARLY = 0.05
+"""Share of right answers by which one half has to be the better threshold."""
+
 Understood = Callable[[Examples], Examples]
 """Completes examples that have labels: how numbers are scaled may depend on them."""
 
@@ -59,14 +62,22 @@ def _some(examples: Examples, seed: int) -> np.ndarray:
 
 
 def _with_meaning(examples: Examples, predict: Predict, seed: int) -> Examples:
-    """Tell probabilities from logits: none of the former lies outside 0 to 1."""
+    """Tell probabilities from logits: none of the former lies outside 0 to 1.
+
+    What lies outside and is right more often at one half than at 0 is neither: a regression.
+    """
     targets = examples.targets
     if targets is None or targets.binary is None:
         return examples
     assert targets.output is not None
-    found = examples.feeding.predict(predict, examples.inputs(_some(examples, seed)))[targets.output]
-    certain = bool(((found >= 0) & (found <= 1)).all())
-    return replace(examples, targets=replace(targets, binary="probability" if certain else "logit"))
+    some = _some(examples, seed)
+    found = examples.feeding.predict(predict, examples.inputs(some))[targets.output].reshape(len(some))
+    if ((found >= 0) & (found <= 1)).all():
+        return replace(examples, targets=replace(targets, binary="probability"))
+    right = {at: float(((found > at) == targets.take(some)).mean()) for at in (0.0, 0.5)}
+    if right[0.5] > right[0.0] + _CLEARLY:
+        return replace(examples, targets=replace(targets, kind="values", classes=None, binary=None))
+    return examples
 
 
 def _goodness(examples: Examples, predict: Predict, seed: int) -> float:
