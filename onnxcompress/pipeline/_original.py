@@ -15,7 +15,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxcompress import bench, exporter, importer, verify
-from onnxcompress.core.errors import UsageError
+from onnxcompress.core.errors import UnsupportedError, UsageError
 from onnxcompress.core.model import Model
 from onnxcompress.core.run import Benchmark, Comparison
 from onnxcompress.core.task import Feeds, Task
@@ -103,7 +103,10 @@ def _with_scores(model: Model, session: runtime.OrtSession) -> tuple[Model, tupl
     names = deciding(model)
     if not names:
         return model, ()
-    all_revealed = runtime.open_session(exporter.dense_bytes(revealed(model, names)))
+    try:
+        all_revealed = runtime.open_session(exporter.dense_bytes(revealed(model, names)))
+    except UnsupportedError:  # too large for one message, or values that cannot be outputs
+        return model, ()
     real = {o.name for o in all_revealed.outputs if o.numpy is not None and o.numpy.kind == "f"}
     scores = tuple(name for name in names if name in real)
     return (revealed(model, scores), scores) if scores else (model, ())

@@ -9,8 +9,11 @@ from onnx import TensorProto, helper
 from text_graphs import proto_of
 
 import onnxcompress
+from onnxcompress import exporter
+from onnxcompress.core.errors import UnsupportedError
 from onnxcompress.engine.runtime import open_session
 from onnxcompress.pipeline import sensitivity as stage
+from onnxcompress.pipeline._original import open_original
 from onnxcompress.recipe import build
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -106,3 +109,15 @@ def test_labels_of_pixels_fit_a_decision_for_each(tmp_path):
     ).run
     assert run.accuracy.before == 1.0
     assert run.accuracy.after > 0.8
+
+
+def test_what_cannot_be_shown_is_left_as_it_is(tmp_path, monkeypatch):
+    def too_large(model):
+        raise UnsupportedError("the model is larger than 2 GiB")
+
+    monkeypatch.setattr(exporter, "dense_bytes", too_large)
+    onnx.save(decided(), tmp_path / "model.onnx")
+    opened = open_original(tmp_path / "model.onnx", {}, 1)
+    assert opened.scores == ()
+    assert opened.witness == opened.file
+    assert [o.name for o in opened.session.outputs] == ["digit"]
