@@ -33,8 +33,11 @@ LOST = 3.0
 direct compression costs hardly anything, one with the loss of a coarse version, see ``Schedule.ceiling``)."""
 _MOST_HALVINGS = 6
 
+FAR = 0.07
+"""‖w − Δ(Θ)‖ / ‖w‖ above which the path has not led to Δ(Θ): most of what w has learned is lost with w."""
+
 CLOSE = 0.01
-"""‖w − Δ(Θ)‖ / ‖w‖ above which the path has not led to Δ(Θ): what w has learned is lost in part."""
+"""Where further steps are made, the gap at which they end."""
 
 STEEPER = 1.3
 """Factor of the penalty parameter, at least, from one further L step to the next."""
@@ -63,7 +66,7 @@ class Schedule:
         multipliers: augmented Lagrangian; otherwise the quadratic penalty.
         tolerance: the path ends where ‖w − Δ(Θ)‖ / ‖w‖ is smaller.
         ceiling: a loss below which the reference is not lost: that of a coarse version of it.
-        further: L steps, at most, that follow where w is not ``CLOSE`` to Δ(Θ) after ``steps``.
+        further: L steps, at most, that follow until w is ``CLOSE`` to Δ(Θ) where it is ``FAR`` after ``steps``.
     """
 
     mode: Mode
@@ -88,7 +91,8 @@ class Schedule:
         """Return whether the path ends after so many L steps, ‖w − Δ(Θ)‖ / ‖w‖ being ``gap``."""
         if step < self.steps:
             return False
-        return self.mode != "lc" or step >= self.steps + self.further or gap is None or gap <= CLOSE
+        enough = FAR if step == self.steps else CLOSE
+        return self.mode != "lc" or step >= self.steps + self.further or gap is None or gap <= enough
 
     def rate(self, step: int) -> float:
         """Return the learning rate of an L step, clipped at 1/μ (eq. 17)."""
