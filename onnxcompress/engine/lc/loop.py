@@ -66,7 +66,7 @@ class Schedule:
         multipliers: augmented Lagrangian; otherwise the quadratic penalty.
         tolerance: the path ends where ‖w − Δ(Θ)‖ / ‖w‖ is smaller.
         ceiling: a loss below which the reference is not lost: that of a coarse version of it.
-        further: L steps, at most, that follow until w is ``CLOSE`` to Δ(Θ) where it is ``FAR`` after ``steps``.
+        further: L steps, at most, that follow until w is ``CLOSE`` where it is ``FAR`` after ``steps``.
     """
 
     mode: Mode
