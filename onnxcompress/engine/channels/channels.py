@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from onnxcompress.core.channels import Group, Keep
 from onnxcompress.core.encoding import Array
-from onnxcompress.core.model import Model, Weight, constant_of
+from onnxcompress.core.model import Model, Weight, constant_of, subgraphs
 from onnxcompress.core.refusal import Refusal
 from onnxcompress.engine.channels.crossing import Ground
 from onnxcompress.engine.channels.grouping import Grouping
@@ -165,11 +165,10 @@ class Channels:
     @cached_property
     def nested_macs(self) -> int:
         """Multiply-accumulates in bodies of If, Loop and Scan and in local functions: no cut reaches them."""
-        nodes = self.model.ir.graph
-        if not self.model.ir.functions and not any(True for node in nodes for _ in node_graphs(node)):
+        graph, known = self.model.ir.graph, self.ground.trace.shapes
+        if not self.model.ir.functions and next(subgraphs(graph), None) is None:
             return 0
-        known = self.ground.trace.shapes
-        inputs = {v.name or "": known[v] for v in nodes.inputs if v in known}
+        inputs = {v.name or "": known[v] for v in graph.inputs if v in known}
         return max(0, count_macs(self.model, inputs).total - sum(self.macs_by_node({}).values()))
 
     def chosen(self, keep: Keep) -> dict[tuple[ir.Node, int], dict[int, int]]:
@@ -216,13 +215,6 @@ class Channels:
             if op is not None and op.macs is not None and all(v in shapes for v in values):
                 found.append((node, as_node(node, graph.opset_imports)))
         return found
-
-
-def node_graphs(node: ir.Node) -> Iterator[ir.Graph]:
-    """Yield the graphs directly nested in a node."""
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():
-            yield attribute.as_graph()
 
 
 def _less(shape: Shape, gone: Mapping[int, int]) -> Shape:

@@ -21,12 +21,12 @@ LOOKED_AT = 512
 _CLEARLY = 0.05
 """Share of right answers by which one half has to be the better threshold."""
 
-Understood = Callable[[Examples], Examples]
+Completion = Callable[[Examples], Examples]
 """Completes examples that have labels: how numbers are scaled may depend on them."""
 
 
 def understood(
-    examples: Examples, candidates: Sequence[Labels], complete: Understood, predict: Predict | None, seed: int
+    examples: Examples, candidates: Sequence[Labels], complete: Completion, predict: Predict | None, seed: int
 ) -> Examples:
     """Return the examples with the labels that the original gets right most often, and all else completed.
 

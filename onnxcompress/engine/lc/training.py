@@ -241,8 +241,8 @@ class _Run:
         if point.gap is not None:
             words += f", gap {point.gap:.3g}"
         self.resources.progress(min(state.step / steps, 1.0), words, point)
-        last = state.step in (0, self.schedule.steps)
-        if last or time.monotonic() - self.saved_s > _SAVE_EVERY_S:
+        either_end = state.step == 0 or self.schedule.ended(state.step, point.gap)
+        if either_end or time.monotonic() - self.saved_s > _SAVE_EVERY_S:
             self._save()
 
     # checkpoints -------------------------------------------------------------------------------------------

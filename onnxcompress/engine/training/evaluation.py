@@ -103,7 +103,6 @@ class Evaluator:
         if output in facts.probabilities and task.labelled and self.loss.needs_labels and task.loss != "mse":
             self.warnings.append(f"output '{output}' holds probabilities; the loss is −log of the label's")
         self._output = output if task.labelled else None
-        self._binary = facts.binary if task.labelled else None
         metric: str | Callable[..., Any] | None = task.metric
         if metric is None:
             one = list(self.teacher.outputs(self.batches.known[:1]).values())
@@ -112,7 +111,7 @@ class Evaluator:
 
     def metric(self) -> Metric:
         """Return the task's metric, nothing counted yet."""
-        return Metric(self._metric, self._output, self._binary)
+        return Metric(self._metric, self._output, self.facts.binary)
 
     @torch.no_grad()
     def evaluate(self, indices: Array, arrays: Mapping[str, Array] | None = None) -> Evaluation:

@@ -81,8 +81,9 @@ def rates(losses, higher=None, metric=None, idle=math.inf):
 def test_damage_leads_back_to_the_best_state_with_a_lower_rate():
     seen, weights, averaging = rates([0.5, 1.6, 0.4, float("nan"), 0.3, 0.2])
     assert seen == pytest.approx([1, 1, SLOWER, SLOWER, SLOWER**2, SLOWER**2])
-    assert weights[1] == pytest.approx(1.0)
-    assert 1 < weights[3] <= 3  # the mean over the best state and the steps from there
+    # In epoch k the weights are k, and with so few steps the mean is the last state: the best was the first,
+    # then the third, and without damage the weights stay what they are.
+    assert weights == pytest.approx([1, 1, 3, 3, 5, 6])
     assert averaging.state()[1]["factor"] == pytest.approx(SLOWER**2)
 
 
