@@ -191,6 +191,7 @@ class _Run:
             parameters=self.parameters,
             augmentation=self.augmentation,
             progress=lambda f, text: self.job.resources.progress((self.epoch + f) / epochs, text, None),
+            save=self._save if self.checkpoint is not None else None,
         )
         self.epoch += 1
         if self._note(outcome.loss):

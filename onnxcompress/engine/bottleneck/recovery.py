@@ -125,7 +125,7 @@ class Recovery:
         start: Start,
         higher_is_better: bool | None,
         take_up: Callable[[Part], None],
-        save: Callable[[State], None],
+        save: Callable[[State], None] | None,
     ) -> str:
         """Train on and leave the graph in the best state (see the top of this file); return why it stopped.
 
@@ -136,7 +136,7 @@ class Recovery:
             start: where it starts.
             higher_is_better: direction of the metric; None: judged by the loss.
             take_up: gives the state of an interrupted run back, where there is one.
-            save: told the state now and then, for a checkpoint.
+            save: told the state now and then, for a checkpoint; None: there is none.
         """
         along = _Averaging(self, epochs, start, higher_is_better)
         take_up(along)
@@ -150,7 +150,7 @@ class Recovery:
             parameters=self.parameters,
             augmentation=self.augmentation,
             progress=lambda f, text: self.progress(f * epochs, text),
-            save=lambda: save(along.state()),
+            save=None if save is None else lambda: save(along.state()),
             save_every_s=keeping.SAVE_EVERY_S,
         )
         along.finish()

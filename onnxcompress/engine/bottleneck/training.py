@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -170,6 +171,7 @@ class _Run:
             self.keeper.give("steering", steering)
         if not self.parameters:
             self.warnings.append("no gradient reaches a weight that may change; only gates were trained")
+        save = partial(self._save, "gated", pressure=pressure, steering=steering)
         outcome = trainer.run(
             self.gated_epochs,
             lr=wishes.lr,
@@ -179,7 +181,7 @@ class _Run:
             parameters=self.parameters,
             augmentation=self.augmentation,
             progress=lambda f, text: self._progress(f * self.gated_epochs / self._total, text),
-            save=lambda: self._save("gated", pressure=pressure, steering=steering),
+            save=save if self.keeper.active else None,
             save_every_s=keeping.SAVE_EVERY_S,
         )
         return outcome.stopped
@@ -239,7 +241,7 @@ class _Run:
             start,
             self.trainer.higher_is_better if self.job.task.labelled else None,
             lambda part: self.keeper.give("recovery", part),
-            lambda state: self._save("recovering", recovery=state),
+            (lambda state: self._save("recovering", recovery=state)) if self.keeper.active else None,
         )
         self._estimate()
         self._note("after training on")

@@ -128,7 +128,7 @@ class _Run:
             self.trainer,
             compressed,
             along,
-            save=self._save,
+            save=self._save if job.resources.checkpoint_dir is not None else None,
             progress=self._progress,
             by_loss=not job.task.labelled and job.task.metric is None,
             augmentation=Augmentation(shifts, noise),

@@ -18,6 +18,7 @@ from onnxcompress.engine.training.augmentation import Augmentation
 from onnxcompress.engine.training.batches import prefetched
 from onnxcompress.engine.training.evaluation import Evaluation, Evaluator
 from onnxcompress.engine.training.flushing import flushed_denormals
+from onnxcompress.engine.training.interruption import Interruption, held_back
 from onnxcompress.engine.training.penalty import Penalty
 from onnxcompress.engine.training.state import RunState, restore_optimizer
 
@@ -113,6 +114,7 @@ class Loop:
         self._per_epoch = math.ceil(len(task.train) / options.batch_size)
         self._total = max(1, round(options.epochs * self._per_epoch))
         self._unseen: list[tuple[torch.Tensor, int]] = []
+        self._interruption = Interruption()
         on_cpu = evaluator.batches.device.type == "cpu"
         self._check_every = 1 if on_cpu else _CHECK_EVERY_CUDA
         self.optimizer = self._new_optimizer()
@@ -126,7 +128,7 @@ class Loop:
     def run(self) -> Outcome:
         """Train to the end."""
         state, stopped = self.state, "done"
-        with flushed_denormals():
+        with flushed_denormals(), held_back(active=self._hooks.save is not None) as self._interruption:
             while state.step < self._total and state.stopped is None:
                 if self._epoch():
                     self._end_of_epoch()
@@ -294,7 +296,7 @@ class Loop:
         return Outcome(loss, state.step / self._per_epoch, best, stopped, self._lr(max(0, state.step - 1)))
 
     def _tell(self) -> None:
-        """Report progress and save, each not too often."""
+        """Report progress and save, each not too often; leave where a signal asks for it."""
         state, hooks, now = self.state, self._hooks, time.monotonic()
         if now - hooks.shown_s > _SHOW_EVERY_S:
             hooks.shown_s = now
@@ -304,10 +306,12 @@ class Loop:
             if state.best_metric is not None:
                 text += f", best {self._evaluator.metric().name} {state.best_metric:.4g}"
             hooks.progress(min(state.step / self._total, 1.0), text)
-        if hooks.save is not None and now - hooks.saved_s >= self._options.save_every_s:
+        due = self._interruption.asked or now - hooks.saved_s >= self._options.save_every_s
+        if hooks.save is not None and due:
             self._look_at_loss()
             hooks.save()
             hooks.saved_s = time.monotonic()
+        self._interruption.obey()
 
     # small parts -------------------------------------------------------------------------------------------
 
