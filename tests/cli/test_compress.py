@@ -247,7 +247,7 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(call, folder, monkeypatch)
     assert done.code == 130
     told = [
         "the training state is kept: --resume state goes on from there",
-        "interrupted: nothing was written",
+        "interrupted: no model was written",
     ]
     assert [line for line in done.err.splitlines() if line] == told
     assert names(folder) == sorted([*before, "state"])

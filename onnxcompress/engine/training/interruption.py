@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SAME_S = 1.0
+"""Seconds in which a second signal is the first again: the terminal's, passed on by the program above."""
 
 
 class Interruption:
@@ -16,6 +19,7 @@ class Interruption:
 
     asked = False
     """Whether one has come: save what there is, and leave."""
+    _came_s = 0.0
 
     def note(self, number: int, frame: FrameType | None) -> None:
         """Take a signal down; who sends a second one does not want to wait.
@@ -23,9 +27,11 @@ class Interruption:
         Raises:
             KeyboardInterrupt: at the second.
         """
-        if self.asked:
+        now = time.monotonic()
+        if self.asked and now - self._came_s > _SAME_S:
             raise KeyboardInterrupt
-        self.asked = True
+        if not self.asked:
+            self.asked, self._came_s = True, now
 
     def obey(self) -> None:
         """Leave where a signal asks for it.
