@@ -22,7 +22,7 @@ import numpy as np
 from onnxcompress.core.channels import Group, Keep
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.errors import UsageError
-from onnxcompress.engine.widths import FAST, Limit, choices, masks, nearest, positions, search, widths
+from onnxcompress.engine.widths import FAST, Limit, choices, masks, nearest, search, widths_of
 
 Scope = Literal["layer", "joint"]
 Quantity = Literal["channels", "params", "macs", "latency"]
@@ -242,7 +242,7 @@ def _down(allowed: Array, wanted: float) -> int:
 def _why_whole(group: Group, target: Target, round_to: int) -> str:
     if group.size == 1:
         return "has one channel, and no layer is emptied"
-    allowed = widths(group.size, positions(group), round_to)
+    allowed = widths_of(group, round_to)
     if len(allowed) == 1:
         return f"has {group.size} channels, and fewer would be no multiple of {FAST}; --round-to 1 cuts them"
     if target.quantity == "channels" and target.share >= 1:

@@ -103,10 +103,10 @@ def _kept(group: Group, dead: Dead, round_to: int) -> Array:
     """Return which channels stay: the living, and as many dead ones as a width that is fast needs."""
     import numpy as np  # noqa: PLC0415
 
-    from onnxcompress.engine.widths import positions, widths  # noqa: PLC0415
+    from onnxcompress.engine.widths import widths_of  # noqa: PLC0415
 
     alive = ~dead.channels
-    allowed = widths(group.size, positions(group), round_to)
+    allowed = widths_of(group, round_to)
     width = int(allowed[np.searchsorted(allowed, max(1, int(alive.sum())))])
     # Dead channels that leave a constant stay first: nothing has to be folded for them.
     order = np.lexsort((np.arange(group.size), ~dead.folded(group), ~alive))

@@ -2,7 +2,7 @@
 
 Compared in float64 in torch, where the product of two factors is as exact as everything else, at the outputs
 of every node that used a factored weight and at those of the model, to the noise floor; on random inputs and
-on given ones, in two sizes where the model leaves sizes open.
+on given ones, in several sizes where the model leaves sizes open.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 *Silencing a group (its contribution to every consumer set to zero) and cutting it give the same values.*
 Compared in float64 in torch at every place where channels are summed over and at the outputs, to the noise
 floor, because in float32 a wrongly sliced weight can hide; and in onnxruntime at the outputs; on random
-inputs and on given ones, in two sizes where the model leaves sizes open.
+inputs and on given ones, in several sizes where the model leaves sizes open.
 
 Where a normalisation looks at channels together, cutting changes what it computes of the others. It is shown
 the survivors alone in the silenced model, so that the equality holds there too; how far that moves the

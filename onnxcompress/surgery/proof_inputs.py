@@ -1,8 +1,7 @@
-"""Random inputs for the proof of a cut: of one size, and of another where the model leaves sizes open."""
+"""Random inputs for the proof of a cut: of one size, and of others where the model leaves sizes open."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
 from functools import partial
 
 import numpy as np
@@ -11,7 +10,14 @@ from onnxcompress.core.errors import OnnxCompressError
 from onnxcompress.core.task import Feeds
 from onnxcompress.engine import runtime
 from onnxcompress.engine.channels import Channels
-from onnxcompress.engine.channels.other_sizes import CHANGES, Shapes, resized
+from onnxcompress.engine.channels.other_sizes import (
+    PROOFS,
+    Place,
+    Shapes,
+    attempted,
+    by_name,
+    resized,
+)
 from onnxcompress.engine.feeds import random_feeds
 
 EXAMPLES = 2
@@ -23,7 +29,7 @@ float64 on the first alone."""
 
 
 def random_inputs(channels: Channels, session: runtime.OrtSession, seed: int) -> tuple[list[Feeds], int]:
-    """Return inputs, and how many sizes there are among them (1 or 2).
+    """Return inputs, and how many sizes there are among them.
 
     Args:
         channels: the analysed model.
@@ -45,33 +51,27 @@ def random_inputs(channels: Channels, session: runtime.OrtSession, seed: int) ->
         return all(np.size(value) for value in outputs.values() if isinstance(value, np.ndarray))
 
     traced = {info.name: tuple(channels.shape(info.name)) for info in session.inputs}
-    varying = _varying(channels, traced)
+    names = _open(channels, traced)
+    varying = {place for places in names for place in places}
     smaller = [resized(traced, varying, partial(_part, k)) for k in ((4, 2) if heavy else ())]
     base = next((shapes for shapes in smaller if shapes != traced and runs(shapes)), traced)
     found = drawn(base, 1 if heavy else EXAMPLES, seed)
-    other = next((shapes for shapes in _others(channels, base, varying) if runs(shapes)), None)
-    return ([*found, *drawn(other, 1, seed + 1)], 2) if other is not None else (found, 1)
+    others = attempted(base, names, lambda s: s if runs(s) else None, rows=PROOFS, each=False)
+    more = [feeds for k, other in enumerate(others) for feeds in drawn(other, 1, seed + 1 + k)]
+    return [*found, *more], 1 + len(others)
 
 
 def _part(divisor: int, length: int) -> int:
     return length // divisor
 
 
-def _varying(channels: Channels, shapes: Shapes) -> set[tuple[str, int]]:
-    """Return the input axes whose lengths the model leaves open."""
-    places = ((name, axis) for name, shape in shapes.items() for axis in range(len(shape)))
-    return {(name, axis) for name, axis in places if channels.is_dynamic(name, axis)}
-
-
-def _others(channels: Channels, shapes: Shapes, varying: Collection[tuple[str, int]]) -> Iterator[Shapes]:
-    """Yield shapes with all varying lengths changed, and with those of one name alone."""
-    if not varying:
-        return
-    tied: dict[str, set[tuple[str, int]]] = {}
-    for name, axis in varying:
+def _open(channels: Channels, shapes: Shapes) -> list[list[Place]]:
+    """Return the input axes whose lengths the model leaves open, those of one name together."""
+    names: dict[Place, str] = {}
+    for name, shape in shapes.items():
         declared = channels.value(name).shape
-        symbol = getattr(declared[axis], "value", None) if declared is not None else None
-        tied.setdefault(str(symbol or f"{name}:{axis}"), set()).add((name, axis))
-    for places in (varying, *(tied[symbol] for symbol in sorted(tied))):
-        for change in CHANGES:
-            yield resized(shapes, places, change)
+        for axis in range(len(shape)):
+            if channels.is_dynamic(name, axis):
+                symbol = getattr(declared[axis], "value", None) if declared is not None else None
+                names[name, axis] = str(symbol or f"{name}:{axis}")
+    return by_name(names)

@@ -40,6 +40,7 @@ class Tensors:
         self._names = {v.name for v in _values(self._graph) if v.name}
         self._names |= {node.name for node in self._graph.all_nodes() if node.name}
         self._made: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+        self._added = False
 
     def value(self, name: str) -> ir.Value:
         """Return the constant of a weight or value name; raises KeyError."""
@@ -95,6 +96,8 @@ class Tensors:
         self._changed(weight.value, encoding.shape)
 
     def _changed(self, value: ir.Value, shape: tuple[int, ...]) -> None:
+        # It no longer is what it was made as: who asks for that array again must get another constant.
+        self._made = {key: made for key, made in self._made.items() if made is not value}
         value.shape = ir.Shape(shape)
         tensor = constant_of(value)
         if value.type is None and tensor is not None:
@@ -123,7 +126,7 @@ class Tensors:
             value = ir.Value(name=name, const_value=tensor, shape=ir.Shape(array.shape))
             value.dtype = tensor.dtype
             self._graph.register_initializer(value)
-            self._made[key] = value
+            self._made[key], self._added = value, True
         return self._made[key]
 
     def node(
@@ -176,7 +179,7 @@ class Tensors:
         Runtimes take no initializer of an older file from the caller, so none of them is an input then.
         """
         model = self._model.ir
-        if model.ir_version >= _LEAST_IR_VERSION or not (self.no_inputs or self._made):
+        if model.ir_version >= _LEAST_IR_VERSION or not (self.no_inputs or self._added):
             return
         model.ir_version = _LEAST_IR_VERSION
         self.no_inputs.clear()

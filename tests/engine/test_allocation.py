@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from onnxcompress.core.channels import Group, Member
 from onnxcompress.core.errors import UnsupportedError, UsageError
 from onnxcompress.engine.allocation import Costs, Target, allocate
-from onnxcompress.engine.widths import positions, widths
+from onnxcompress.engine.widths import positions, widths, widths_of
 
 
 def group(name: str, size: int, repeats: int = 1) -> Group:
@@ -47,6 +47,15 @@ def test_widths_by_hand() -> None:
     assert widths(12, positions=8).tolist() == [1, 2, 4, 6, 8, 10, 12], "two channels are a block"
     assert widths(9, round_to=1).tolist() == list(range(1, 10))
     assert widths(64, round_to=32).tolist() == [*range(4, 32, 4), 32, 64]
+
+
+def test_a_layer_that_reads_every_channel_twice_stays_fast() -> None:
+    once, twice = np.arange(6), np.tile(np.arange(6), 2)
+    both = Group("g", 6, (Member("a", 0, once, False), Member("b", 0, twice, False)), ())
+    assert widths(6).tolist() == [1, 2, 3, 4, 6]
+    assert widths_of(both, 16).tolist() == [2, 4, 6]
+    assert widths_of(both, 1).tolist() == [1, 2, 3, 4, 5, 6]
+    assert widths_of(group("h", 6), 16).tolist() == [1, 2, 3, 4, 6]
 
 
 @settings(max_examples=200, deadline=None)

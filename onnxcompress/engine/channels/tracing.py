@@ -1,7 +1,7 @@
 """One look at the running model: shapes of all values, and the values that no data reaches.
 
-The model runs on two sets of input sizes where its inputs have symbolic dimensions, and on other data where
-data decide a length. What differs between the runs is dynamic, and a value computed from shapes is a constant
+The model runs on several input sizes where its inputs have symbolic dimensions, and on other data where data
+decide a length. What differs between the runs is dynamic, and a value computed from shapes is a constant
 only if it does not differ.
 """
 
@@ -19,7 +19,7 @@ from onnxcompress.core.encoding import Array
 from onnxcompress.core.errors import OnnxCompressError, UnsupportedError
 from onnxcompress.core.model import Model, constant_of
 from onnxcompress.engine import randomness, runtime
-from onnxcompress.engine.channels.other_sizes import CHANGES, resized
+from onnxcompress.engine.channels.other_sizes import LOOKS, Place, Shapes, attempted, by_name
 from onnxcompress.engine.feeds import random_feeds
 from onnxcompress.engine.measures import shapes as measured
 from onnxcompress.engine.measures.shapes import Shape
@@ -63,7 +63,9 @@ def trace(model: Model, input_shapes: Mapping[str, Shape]) -> Trace:
     free = frozenset(_data_free(model.ir.graph))
     first = _look(model, input_shapes, free)
     symbolic = _symbolic(model, input_shapes)
-    others = [look for look in _other_looks(model, input_shapes, free, symbolic) if look is not None]
+    others = attempted(
+        input_shapes, symbolic, lambda shapes: _try(model, shapes, free), rows=LOOKS, each=True
+    )
     sized = list(others)
     if _sizes_from_data(model.ir.graph, free):
         others += [_look(model, input_shapes, free, seed=seed) for seed in (1, 2)]
@@ -214,9 +216,9 @@ def _values(
     return found
 
 
-def _symbolic(model: Model, input_shapes: Mapping[str, Shape]) -> list[list[tuple[str, int]]]:
-    """Return the free dimensions of the inputs, as (input, axis), those of one name together."""
-    dims: dict[str, list[tuple[str, int]]] = {}
+def _symbolic(model: Model, input_shapes: Shapes) -> list[list[Place]]:
+    """Return the free dimensions of the inputs, those of one name together."""
+    names: dict[Place, str] = {}
     for value in model.ir.graph.inputs:
         name = value.name or ""
         if value.is_initializer() or name not in input_shapes:
@@ -224,35 +226,11 @@ def _symbolic(model: Model, input_shapes: Mapping[str, Shape]) -> list[list[tupl
         shape = value.shape or (None,) * len(input_shapes[name])
         for axis, d in enumerate(shape):
             if not isinstance(d, int):
-                symbol = getattr(d, "value", None) or f"{name}:{axis}"
-                dims.setdefault(str(symbol), []).append((name, axis))
-    return list(dims.values())
+                names[name, axis] = str(getattr(d, "value", None) or f"{name}:{axis}")
+    return by_name(names)
 
 
-def _other_looks(
-    model: Model,
-    input_shapes: Mapping[str, Shape],
-    free: frozenset[ir.Value],
-    symbolic: list[list[tuple[str, int]]],
-) -> Iterator[_Look | None]:
-    """Look again with other sizes: all free dimensions at once, else one after the other."""
-    if not symbolic:
-        return
-    together = [place for places in symbolic for place in places]
-    for change in CHANGES:
-        look = _try(model, resized(input_shapes, together, change), free)
-        if look is not None:
-            yield look
-            return
-    for places in symbolic:
-        for change in CHANGES:
-            look = _try(model, resized(input_shapes, places, change), free)
-            if look is not None:
-                yield look
-                break
-
-
-def _try(model: Model, input_shapes: Mapping[str, Shape], free: frozenset[ir.Value]) -> _Look | None:
+def _try(model: Model, input_shapes: Shapes, free: frozenset[ir.Value]) -> _Look | None:
     try:
         return _look(model, input_shapes, free)
     except OnnxCompressError:

@@ -3,13 +3,13 @@
 Exact changes: onnxruntime, told to optimise nothing, runs the same operators on the same numbers, so that
 outputs must be equal bit by bit. Where numbers went into weights, the graph is compared in float64 in torch
 with the new weights unrounded, to the noise floor, and in onnxruntime with the weights as they are stored.
-All on random inputs, of another size too where the model leaves sizes open.
+All on random inputs, of other sizes too where the model leaves sizes open.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from onnxcompress.core.model import FLOAT_TYPES, Model
 from onnxcompress.core.simplification import SameProof
 from onnxcompress.core.task import Feeds
 from onnxcompress.engine import runtime
+from onnxcompress.engine.channels.other_sizes import PROOFS, Place, Shapes, attempted, by_name
 from onnxcompress.engine.feeds import random_feeds
 from onnxcompress.engine.measures import shapes as measured
 from onnxcompress.surgery.agreement import Comparison64, distance
@@ -34,8 +35,6 @@ _EXAMPLES = 2
 
 _PLACES_BYTES = 1 << 28
 """Values between that take more memory than this, in float64, are not compared beside the outputs."""
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 def prove_exact(before: Model, after: Model, shapes: Shapes, *, seed: int) -> SameProof:
@@ -198,37 +197,26 @@ def _run(session: runtime.OrtSession, feeds: Feeds) -> dict[str, Any]:
 
 
 def _inputs(model: Model, session: runtime.OrtSession, shapes: Shapes, seed: int) -> tuple[list[Feeds], int]:
-    """Return random inputs, and how many sizes there are among them (1 or 2)."""
+    """Return random inputs, and how many sizes there are among them."""
 
     def drawn(sizes: Shapes, count: int, first: int) -> list[Feeds]:
         return list(random_feeds(session.inputs, seed=first, shapes=sizes, examples=count, model=model))
 
-    found = drawn(shapes, _EXAMPLES, seed)
-    for other in _others(session, shapes):
+    def run(sizes: Shapes) -> Feeds | None:
         try:
-            (feeds,) = drawn(other, 1, seed + 1)
+            (feeds,) = drawn(sizes, 1, seed + 1)
             outputs = session.run(feeds)
         except OnnxCompressError:
-            continue
-        if all(np.size(v) for v in outputs.values() if isinstance(v, np.ndarray)):
-            return [*found, feeds], 2
-    return found, 1
+            return None
+        return feeds if all(np.size(v) for v in outputs.values() if isinstance(v, np.ndarray)) else None
 
-
-def _others(session: runtime.OrtSession, shapes: Shapes) -> Iterator[Shapes]:
-    """Yield shapes with lengths that the model leaves open one more, and twice as long: all, then by name."""
-    places: dict[str, set[tuple[str, int]]] = {}
+    names: dict[Place, str] = {}
     for info in session.inputs:
         for axis, length in enumerate(info.shape or ()):
             if not isinstance(length, int):
-                places.setdefault(str(length or f"{info.name}:{axis}"), set()).add((info.name, axis))
-    together = set().union(*places.values()) if places else set()
-    for chosen in (together, *(places[key] for key in sorted(places))) if places else ():
-        for factor, more in ((1, 1), (2, 0)):
-            yield {
-                name: tuple(factor * d + more if (name, a) in chosen else d for a, d in enumerate(shape))
-                for name, shape in shapes.items()
-            }
+                names[info.name, axis] = str(length or f"{info.name}:{axis}")
+    others = attempted(shapes, by_name(names), run, rows=PROOFS, each=False)
+    return [*drawn(shapes, _EXAMPLES, seed), *others], 1 + len(others)
 
 
 def _identical(one: object, other: object) -> bool:
