@@ -15,6 +15,7 @@ from onnxcompress.engine.channels.channels import Channels
 from onnxcompress.engine.channels.crossing import Ground, NodeCrossing, refused, settled, stop_at_varying
 from onnxcompress.engine.channels.grouping import grouping
 from onnxcompress.engine.channels.movement import move
+from onnxcompress.engine.channels.straightening import straightened
 from onnxcompress.engine.channels.tracing import trace
 from onnxcompress.engine.channels.unsharing import unshared
 from onnxcompress.engine.measures.costs import as_node
@@ -32,8 +33,8 @@ def analyse(model: Model, input_shapes: Mapping[str, Shape]) -> Channels:
         input_shapes: input name -> concrete shape.
 
     Returns:
-        The groups, on a clone of the model in which small shared constants are not shared any more. The
-        same object for the same model and shapes.
+        The groups, on a clone of the model in which small shared constants are not shared any more, and views
+        spelt out by index are Reshapes. The same object for the same model and shapes.
 
     Raises:
         UnsupportedError: the model does not run.
@@ -48,7 +49,10 @@ def analyse(model: Model, input_shapes: Mapping[str, Shape]) -> Channels:
 
 def _analysed(model: Model, input_shapes: Mapping[str, Shape]) -> Channels:
     clone = unshared(model)
-    ground = Ground(trace(clone, input_shapes))
+    seen = trace(clone, input_shapes)
+    if straightened(clone, seen):
+        seen = trace(clone, input_shapes)
+    ground = Ground(seen)
     graph = clone.ir.graph
     _label_constants(ground, graph)
     unknown: Counter[str] = Counter()

@@ -38,6 +38,7 @@ class Trace:
         dynamic: axes whose length depends on the sizes the model is fed with; values without any left out.
         arrays: values that no data reaches (computed ones of moderate size), of the first run.
         constant: those of ``arrays`` that are the same for all input sizes.
+        counting: those of ``arrays`` that count 0, 1, 2 … through their elements, in every run.
         data_free: every value that no data reaches, initializers included.
         dtypes: element type of each value, where it is known.
     """
@@ -46,6 +47,7 @@ class Trace:
     dynamic: Mapping[ir.Value, frozenset[int]]
     arrays: Mapping[ir.Value, Array]
     constant: frozenset[ir.Value]
+    counting: frozenset[ir.Value]
     data_free: frozenset[ir.Value]
     dtypes: Mapping[ir.Value, ir.DataType]
 
@@ -84,11 +86,13 @@ def trace(model: Model, input_shapes: Mapping[str, Shape]) -> Trace:
         for value, array in first.arrays.items()
         if all(value in look.arrays and _same(array, look.arrays[value]) for look in others)
     )
+    counting = frozenset(v for v in first.arrays if all(_counts(k.arrays.get(v)) for k in (first, *others)))
     if symbolic and not sized:
         # Nothing is known of how sizes spread: only what does not come from a shape is constant.
         constant &= frozenset(_data_free(model.ir.graph, shapes=False))
+        counting &= constant
         dynamic |= {v: frozenset(range(len(s))) & _named(v) for v, s in first.shapes.items() if _named(v)}
-    return Trace(first.shapes, dynamic, first.arrays, constant, free, first.dtypes)
+    return Trace(first.shapes, dynamic, first.arrays, constant, counting, free, first.dtypes)
 
 
 _SIZED_BY_DATA = frozenset(["Compress", "If", "Loop", "NonMaxSuppression", "NonZero", "Unique"])
@@ -118,6 +122,13 @@ def _same(first: Array, second: Array) -> bool:
     return first.shape == second.shape and bool(
         np.array_equal(first, second, equal_nan=first.dtype.kind == "f")
     )
+
+
+def _counts(array: Array | None) -> bool:
+    """Tell whether whole numbers count 0, 1, 2 … through the elements."""
+    if array is None or array.dtype.kind not in "iu":
+        return False
+    return bool((array.reshape(-1) == np.arange(array.size)).all())
 
 
 def _data_free(graph: ir.Graph, *, shapes: bool = True) -> Iterator[ir.Value]:
