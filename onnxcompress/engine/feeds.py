@@ -20,13 +20,20 @@ from onnxcompress.core.encoding import Array
 from onnxcompress.core.errors import DataError, OnnxCompressError, UnsupportedError, UsageError
 from onnxcompress.core.model import Model
 from onnxcompress.engine.input_values import Draw, draws
+from onnxcompress.engine.measures.shapes import largest_value
 from onnxcompress.engine.runtime import OrtSession
 from onnxcompress.engine.tensor_info import TensorInfo, numpy_type
 
 Shapes = dict[str, tuple[int, ...]]
 
 _BUDGET_S = 30.0
+_LARGEST_ELEMENTS = 1 << 25
+"""Sizes are not chosen where a single value between would have more elements than this, while smaller ones
+are left: attention over the pixels of a picture has as many as the square of their number."""
 _DRAWS = "onnxcompress.draws"  # in the graph's meta: which of the possible draws each input got
+
+_SMALL = 64
+"""Lengths of which none makes a model large."""
 
 _BATCH = (1, 2, 4, 8)
 _SPACE = (224, 256, 320, 512, 640, 128, 64, 48, 32, 28, 96, 299, 1, 16)
@@ -86,8 +93,11 @@ def resolve_shapes(
     first: OnnxCompressError | None = None
     fallback: tuple[Shapes, dict[str, Draw]] | None = None
     deadline = time.monotonic() + _BUDGET_S
+    moderate = _Moderate(model)
     for sizes, ways in _attempts(dimensions, possible):
         shapes = dimensions.shapes(sizes)
+        if not moderate(sizes, shapes):
+            continue
         try:
             outputs = session.run(_draw(infos, shapes, ways, np.random.default_rng(0)))
         except (UnsupportedError, DataError) as error:
@@ -108,6 +118,28 @@ def resolve_shapes(
         why=None if first is None else f"it says: {first.why or first.what}",
         fix="give their shapes with --input-shape NAME:1,3,224,224",
     )
+
+
+class _Moderate:
+    """Tells sizes that take a moderate amount of memory: what has larger ones than one that does not has not.
+
+    What shape inference cannot follow counts as moderate.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._known: dict[tuple[int, ...], bool] = {}
+
+    def __call__(self, sizes: Mapping[str, int], shapes: Shapes) -> bool:
+        """Tell whether these sizes of open dimensions, and the shapes they make, are moderate."""
+        key = tuple(sizes.values())
+        if not any(size > _SMALL for size in key):
+            return True
+        if key not in self._known:
+            larger = (k for k, fine in self._known.items() if not fine)
+            beyond = any(all(a >= b for a, b in zip(key, k, strict=True)) for k in larger)
+            self._known[key] = not beyond and largest_value(self._model.ir, shapes) <= _LARGEST_ELEMENTS
+        return self._known[key]
 
 
 def _attempts(

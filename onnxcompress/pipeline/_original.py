@@ -15,7 +15,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxcompress import bench, exporter, importer, verify
-from onnxcompress.core.errors import UnsupportedError, UsageError
+from onnxcompress.core.errors import OnnxCompressError, UnsupportedError, UsageError
 from onnxcompress.core.model import Model
 from onnxcompress.core.run import Benchmark, Comparison
 from onnxcompress.core.task import Feeds, Task
@@ -126,6 +126,35 @@ def data_task(original: Original, options: Mapping[str, Any], seed: int) -> Task
     return make_task(examples, seed=seed, **{k: v for k, v in options.items() if k in TASK_OPTIONS})
 
 
+def with_sizes_of_data(original: Original, task: Task | None, given: Mapping[str, Any]) -> Original:
+    """Return the original with the sizes of a validation example where the file leaves sizes open.
+
+    Costs are counted and cuts decided at these sizes, which have to be those the model is used at.
+
+    Args:
+        original: with sizes that run.
+        task: whose examples are looked at; random ones have been drawn at the original's sizes.
+        given: input shapes that the user chose; where there are some, they are left as they are.
+    """
+    infos = original.session.inputs
+    opened = [info.name for info in infos if not all(isinstance(d, int) for d in info.shape)]
+    if given or not opened or task is None or task.random or not isinstance(task.samples, Examples):
+        return original
+    feed = _first_example(task.samples, task)
+    wanted = {name: tuple(np.shape(feed[name])) for name in opened}
+    if all(original.shapes[name] == shape for name, shape in wanted.items()):
+        return original
+    try:
+        return replace(original, shapes=feeds.resolve_shapes(original.model, original.session, wanted))
+    except OnnxCompressError:  # random numbers of these sizes may not do
+        return original
+
+
+def _first_example(samples: Examples, task: Task) -> Feeds:
+    stack = samples.inputs(task.validation[:1])
+    return next(iter(samples.feeding.calls(stack, 1)))[1]
+
+
 def random_examples(original: Original, count: int, seed: int) -> Examples:
     """Return seeded random examples, marked as such."""
     drawn = feeds.random_feeds(
@@ -158,8 +187,7 @@ def single_example(original: Original, task: Task | None) -> Feeds | None:
     """Return one validation example at the shapes that costs are counted at, None where there is none."""
     if task is None or task.random or not isinstance(task.samples, Examples):
         return None
-    stack = task.samples.inputs(task.validation[:1])
-    feed = next(iter(task.samples.feeding.calls(stack, 1)))[1]
+    feed = _first_example(task.samples, task)
     fits = all(np.shape(feed[name]) == tuple(shape) for name, shape in original.shapes.items())
     return feed if fits else None
 

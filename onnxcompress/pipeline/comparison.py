@@ -61,6 +61,8 @@ def compare(
     compared = single = accuracy = None
     if outputs:
         task = originals.data_task(first, data or {}, seed) if data else None
+        opened = [originals.with_sizes_of_data(one, task, input_shapes or {}) for one in opened]
+        first = opened[0]
         compared = originals.compared_inputs(first, task, seed)
         single = compared.single
         accuracy = _accuracy(opened, task, threads)

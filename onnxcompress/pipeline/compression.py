@@ -102,6 +102,7 @@ def compress(request: Request) -> Run:
     original = originals.open_original(request.source, request.input_shapes, request.threads)
     check_repeatable(original, request.recipe.seed)
     task = _task(request, original)
+    original = originals.with_sizes_of_data(original, task, request.input_shapes)
     _use_torch_threads(request.threads)
     decided = _decide(request, original, task)
     model, plans = decided.model, decided.plans

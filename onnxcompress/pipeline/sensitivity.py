@@ -104,6 +104,7 @@ def sensitivity(
     original = originals.open_original(source, input_shapes or {}, threads)
     check_repeatable(original, seed)
     task = _task(original, recipe, examples)
+    original = originals.with_sizes_of_data(original, task, input_shapes or {})
     calls = _calls(task, examples)
     progress = (resources or Resources()).progress
     progress(0.0, "deciding", None)

@@ -17,6 +17,7 @@ from onnxcompress.core.channels import Keep
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.model import Model
 from onnxcompress.engine.channels import Channels, silenced, site_key
+from onnxcompress.engine.channels.repetition import repetition
 
 
 def reference(
@@ -45,6 +46,15 @@ def reference(
     return model
 
 
+_Step = tuple[str, Array, Mapping[str, Any] | None]
+"""A node to insert: operator, its second input, attributes."""
+
+
+def _places(stays: Array, *, spread: bool) -> Array:
+    """Return which positions stay, or for every position which of those stands there afterwards."""
+    return np.where(stays, np.cumsum(stays) - 1, 0) if spread else np.flatnonzero(stays)
+
+
 class _Builder:
     """Inserts nodes into the silenced model; nodes are found by those of the analysed graph."""
 
@@ -67,11 +77,37 @@ class _Builder:
         twin = self._twins[tuple(v.name for v in node.outputs)]
         for slot, value in enumerate(node.inputs):
             for axis, stays in self._cut_axes(value, mixed).items():
-                self._in_front(node, slot, "Gather", np.flatnonzero(stays), {"axis": axis})
+                assert value is not None
+                for op_type, array, attributes in self._picked(value, axis, stays, spread=False):
+                    self._in_front(node, slot, op_type, array, attributes)
         for value, output in zip(node.outputs, twin.outputs, strict=True):
             for axis, stays in self._cut_axes(value, mixed).items():
-                places = np.where(stays, np.cumsum(stays) - 1, 0)
-                self._behind(output, "Gather", places, {"axis": axis})
+                steps = self._picked(value, axis, stays, spread=True)
+                made = output
+                for op_type, array, attributes in steps:
+                    made = self._behind(made, op_type, array, attributes)
+
+    def _picked(self, value: ir.Value, axis: int, stays: Array, *, spread: bool) -> list[_Step]:
+        """Return the nodes that pick the positions that stay along an axis, or spread those over all again.
+
+        Where the length of the axis depends on the sizes of the inputs, channels are picked, not positions.
+        """
+        trace = self._channels.ground.trace
+        varying = trace.dynamic.get(value, frozenset())
+        repeated = repetition(self._channels.ground.along[value][axis]) if axis in varying else None
+        if repeated is None or (repeated.outer > 1 and repeated.inner > 1):
+            return [("Gather", _places(stays, spread=spread), {"axis": axis})]
+        # Lengths in front are copied (0); one that varies behind the axis could not be told.
+        behind = list(trace.shapes[value][axis + 1 :])
+        front, apart = [0] * axis, [repeated.count, -1] if repeated.outer == 1 else [-1, repeated.count]
+        if spread:
+            apart = [int(stays.sum()) * n // len(stays) if n > 0 else n for n in apart]
+        along = axis if repeated.outer == 1 else axis + 1
+        return [
+            ("Reshape", np.array([*front, *apart, *behind]), None),
+            ("Gather", _places(repeated.per_channel(stays), spread=spread), {"axis": along}),
+            ("Reshape", np.array([*front, -1, *behind]), None),
+        ]
 
     def _cut_axes(self, value: ir.Value | None, keep: Keep) -> dict[int, Array]:
         if value is None or not value.name:
@@ -95,7 +131,9 @@ class _Builder:
         self._graph.insert_before(twin, made)
         twin.replace_input_with(slot, made.outputs[0])
 
-    def _behind(self, output: ir.Value, op_type: str, array: Array, attributes: Mapping[str, Any]) -> None:
+    def _behind(
+        self, output: ir.Value, op_type: str, array: Array, attributes: Mapping[str, Any] | None
+    ) -> ir.Value:
         readers = tuple(output.uses())
         made = self._node(op_type, output, array, attributes)
         producer = output.producer()
@@ -103,6 +141,7 @@ class _Builder:
         self._graph.insert_after(producer, made)
         for reader, slot in readers:
             reader.replace_input_with(slot, made.outputs[0])
+        return made.outputs[0]
 
     def _node(
         self, op_type: str, source: ir.Value, array: Array, attributes: Mapping[str, Any] | None

@@ -93,3 +93,61 @@ def test_a_constant_that_was_changed_is_not_given_for_what_it_was():
     assert second is not first
     assert tensors.array(second).tolist() == [1, 49, 128]
     assert tensors.array(first).tolist() == [1, 49, 64]
+
+
+GROUPED = (
+    "p = Conv <pads = [1, 1, 1, 1]> (x, a) s = Shape (p) f = Reshape (p, grouped) "
+    "n = InstanceNormalization (f, ones, zeros) g = Reshape (n, s) m = Mul (g, gamma) r = Relu (m) "
+    "y = Conv (r, b)"
+)
+"""Group normalisation as torch writes it; the pixels of a group's channels lie along one axis."""
+
+
+def grouped(**weights):
+    return model_of(
+        GROUPED, "float[N, 3, H, W] x", "float[N, 5, H, W] y",
+        {"a": (8, 3, 3, 3), "b": (5, 8, 1, 1), "gamma": (8, 1, 1), "ones": np.ones(2, np.float32),
+         "zeros": np.zeros(2, np.float32), "grouped": ints(0, 2, -1), **weights},
+    )  # fmt: skip
+
+
+def normalised(x, a, gamma, b):
+    """The same in NumPy, with as many channels as ``a`` makes, in two groups."""
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))
+    made = np.einsum("nchwij,ocij->nohw", windows, a)
+    apart = made.reshape(len(x), 2, -1)
+    apart = (apart - apart.mean(2, keepdims=True)) / np.sqrt(apart.var(2, keepdims=True) + 1e-5)
+    return np.einsum("nohw,yo->nyhw", np.maximum(apart.reshape(made.shape) * gamma, 0), b[:, :, 0, 0])
+
+
+def test_channels_of_a_group_norm_are_cut_whatever_the_size_of_the_picture():
+    model = grouped()
+    channels = analyse(model, {"x": (1, 3, 8, 8)})
+    keep = dropping(channels, "a", 0)
+    (group,) = (channels.group(name) for name in keep)
+    assert group.mixed
+    result = surgery.cut(channels, keep)
+    assert surgery.prove(channels, keep, result).sizes == 3
+    cut = {name: result.model.array(name) for name in ("a", "gamma", "b")}
+    assert len(cut["a"]) < 8
+    for size in ((2, 3, 8, 8), (1, 3, 5, 12), (3, 3, 17, 4)):
+        x = np.random.default_rng(1).normal(size=size).astype(np.float32)
+        np.testing.assert_allclose(run(result.model, x=x)["y"], normalised(x, **cut), rtol=1e-3, atol=1e-4)
+        whole = {name: model.array(name) for name in ("a", "gamma", "b")}
+        np.testing.assert_allclose(run(model, x=x)["y"], normalised(x, **whole), rtol=1e-3, atol=1e-4)
+
+
+def test_where_the_length_is_a_number_from_the_sizes_nothing_is_cut():
+    """Negative control: the length of the long axis is computed, and would be that of before."""
+    model = model_of(
+        "p = Conv <pads = [1, 1, 1, 1]> (x, a) s = Shape (p) h = Slice (s, from, to) w = ReduceProd (h) "
+        "v = Mul (w, four) k = Shape (x) e = Slice (k, first, last) t = Concat <axis = 0> (e, two, v) "
+        "f = Reshape (p, t) n = InstanceNormalization (f, ones, zeros) g = Reshape (n, s) y = Conv (g, b)",
+        "float[N, 3, H, W] x", "float[N, 5, H, W] y",
+        {"a": (8, 3, 3, 3), "b": (5, 8, 1, 1), "ones": np.ones(2, np.float32),
+         "zeros": np.zeros(2, np.float32), "from": ints(2), "to": ints(4), "four": ints(4), "two": ints(2),
+         "first": ints(0), "last": ints(1)},
+    )  # fmt: skip
+    channels = analyse(model, {"x": (1, 3, 8, 8)})
+    assert "a" not in {m.tensor for g in channels.free for m in g.members if not m.consumes}

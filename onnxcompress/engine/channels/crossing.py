@@ -12,6 +12,7 @@ from onnxcompress.core.encoding import Array
 from onnxcompress.core.model import constant_of
 from onnxcompress.couplings._base import Crossing, Labels
 from onnxcompress.engine.channels.labels import Kind, Ledger
+from onnxcompress.engine.channels.repetition import repetition
 from onnxcompress.engine.channels.tracing import Trace
 from onnxcompress.ops._base import Node, Shape
 
@@ -309,8 +310,8 @@ def refused(crossing: NodeCrossing, why: str) -> None:
 
 
 _THROUGH_VARYING = frozenset([
-    "Add", "Cast", "Div", "Dropout", "Identity", "MatMul", "Mul", "Reshape", "Softmax", "Squeeze", "Sub",
-    "Transpose", "Unsqueeze", "Where",
+    "Add", "Cast", "Div", "Dropout", "Identity", "InstanceNormalization", "MatMul", "Mul", "Reshape",
+    "Softmax", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where",
 ])  # fmt: skip
 """Operators that treat all positions of an axis alike, so that it may vary in length and be cut as well."""
 
@@ -327,20 +328,29 @@ def stop_at_varying(crossing: NodeCrossing, trace: Trace) -> None:
 def settled(ground: Ground, crossing: NodeCrossing) -> Mapping[ir.Value, AxisLabels]:
     """Return the labels of a node's outputs, those of axes of varying length frozen and left out.
 
-    Heads that a Reshape folds into the batch stay: where that is the only varying length of its output, the
-    Reshape finds it by itself after a cut.
+    What a Reshape folds into such an axis stays where it finds the length by itself after a cut: that is
+    the only varying one, or asked for as −1. Heads are folded into the batch like that, and channels into the
+    pixels of a group that a normalisation looks at.
     """
     found: dict[ir.Value, AxisLabels] = {}
     for output, axes in crossing.out.items():
         value = crossing.source.outputs[output]
         varying = ground.trace.dynamic.get(value, frozenset())
-        folds = crossing.node.op_type == "Reshape" and len(varying) == 1
         through = crossing.node.op_type in _THROUGH_VARYING - {"Reshape"} and not crossing.node.domain
         found[value] = dict(axes)
-        for axis in varying & axes.keys() if not (folds or through) else ():
+        for axis in varying & axes.keys() if not through else ():
+            finds = crossing.node.op_type == "Reshape" and (len(varying) == 1 or _found_out(crossing, axis))
+            if finds and repetition(axes[axis]) is not None:
+                continue
             crossing.freeze(axes[axis], _varying(value))
             del found[value][axis]
     return found
+
+
+def _found_out(crossing: NodeCrossing, axis: int) -> bool:
+    """Tell whether a Reshape is asked to find the length of an axis of its output."""
+    target = crossing.seen(1) if crossing.inputs > 1 else None
+    return target is not None and axis < len(target) and int(target[axis]) == -1
 
 
 def _varying(value: ir.Value) -> str:

@@ -7,6 +7,7 @@ only if it does not differ.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ from onnxcompress.engine.feeds import random_feeds
 from onnxcompress.engine.measures import shapes as measured
 from onnxcompress.engine.measures.shapes import Shape
 from onnxcompress.engine.tensor_info import TensorInfo
+
+_LARGEST_LOOK = 1 << 26
+"""Larger inputs than the model is used with are not looked at where a value between had more elements."""
 
 _LARGEST = 1 << 16
 """Computed values with more elements are no sizes, axes or indices; they are not kept."""
@@ -66,7 +70,11 @@ def trace(model: Model, input_shapes: Mapping[str, Shape]) -> Trace:
     first = _look(model, input_shapes, free)
     symbolic = _symbolic(model, input_shapes)
     others = attempted(
-        input_shapes, symbolic, lambda shapes: _try(model, shapes, free), rows=LOOKS, each=True
+        input_shapes,
+        symbolic,
+        lambda shapes: _try(model, shapes, free, _elements(input_shapes)),
+        rows=LOOKS,
+        each=True,
     )
     sized = list(others)
     if _sizes_from_data(model.ir.graph, free):
@@ -189,6 +197,10 @@ def _look(model: Model, input_shapes: Mapping[str, Shape], free: frozenset[ir.Va
     return _Look(shapes, _values(model, clone, wanted, twins, make_feeds), dtypes)
 
 
+def _elements(shapes: Shapes) -> int:
+    return sum(math.prod(shape) for shape in shapes.values())
+
+
 def _size(shape: Shape | None) -> int:
     return _LARGEST + 1 if shape is None else int(np.prod(shape, dtype=np.int64))
 
@@ -241,7 +253,10 @@ def _symbolic(model: Model, input_shapes: Shapes) -> list[list[Place]]:
     return by_name(names)
 
 
-def _try(model: Model, input_shapes: Shapes, free: frozenset[ir.Value]) -> _Look | None:
+def _try(model: Model, input_shapes: Shapes, free: frozenset[ir.Value], least: int) -> _Look | None:
+    """Look with other sizes; None where they do not run, or take too much memory."""
+    if _elements(input_shapes) > least and measured.largest_value(model.ir, input_shapes) > _LARGEST_LOOK:
+        return None
     try:
         return _look(model, input_shapes, free)
     except OnnxCompressError:

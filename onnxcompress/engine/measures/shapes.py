@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -42,6 +43,12 @@ def concrete(model: ir.Model, shapes: Mapping[str, Shape]) -> ir.Model:
         inputs[name].shape = ir.Shape(shape)
     infer(clone)
     return clone
+
+
+def largest_value(model: ir.Model, shapes: Mapping[str, Shape]) -> int:
+    """Return the elements of the largest value that a node of the main graph computes, as far as is known."""
+    found = (shape_of(value) for node in concrete(model, shapes).graph for value in node.outputs)
+    return max((math.prod(shape) for shape in found if shape is not None), default=0)
 
 
 def forget(model: ir.Model) -> None:
