@@ -24,6 +24,7 @@ from onnxcompress.engine.data import Examples, make_task, open_data
 from onnxcompress.engine.denormals import NOTABLE
 from onnxcompress.engine.scores import deciding, revealed
 from onnxcompress.recipe import TASK_OPTIONS
+from onnxcompress.surgery import store_computed_weights
 
 COMPARED_EXAMPLES = 256
 """Examples whose outputs are compared where there is data."""
@@ -94,6 +95,12 @@ def open_original(source: Source, input_shapes: Mapping[str, tuple[int, ...]], t
             error.what, where=error.where or model.source.path, why=error.why, fix=error.fix
         ) from error
     return Original(model, file, session, shapes, scores, witness)
+
+
+def with_stored_weights(original: Original) -> tuple[Original, tuple[str, ...]]:
+    """Return the original with weights stored that its file computes, and the nodes that computed them."""
+    model, names = store_computed_weights(original.model)
+    return (replace(original, model=model), names) if names else (original, ())
 
 
 def _with_scores(model: Model, session: runtime.OrtSession) -> tuple[Model, tuple[str, ...]]:

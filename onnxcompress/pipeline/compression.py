@@ -69,7 +69,8 @@ class Request:
         threads: CPU threads of onnxruntime and torch.
         resources: device, time limit, checkpoints, progress.
         limits: gate name -> limit (:data:`onnxcompress.gates.LIMITS`).
-        fold: fold constants that shift a layer's input into its bias (``surgery.fold_shifts``).
+        fold: fold constants that shift a layer's input into its bias (``surgery.fold_shifts``), and store
+            weights that the file computes from constants (``surgery.store_computed_weights``).
         benchmark: measure latency, load time and memory.
         command: the command line, for the report.
     """
@@ -101,6 +102,9 @@ def compress(request: Request) -> Run:
     check_last(request.recipe.methods)
     original = originals.open_original(request.source, request.input_shapes, request.threads)
     check_repeatable(original, request.recipe.seed)
+    # `lossless` does that itself, and tells what it did.
+    stores = request.fold and request.recipe.methods[0].name != "lossless"
+    original, computed = originals.with_stored_weights(original) if stores else (original, ())
     task = _task(request, original)
     original = originals.with_sizes_of_data(original, task, request.input_shapes)
     _use_torch_threads(request.threads)
@@ -145,7 +149,7 @@ def compress(request: Request) -> Run:
                 facts.model_facts(original.file, original.model, original.shapes, name=before),
                 facts.model_facts(staged.path, final, original.shapes, name=name),
             ),
-            methods=(*decided.facts, *folded),
+            methods=(*_stored(computed), *decided.facts, *folded),
             weights=facts.weight_facts(original.model, _changed(original.model, decided, gone)),
             refusals=refusals,
             warnings=tuple(dict.fromkeys(warnings)),
@@ -305,6 +309,19 @@ def _fold(model: Model) -> tuple[Model, tuple[MethodFacts, ...], frozenset[str]]
     source = "W(x − c) + b = Wx + (b − Wc), with the weights as stored"
     done = MethodFacts("fold", {}, source, f"folded {told}", seconds, None)
     return model, (done,), frozenset(f.constant for f in folds)
+
+
+def _stored(names: Sequence[str]) -> tuple[MethodFacts, ...]:
+    """Tell of weights that the file computed from constants, like a method."""
+    if not names:
+        return ()
+    shown = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
+    told = f"stored {len(names)} weight{'s' if len(names) > 1 else ''} that the file computes: {shown}"
+    return (
+        MethodFacts(
+            "fold", {}, "onnxruntime's own values of what depends on constants alone", told, 0.0, None
+        ),
+    )
 
 
 def _check_needs(method: Method, task: Task | None) -> None:

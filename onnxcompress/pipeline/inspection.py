@@ -19,6 +19,7 @@ from onnxcompress.engine.layers import Layer, layers, left_alone
 from onnxcompress.engine.measures import facts
 from onnxcompress.engine.measures.costs import count_macs
 from onnxcompress.pipeline._channels import channel_facts
+from onnxcompress.surgery import store_computed_weights
 
 
 def inspect(
@@ -72,7 +73,7 @@ def _opened(
 
     What can be told without running a model is told of one too for which no inputs are found that it takes.
     """
-    model = importer.load(source)
+    model, _ = store_computed_weights(importer.load(source))
     session = runtime.open_session(source, threads=1)
     try:
         return model, feeds.resolve_shapes(model, session, input_shapes), None

@@ -103,6 +103,7 @@ def sensitivity(
     method, seed = recipe.methods[0], recipe.seed
     original = originals.open_original(source, input_shapes or {}, threads)
     check_repeatable(original, seed)
+    original, _ = originals.with_stored_weights(original)
     task = _task(original, recipe, examples)
     original = originals.with_sizes_of_data(original, task, input_shapes or {})
     calls = _calls(task, examples)

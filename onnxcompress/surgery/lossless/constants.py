@@ -8,7 +8,7 @@ packed weight that is decoded) stays computed.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -27,14 +27,20 @@ _NODE = 24
 _LEFT_ALONE = frozenset(["Constant", "Optional", "SequenceConstruct", "SequenceEmpty", "StringNormalizer"])
 
 
-def fold_constants(work: Workpiece) -> Iterator[str]:
-    """Store what is computed from constants, where that is smaller; yields the nodes whose results it was."""
+def fold_constants(work: Workpiece, chosen: Callable[[ir.Value], bool] | None = None) -> Iterator[str]:
+    """Store what is computed from constants, where that is smaller; yields the nodes whose results it was.
+
+    Args:
+        work: the graph under work.
+        chosen: which of the results to store; None: all.
+    """
     work.look()
     for graph in work.graphs():
         computed = _computed(work, graph)
         if not computed:
             continue
-        wanted = [v for v in _candidates(work, computed) if _may_pay(work, v, computed)]
+        candidates = [v for v in _candidates(work, computed) if chosen is None or chosen(v)]
+        wanted = [v for v in candidates if _may_pay(work, v, computed)]
         found = _values(work, wanted, computed)
         # From the last on: where a long way is folded at once, what it leads through need not be stored.
         for value in reversed(wanted):

@@ -1,0 +1,68 @@
+"""Computed weights: what a file works out from constants on every start becomes a weight to compress.
+
+Weight standardisation (NFNet, BiT) and weight normalisation are exported as arithmetic on trained tensors. No
+channel can be cut from a mean over channels, and no layer's weight is seen behind it.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from onnxcompress.core.model import FLOAT_TYPES, Model, constant_of
+from onnxcompress.surgery.lossless.constants import fold_constants
+from onnxcompress.surgery.lossless.workpiece import Workpiece, plain
+
+_WEIGHT_SLOTS = {
+    "Conv": (1,), "ConvTranspose": (1,), "Gemm": (0, 1), "MatMul": (0, 1),
+    "LSTM": (1, 2), "GRU": (1, 2), "RNN": (1, 2),
+}  # fmt: skip
+
+_MOVING = frozenset(["Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"])
+"""Through these a weight is seen where it is stored."""
+
+
+def store_computed_weights(model: Model) -> tuple[Model, tuple[str, ...]]:
+    """Return a model in which weights computed from constants are stored, and the nodes that computed them.
+
+    The values are onnxruntime's own, bit by bit. The model itself, and no names, where there are none; packed
+    weights, and others that would take more bytes than what they are computed from, stay computed.
+    """
+    constant: set[ir.Value] = set()
+    found = False
+    for node in model.ir.graph:
+        if plain(node) and node.inputs and all(_known(value, constant) for value in node.inputs):
+            constant.update(node.outputs)
+            found |= _is_computed_weight(node.outputs[0])
+    if not found:
+        return model, ()
+    work = Workpiece(model)
+    names = tuple(fold_constants(work, _is_computed_weight))
+    return (work.model(), names) if names else (model, ())
+
+
+def _known(value: ir.Value | None, constant: set[ir.Value]) -> bool:
+    return value is None or value in constant or constant_of(value) is not None
+
+
+def _is_computed_weight(value: ir.Value) -> bool:
+    """Tell whether layers alone read a value as their weight, and arithmetic makes it, of whatever."""
+    if not value.uses() or value.dtype not in (None, *FLOAT_TYPES):
+        return False
+    layers = all(
+        plain(node) and slot in _WEIGHT_SLOTS.get(node.op_type, ()) for node, slot in _final_uses(value)
+    )
+    maker = value.producer()
+    while maker is not None and maker.op_type in _MOVING and maker.inputs and maker.inputs[0] is not None:
+        maker = maker.inputs[0].producer()
+    return layers and maker is not None and maker.op_type != "Constant"
+
+
+def _final_uses(value: ir.Value) -> list[tuple[ir.Node, int]]:
+    """Return who reads a value, directly or after nodes that only move it."""
+    found = []
+    for node, slot in value.uses():
+        if node.op_type in _MOVING and slot == 0 and plain(node):
+            found += _final_uses(node.outputs[0])
+        else:
+            found.append((node, slot))
+    return found
