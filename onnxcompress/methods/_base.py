@@ -49,6 +49,16 @@ class Method(ABC):
     def plan(self, model: Model, task: Task | None, resources: Resources) -> Plan:
         """Decide; the model is not changed. ``task`` is None where no data was given."""
 
+    def check(self, *, timed: bool) -> None:  # noqa: B027 - most have nothing to say
+        """Refuse options that cannot work in a run, before anything is done.
+
+        Args:
+            timed: whether latency may be measured.
+
+        Raises:
+            UsageError: they cannot.
+        """
+
     def fingerprint(self, model: Model, task: Task) -> dict[str, Any]:
         """Return what a resumed run must have in common with the interrupted one."""
         return {

@@ -75,6 +75,14 @@ class Int8(Method):
         if self.max_error is not None and not self.max_error > 0:
             raise UsageError("--max-error must be positive", why=f"found {self.max_error:g}")
 
+    def check(self, *, timed: bool) -> None:
+        """Refuse to look for the fastest way where nothing may be timed."""
+        if self.way == "fastest" and not timed:
+            raise UsageError(
+                "--way fastest has to measure latency, which is switched off",
+                fix="leave out --no-bench, or name a way",
+            )
+
     def plan(self, model: Model, task: Task | None, resources: Resources) -> Plan:
         """Find ranges, the layers that can be quantised within the limits, and the fastest way.
 
@@ -97,11 +105,7 @@ class Int8(Method):
         )
 
         assert task is not None, "the pipeline refuses before"
-        if self.way == "fastest" and resources.stopwatch is None:
-            raise UsageError(
-                "--way fastest has to measure latency, which is switched off",
-                fix="leave out --no-benchmark, or name a way",
-            )
+        self.check(timed=resources.stopwatch is not None)
         prepared = prepare(model, resources.input_shapes)
         chosen, refusals = self._choose(model, prepared)
         if not chosen:

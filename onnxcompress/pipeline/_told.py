@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from onnxcompress.core.channel_facts import CutFacts
 from onnxcompress.core.run import Comparison
+from onnxcompress.engine.bottleneck.goals import read_goals
+from onnxcompress.engine.widths import FAST
+from onnxcompress.methods._base import Method
 from onnxcompress.pipeline._original import Original
+
+OVERSHOT = 0.9
+"""What stays, divided by what a target allows, below which a user has to know why it is so little."""
 
 TORCH_DIFFERS = 0.1
 """Relative ℓ2 of the original file from which on a user has to know that it differs from the torch model."""
@@ -17,6 +24,31 @@ def scores_told(original: Original) -> tuple[str, ...]:
     return (
         f"no output holds real numbers: {names}, which decides what they are, is trained towards and "
         "compared with them; the written file has the outputs of the original alone",
+    )
+
+
+def overshot(method: Method, cut: CutFacts | None) -> tuple[str, ...]:
+    """Say where much less stays than a target allows, which is what blocks of channels do to small models."""
+    target, block = getattr(method, "target", None), getattr(method, "round_to", 1)
+    if cut is None or target is None or block == 1:
+        return ()
+    counts = {
+        "macs": ("multiply-accumulates", cut.macs_before, cut.macs_after),
+        "params": ("parameters", cut.parameters_before, cut.parameters_after),
+    }
+    found = []
+    for goal in read_goals(target):
+        if goal.quantity not in counts:
+            return ()
+        what, before, after = counts[goal.quantity]
+        limit = goal.limit if goal.limit < 1 else goal.limit / max(before, 1)
+        found.append((after / max(before, 1) / limit, after / max(before, 1), limit, what))
+    near, share, limit, what = max(found)
+    if near >= OVERSHOT:
+        return ()
+    return (
+        f"{share:.3g} of the {what} stay where {limit:.3g} may, because widths come in blocks of {block} "
+        f"and, below that, of {min(block, FAST)}; a smaller --round-to comes nearer",
     )
 
 

@@ -45,7 +45,7 @@ from onnxcompress.pipeline._quantized import (
     stopwatch,
 )
 from onnxcompress.pipeline._repeatable import check_repeatable
-from onnxcompress.pipeline._told import scores_told, torch_differs
+from onnxcompress.pipeline._told import overshot, scores_told, torch_differs
 from onnxcompress.recipe import TASK_OPTIONS, Recipe
 from onnxcompress.surgery.factoring import Factored
 
@@ -100,6 +100,8 @@ def compress(request: Request) -> Run:
     if request.output is not None:
         exporter.check_target(request.output, path_of(request.source), overwrite=request.overwrite)
     check_last(request.recipe.methods)
+    for method in request.recipe.methods:
+        method.check(timed=request.benchmark)
     original = originals.open_original(request.source, request.input_shapes, request.threads)
     check_repeatable(original, request.recipe.seed)
     # `lossless` does that itself, and tells what it did.
@@ -107,6 +109,8 @@ def compress(request: Request) -> Run:
     original, computed = originals.with_stored_weights(original) if stores else (original, ())
     task = _task(request, original)
     original = originals.with_sizes_of_data(original, task, request.input_shapes)
+    for method in request.recipe.methods:
+        _check_needs(method, task)
     _use_torch_threads(request.threads)
     decided = _decide(request, original, task)
     model, plans = decided.model, decided.plans
@@ -218,7 +222,6 @@ def _decide(request: Request, original: Original, task: Task | None) -> _Decided
         )
     decided = _Decided(original.model)
     for number, method in enumerate(request.recipe.methods, start=1):
-        _check_needs(method, task)
         began = time.perf_counter()
         folder = resources.checkpoint_dir
         if folder is not None and len(request.recipe.methods) > 1:
@@ -245,7 +248,7 @@ def _decide(request: Request, original: Original, task: Task | None) -> _Decided
             (*decided.plans, plan),
             (*decided.facts, method_facts),
             (*decided.cuts, *([done.cut] if done.cut is not None else [])),
-            (*decided.warnings, *plan.warnings, *done.warnings),
+            (*decided.warnings, *plan.warnings, *done.warnings, *overshot(method, done.cut)),
             (*decided.simplified, *([done.simplified] if done.simplified is not None else [])),
             (*decided.refusals, *done.refusals),
             {**decided.factored, **done.factored},

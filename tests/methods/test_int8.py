@@ -24,6 +24,8 @@ from onnxcompress.core.errors import (
 from onnxcompress.core.run import LatencyRatio
 from onnxcompress.engine.int8 import telling
 from onnxcompress.engine.proto import to_proto
+from onnxcompress.methods.int8 import Int8
+from onnxcompress.methods.magnitude import Magnitude
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 DIGITS = {"model": FIXTURES / "digits_cnn.onnx", "data": FIXTURES / "digits.npz"}
@@ -263,9 +265,14 @@ def test_an_operator_set_is_told_as_raised_only_where_the_written_file_has_it(mo
     assert any("was raised to 13" in warning for warning in result.run.warnings) == (not stays)
 
 
-def test_the_fastest_way_has_to_be_measured():
+def test_the_fastest_way_has_to_be_measured(monkeypatch):
     with pytest.raises(UsageError, match="has to measure latency"):
         onnxcompress.compress(**DIGITS, method="int8", way="fastest", benchmark=False)
+    # Before the methods in front of it have worked.
+    monkeypatch.setattr(Magnitude, "plan", lambda *_: pytest.fail("too late"))
+    chain = [Magnitude(keep=0.5), Int8(way="fastest")]
+    with pytest.raises(UsageError, match="--no-bench"):
+        onnxcompress.compress(**DIGITS, method=chain, benchmark=False)
 
 
 def test_without_an_output_of_real_numbers_there_is_nothing_to_measure_by():

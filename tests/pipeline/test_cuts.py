@@ -16,6 +16,8 @@ from onnxcompress.encodings.codebook import AdaptiveCodebook
 from onnxcompress.encodings.dense import Dense
 from onnxcompress.engine.channels import analyse, site_key
 from onnxcompress.methods._base import Method, Needs
+from onnxcompress.methods.magnitude import Magnitude
+from onnxcompress.methods.vib import Vib
 from onnxcompress.recipe import Recipe
 
 BODY = "h = Gemm (x, a, ab) r = Relu (h) k = Gemm (r, b, bb) s = Relu (k) y = Gemm (s, c, cb)"
@@ -156,3 +158,27 @@ def test_widths_that_are_slow_are_warned_of(tmp_path):
     assert any("multiple of 4" in warning for warning in run.warnings)
     run, _ = compressed(tmp_path, Cutting(drop=4), proto=proto)
     assert not any("multiple of 4" in warning for warning in run.warnings)
+
+
+@pytest.mark.parametrize(("block", "told"), [(16, True), (1, False)])
+@pytest.mark.parametrize("target", ["macs=0.7", "params=0.7", "macs=0.9,params=0.7"])
+def test_a_target_that_blocks_overshoot_is_told(block, target, told):
+    """One group of 32: the next block leaves half of it."""
+    rng = np.random.default_rng(0)
+    proto = parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[N, 3, 8, 8] x) => (float[N, 5, 8, 8] y) '
+        "{ h = Conv (x, a) r = Relu (h) y = Conv (r, b) }"
+    )
+    for name, shape in (("a", (32, 3, 1, 1)), ("b", (5, 32, 1, 1))):
+        proto.graph.initializer.append(
+            numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name)
+        )
+    method = Vib if "," in target else Magnitude
+    more = {"epochs": 1.0, "after": 0.0} if method is Vib else {}
+    data = {"random": True, "limit": 40} if method is Vib else {}
+    recipe = Recipe((method(target=target, round_to=block, **more),), data, 0)
+    run = pipeline.compress(pipeline.Request(source=proto, recipe=recipe, output=None, benchmark=False))
+    shares = [run.cuts[0].macs_after / run.cuts[0].macs_before]
+    shares.append(run.cuts[0].parameters_after / run.cuts[0].parameters_before)
+    assert (min(shares) <= 0.63) == told
+    assert any("widths come in blocks of 16" in w and "0.5 of the" in w for w in run.warnings) == told
