@@ -24,7 +24,6 @@ from onnxcompress.core.errors import (
 from onnxcompress.core.run import LatencyRatio
 from onnxcompress.engine.int8 import telling
 from onnxcompress.engine.proto import to_proto
-from onnxcompress.methods.int8 import Int8
 from onnxcompress.methods.magnitude import Magnitude
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
@@ -270,9 +269,9 @@ def test_the_fastest_way_has_to_be_measured(monkeypatch):
         onnxcompress.compress(**DIGITS, method="int8", way="fastest", benchmark=False)
     # Before the methods in front of it have worked.
     monkeypatch.setattr(Magnitude, "plan", lambda *_: pytest.fail("too late"))
-    chain = [Magnitude(keep=0.5), Int8(way="fastest")]
+    chain = {"method": ["magnitude", "int8"], "keep": 0.5, "way": "fastest"}
     with pytest.raises(UsageError, match="--no-bench"):
-        onnxcompress.compress(**DIGITS, method=chain, benchmark=False)
+        onnxcompress.compress(**DIGITS, **chain, benchmark=False)
 
 
 def test_without_an_output_of_real_numbers_there_is_nothing_to_measure_by():
