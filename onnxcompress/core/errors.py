@@ -9,6 +9,7 @@
     ├── GateError                exit code 3   a gate the user asked for failed
     ├── UnsupportedError         exit code 4   the model cannot be handled
     │   ├── ModelImportError                   the file is not a model we can read
+    │   ├── ExecutionError                     one of its operators cannot be executed
     │   └── NothingChangedError                nothing would have changed
     └── VerificationError        exit code 5   the result is not what was promised
 
@@ -74,6 +75,10 @@ class UnsupportedError(OnnxCompressError):
     """The model, or a part of it that cannot be left alone, is not supported."""
 
     exit_code = 4
+
+
+class ExecutionError(UnsupportedError):
+    """An operator cannot be executed on what it was given."""
 
 
 class ModelImportError(UnsupportedError):

@@ -15,7 +15,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxcompress import bench, exporter, importer, verify
-from onnxcompress.core.errors import OnnxCompressError, UnsupportedError, UsageError
+from onnxcompress.core.errors import DataError, OnnxCompressError, UnsupportedError, UsageError
 from onnxcompress.core.model import Model
 from onnxcompress.core.run import Benchmark, Comparison
 from onnxcompress.core.task import Feeds, Task
@@ -155,6 +155,36 @@ def with_sizes_of_data(original: Original, task: Task | None, given: Mapping[str
         return replace(original, shapes=feeds.resolve_shapes(original.model, original.session, wanted))
     except OnnxCompressError:  # random numbers of these sizes may not do
         return original
+
+
+def require_data_runs(original: Original, task: Task | None) -> None:
+    """Run the original on the data, after something failed: where that fails as well, it is the data.
+
+    Raises:
+        DataError: names the first example that onnxruntime refuses.
+    """
+    if task is None or task.random or not isinstance(task.samples, Examples):
+        return
+    everything = [task.train, task.validation, *([task.test] if task.test is not None else [])]
+    for split in everything:
+        for start in range(0, len(split), COMPARED_AT_ONCE):
+            _require_runs(original, task.samples, split[start : start + COMPARED_AT_ONCE])
+
+
+def _require_runs(original: Original, samples: Examples, indices: Any) -> None:
+    try:
+        for _, feed in samples.feeding.calls(samples.inputs(indices), COMPARED_AT_ONCE):
+            original.session.run(feed)
+    except OnnxCompressError as error:
+        if len(indices) > 1:
+            for one in indices:
+                _require_runs(original, samples, np.array([one]))
+            return  # together they do not run, each alone does: that is the model's fault
+        raise DataError(
+            "the model does not run on the data",
+            where=f"{samples.origin}, example {int(indices[0])}",
+            why=f"onnxruntime says: {error.why or error.what}",
+        ) from error
 
 
 def _first_example(samples: Examples, task: Task) -> Feeds:

@@ -16,7 +16,7 @@ from pathlib import Path
 from onnxcompress import exporter, gates, surgery, verify
 from onnxcompress.core.channel_facts import CutFacts
 from onnxcompress.core.encoding import Encoding
-from onnxcompress.core.errors import NothingChangedError, UsageError
+from onnxcompress.core.errors import ExecutionError, NothingChangedError, UsageError
 from onnxcompress.core.model import Model
 from onnxcompress.core.plan import Plan
 from onnxcompress.core.refusal import Refusal, in_words
@@ -102,17 +102,13 @@ def compress(request: Request) -> Run:
     check_last(request.recipe.methods)
     for method in request.recipe.methods:
         method.check(timed=request.benchmark)
-    original = originals.open_original(request.source, request.input_shapes, request.threads)
-    check_repeatable(original, request.recipe.seed)
-    # `lossless` does that itself, and tells what it did.
-    stores = request.fold and request.recipe.methods[0].name != "lossless"
-    original, computed = originals.with_stored_weights(original) if stores else (original, ())
-    task = _task(request, original)
-    original = originals.with_sizes_of_data(original, task, request.input_shapes)
-    for method in request.recipe.methods:
-        _check_needs(method, task)
+    original, task, computed = _opened(request)
     _use_torch_threads(request.threads)
-    decided = _decide(request, original, task)
+    try:
+        decided = _decide(request, original, task)
+    except ExecutionError:
+        originals.require_data_runs(original, task)
+        raise
     model, plans = decided.model, decided.plans
     refusals = (*(r for plan in plans for r in plan.refusals), *decided.refusals)
     if not (decided.cuts or decided.simplified or any(plan.weights or plan.values for plan in plans)):
@@ -169,6 +165,23 @@ def compress(request: Request) -> Run:
         if request.output is not None:
             exporter.place(staged.path, request.output)
     return run
+
+
+def _opened(request: Request) -> tuple[Original, Task | None, tuple[str, ...]]:
+    """Return the original, what it may be trained on, and the nodes whose results became weights.
+
+    Raises:
+        UsageError: a method needs data, or labels, that are not there.
+    """
+    original = originals.open_original(request.source, request.input_shapes, request.threads)
+    check_repeatable(original, request.recipe.seed)
+    # `lossless` stores what is computed itself, and tells of it.
+    stores = request.fold and request.recipe.methods[0].name != "lossless"
+    original, computed = originals.with_stored_weights(original) if stores else (original, ())
+    task = _task(request, original)
+    for method in request.recipe.methods:
+        _check_needs(method, task)
+    return originals.with_sizes_of_data(original, task, request.input_shapes), task, computed
 
 
 def _task(request: Request, original: Original) -> Task | None:

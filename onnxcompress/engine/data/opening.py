@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,12 +55,13 @@ def open_data(
     if isinstance(spec, str):
         spec = _path_or_text(spec)
     store = _adapter(spec).open(spec, inputs, opts)
-    parts, notes = match_keys(store, [i.name for i in inputs], opts.labels)
-    notes = [*store.notes, *notes]
     feeding = Feeding.of(inputs)
-    names = [name for name in _ORDER if name in parts]
-    columns = {i.name: _join(i.name, [parts[s].inputs[i.name] for s in names]) for i in inputs}
-    fits = {i.name: find_fit(*columns[i.name], i, feeding, opts) for i in inputs}
+    with _explained(feeding):
+        parts, notes = match_keys(store, [i.name for i in inputs], opts.labels)
+        notes = [*store.notes, *notes]
+        names = [name for name in _ORDER if name in parts]
+        columns = {i.name: _join(i.name, [parts[s].inputs[i.name] for s in names]) for i in inputs}
+        fits = {i.name: find_fit(*columns[i.name], i, feeding, opts) for i in inputs}
     splits = take_indices([(s, next(iter(parts[s].inputs.values()))[1].shape[0]) for s in names])
     bare = Examples({n: c for n, (_, c) in columns.items()}, fits, None, splits, feeding, store.origin)
     candidates = _labels(parts, names, bare, outputs, predict, notes=notes)
@@ -71,6 +73,21 @@ def open_data(
     examples = understood(bare, candidates, scaled, predict, seed) if candidates else scaled(bare)
     examples.inputs(np.arange(min(len(examples), 16)))  # NaN and unreadable files are found before any work
     return examples
+
+
+@contextmanager
+def _explained(feeding: Feeding) -> Iterator[None]:
+    """Say, where data does not fit inputs without a common batch axis, how it would."""
+    try:
+        yield
+    except DataError as error:
+        if not feeding.whole or error.fix is not None:
+            raise
+        fix = (
+            "the inputs share no batch axis (one is a scalar, or first axes differ): an example is a whole "
+            "feed, and arrays of N examples have an axis of length N in front of each input's shape"
+        )
+        raise DataError(error.what, where=error.where, why=error.why, fix=fix) from error
 
 
 def _path_or_text(spec: str) -> Path | str:

@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 import torch
 
-from onnxcompress.core.errors import OnnxCompressError, UnsupportedError
+from onnxcompress.core.errors import ExecutionError, OnnxCompressError, UnsupportedError
 from onnxcompress.engine.graph import foreign_onnx2torch, roles
 from onnxcompress.engine.graph.foreign_onnxruntime import ForeignNode
 from onnxcompress.engine.graph.program import ABSENT, Program, Step
@@ -187,7 +187,7 @@ class Executor:
             outputs = self._foreign(inputs, self._fixed, setting.dtype, setting.device)
         except UnsupportedError as error:
             tried = "".join(f"; {way}: {why}" for way, why in self.reasons.items())
-            raise UnsupportedError(
+            raise ExecutionError(
                 f"no way to execute operator {self.step.node.op_type!r} of version {self.step.node.version}",
                 where=f"node {self.step.label!r}",
                 why=f"{error.why}{tried}",
