@@ -75,8 +75,8 @@ class Limit:
             narrower = "allow narrower widths with --round-to 1, " if round_to > 1 else ""
             raise OutOfReachError(
                 f"{self.words} cannot be reached",
-                why=f"{least:.3g} of the whole stay with every group that may be cut at its least width, where "
-                f"{self.most:.3g} may",
+                why=f"{least:.3g} of the whole stay with every group that may be cut at its least width, "
+                f"where {self.most:.3g} may",
                 fix=f"let a larger share stay, {narrower}or let more be cut: "
                 "`onnxcompress inspect` says what is frozen",
             )

@@ -149,7 +149,7 @@ def test_a_target_out_of_reach_is_an_error_that_says_the_least() -> None:
     groups = [group("a", 64)]
     macs = linear({"a": 1.0}, rest=64)({"a": 64})
     for scope in ("layer", "joint"):
-        with pytest.raises(UnsupportedError, match=r"0\.[56]\d* stay"):
+        with pytest.raises(UnsupportedError, match=r"0\.[56]\d* of the whole stay .* where 0\.3 may"):
             allocate(groups, scores_of(groups), Target("macs", 0.3), scope=scope, costs=Costs(macs, macs))
 
 
