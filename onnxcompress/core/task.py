@@ -35,7 +35,8 @@ class Task:
     Attributes:
         samples: the examples.
         train: indices that gradients may come from.
-        validation: indices that choose the best state; never trained on.
+        validation: indices that choose the best state; never trained on. In random order, as ``test`` is, so
+            that the first so many stand for all.
         test: indices for the before/after accuracy in the report; neither trained on nor chosen by.
             None where the data has no test split: the report then uses ``validation`` and says so.
         labelled: whether labels are there and used.

@@ -15,6 +15,7 @@ from small_models import info
 from onnxcompress.core.errors import DataError, UsageError
 from onnxcompress.engine.data import make_task, open_data
 from onnxcompress.engine.data.feeding import Feeding
+from onnxcompress.engine.int8.search import calls_of
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((12, 3, 4)).astype(np.float32)
@@ -151,17 +152,17 @@ def test_splits_by_their_keys(names):
     arrays = dict(zip(names, (X[:8], Y[:8], X[8:], Y[8:]), strict=True))
     examples = open_data(arrays, ONE, outputs=SCORES)
     task = make_task(examples, seed=3)
-    np.testing.assert_array_equal(task.test, np.arange(8, 12))
+    assert sorted(task.test) == list(range(8, 12))
     assert not set(task.test) & (set(task.train) | set(task.validation))
     assert sorted([*task.train, *task.validation]) == list(range(8))
-    np.testing.assert_array_equal(examples.inputs(task.test)["x"], X[8:])
-    np.testing.assert_array_equal(examples.labels(task.test), Y[8:])
+    np.testing.assert_array_equal(examples.inputs(task.test)["x"], X[task.test])
+    np.testing.assert_array_equal(examples.labels(task.test), Y[task.test])
 
 
 def test_an_explicit_validation_split_is_honoured():
     arrays = {"x_train": X[:6], "y_train": Y[:6], "x_val": X[6:9], "y_val": Y[6:9], "x_test": X[9:]}
     task = make_task(open_data(arrays, ONE, outputs=SCORES))
-    assert list(task.validation) == [6, 7, 8]
+    assert sorted(task.validation) == [6, 7, 8]
     assert list(task.train) == list(range(6))
     assert task.test is None  # without labels it measures nothing
     own = make_task(open_data(arrays, ONE, outputs=SCORES), val=2)
@@ -618,3 +619,22 @@ def test_nothing_is_unpickled(tmp_path):
         with pytest.raises(DataError):
             open_data(tmp_path / name, ONE)
     assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_part_of_a_split_stands_for_the_whole_where_data_is_sorted_by_class(own):
+    """As every folder of images is; what is calibrated, probed or compared on a part must see all classes."""
+    labels = np.repeat(np.arange(10), 60)
+    rows = np.zeros((600, 3, 4), np.float32) + labels[:, None, None]
+    arrays = {"x_train": rows, "y_train": labels, "x_test": rows, "y_test": labels}
+    if own:
+        arrays |= {"x_val": rows, "y_val": labels}
+    ten = [info("y", "N", 10)]
+    task = make_task(open_data(arrays, ONE, outputs=ten), val=None if own else 0.5, seed=3)
+    for split in (task.validation, task.test):
+        assert set(task.samples.labels(split[:60])) == set(range(10))
+        assert len(set(split)) == len(split)
+    for split in ("train", "validation"):
+        seen = [int(np.ravel(feed["x"])[0]) for feed in calls_of(task, split, 60)]
+        assert set(seen) == set(range(10))
+    assert (np.diff(task.train) > 0).all(), "what is read in order is read faster"

@@ -28,7 +28,7 @@ def make_task(
     metric: str | Callable[..., Any] | None = None,
     seed: int = 0,
 ) -> Task:
-    """Return the task that these examples make.
+    """Return the task that these examples make; validation and test examples are in random order.
 
     Args:
         samples: the data.
@@ -72,7 +72,7 @@ def make_task(
         samples=samples,
         train=train,
         validation=validation,
-        test=test,
+        test=None if test is None else _mixed(test, seed),
         labelled=labelled,
         loss=chosen,
         metric=measured,
@@ -89,7 +89,7 @@ def _split(samples: Examples, train: Array, val: float | int | None, seed: int) 
     if own is not None and samples.targets is not None and samples.labels(own) is None:
         own = None
     if val is None and own is not None:
-        return train, own
+        return train, _mixed(own, seed)
     if val is not None and (isinstance(val, bool) or not np.isfinite(val) or val <= 0):
         raise UsageError(
             "--val must be positive", why=f"found {val}", fix="give a fraction below 1 or a count"
@@ -107,7 +107,12 @@ def _split(samples: Examples, train: Array, val: float | int | None, seed: int) 
             f"--val {val} leaves nothing to train on", where=samples.origin, why=f"there are {count} examples"
         )
     order = np.random.default_rng([seed, 0x5A11]).permutation(train)
-    return np.sort(order[size:]), np.sort(order[:size])
+    return np.sort(order[size:]), order[:size]
+
+
+def _mixed(indices: Array, seed: int) -> Array:
+    """Return a split in random order: data is often sorted by class, and a part must stand for the whole."""
+    return np.random.default_rng([seed, 0x0DE2]).permutation(indices)
 
 
 def _check_loss(loss: str, samples: Examples) -> None:

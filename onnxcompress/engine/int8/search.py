@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
+
 from onnxcompress.core.model import Model
 from onnxcompress.core.quantization import Quantization
 from onnxcompress.core.task import Feeds, Task
@@ -166,8 +168,10 @@ class Search:
 
 
 def calls_of(task: Task, split: str, most: int) -> list[Feeds]:
-    """Return the first examples of a split as feeds, one example a call where the model allows it."""
-    indices = (task.train if split == "train" else task.validation)[:most]
+    """Return examples of a split, drawn by its seed, as feeds; one a call where the model allows it."""
+    # Validation examples are in random order; those trained on are as they are stored, by class perhaps.
+    drawn = np.random.default_rng([task.seed, 0xCA1B]).permutation(task.train)
+    indices = (drawn if split == "train" else task.validation)[:most]
     stack = task.samples.inputs(indices)
     feeding = getattr(task.samples, "feeding", None)
     assert feeding is not None, "examples know how they are fed"

@@ -59,7 +59,9 @@ class Teacher:
         self.needed, self.broken_off = needed, False
         self._moments: dict[str, list[float]] = {}
         self._probabilities = set(execution.outputs)
-        first = self._compute(batches.known[:_CHUNK])
+        # Stored examples may be sorted: what stands for all of them is drawn.
+        some = np.random.default_rng(0).permutation(batches.known)[:_CHUNK]
+        first = self._compute(np.sort(some))
         row_bytes = sum(v[0].numel() * v.element_size() for v in first.values())
         total = row_bytes * len(batches.known)
         if disk_bytes is None:
