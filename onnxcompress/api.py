@@ -148,8 +148,10 @@ def compare(
     if len(models) < 2:
         raise UsageError("there is nothing to compare with", fix="name two or more models")
     demands = gates.Demands.read(budgets, baseline, max_regression, strict)
+    paths = [Path(model) for model in models]
+    demands.check_each(paths, benchmark=benchmark, data=data is not None and len(paths) == 2)
     run = pipeline.compare(
-        [Path(model) for model in models],
+        paths,
         data={"path": data, **(data_options or {})} if data is not None else dict(data_options or {}),
         input_shapes=input_shapes,
         seed=seed,

@@ -295,6 +295,27 @@ def test_budgets_that_cannot_be_read_are_told(tmp_path, text, says):
         budgets(tmp_path, text)
 
 
+@pytest.mark.parametrize(
+    ("limit", "run", "says"),
+    [
+        (
+            "max_latency_ratio = 1",
+            {"benchmark": False, "data": True},
+            "--max-latency-ratio needs the latency",
+        ),
+        ("max_drop = 1", {"benchmark": True, "data": False}, "--max-drop needs the accuracy"),
+    ],
+)
+def test_budgets_of_compared_models_that_could_not_be_decided_are_refused_first(tmp_path, limit, run, says):
+    demands = gates.Demands(budgets(tmp_path, f'[models."b.onnx"]\n{limit}'))
+    first, second = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    with pytest.raises(UsageError, match=rf"{says} \(.*budgets.toml, b.onnx\)"):
+        demands.check_each([first, second], **run)
+    demands.check_each([first, second], benchmark=True, data=True)
+    demands.check_each([second, first], **run)  # the first is what others are compared with
+    gates.Demands().check_each([first, second], **run)
+
+
 def test_budgets_that_say_nothing_of_the_model_are_told(tmp_path):
     other = budgets(tmp_path, '[models."z.onnx"]\nmax_bytes = 3')
     with pytest.raises(UsageError, match="say nothing of this model"):

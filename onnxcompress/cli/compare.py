@@ -43,6 +43,7 @@ def compare(
         raise UsageError("there is nothing to compare with", fix="name two or more models, or use `bench`")
     check_reports(reports)
     demands = asked_for(options)
+    demands.check_each(sources, benchmark=not no_bench, data=bool(options["data"]) and len(sources) == 2)
     if options["random_data"]:
         raise UsageError(
             "--random-data is for training", why="outputs are compared on random inputs without it"

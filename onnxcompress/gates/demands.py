@@ -10,6 +10,7 @@ from onnxcompress.core.errors import UsageError
 from onnxcompress.core.run import Run
 from onnxcompress.gates.baseline import REGRESSION, against, read_run
 from onnxcompress.gates.budgets import Budgets, read_budgets
+from onnxcompress.gates.limits import check
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,26 @@ class Demands:
     def limits(self, given: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
         """Return the limits of one model: those of its budget, over which single ones win."""
         return {**(self.budgets.limits(names) if self.budgets is not None else {}), **given}
+
+    def check_each(self, models: Sequence[Path], *, benchmark: bool, data: bool) -> None:
+        """Refuse, before anything is measured, budgets of compared models that could not be decided.
+
+        Args:
+            models: the first is what the others are compared with.
+            benchmark: whether latency will be measured.
+            data: whether accuracy will be.
+
+        Raises:
+            UsageError: names the limit and what it needs.
+        """
+        for model in models[1:] if self.budgets is not None else ():
+            assert self.budgets is not None
+            limits = self.budgets.of([str(model), model.name]) or {}
+            try:
+                check(limits, benchmark=benchmark, data=data)
+            except UsageError as error:
+                where = f"{self.budgets.where}, {model.name}"
+                raise UsageError(error.what, where=where, why=error.why, fix=error.fix) from error
 
     def decided(self, run: Run, *, each: bool) -> Run:
         """Return the run with the baseline's verdicts, and with ``each`` those of every model's budget."""

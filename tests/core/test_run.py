@@ -42,3 +42,14 @@ def test_numbers_json_has_no_word_for_become_null():
     assert plain["mu"] is None
     assert plain["loss"] is None
     assert plain["compressed_loss"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"), [("size_bytes", "x"), ("size_bytes", True), ("name", 3), ("bits_per_weight", "1")]
+)
+def test_values_of_another_kind_are_refused(field, wrong):
+    stored = json.loads(example().to_json())
+    assert field in stored["models"][0]
+    stored["models"][0][field] = wrong
+    with pytest.raises(TypeError):
+        Run.from_json(json.dumps(stored))

@@ -74,6 +74,17 @@ def test_compression_with_a_budget(job, tmp_path):
     assert "Compression report" in (tmp_path / "summary.md").read_text()
 
 
+def test_every_step_of_a_job_has_a_report_of_its_own(job):
+    _, first, _ = job(MODELS="in.onnx", METHOD="lc-quant", OPTIONS="--bits 4 --no-bench --dry-run")
+    code, second, errors = job(MODELS="in.onnx", METHOD="nonsense")
+    assert code == 2, errors
+    assert "size-ratio" in first
+    assert "size-ratio" not in second, "nothing was measured, and the run before is no answer"
+    assert first["report"] != second["report"]
+    assert (Path(first["report"]) / "report.json").exists()
+    assert not list(Path(second["report"]).iterdir())
+
+
 def test_a_gate_that_fails_fails_the_job_and_still_reports(job, tmp_path):
     (tmp_path / "budgets.toml").write_text("[default]\nmax_bytes = 1\n")
     code, outputs, errors = job(
