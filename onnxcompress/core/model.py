@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -102,6 +103,16 @@ class Model:
         tensor = constant_of(self.weights[name].value)
         assert tensor is not None
         return np.asarray(tensor.numpy())
+
+    def digest(self) -> str:
+        """Return a hash of all weights, decoded, and of how each is stored."""
+        found = hashlib.sha256()
+        for name in sorted(self.weights):
+            encoding, array = self.encodings.get(name), self.array(name)
+            kind = "dense" if encoding is None else encoding.kind
+            found.update(f"{name} {kind} {array.dtype} {array.shape}\n".encode())
+            found.update(np.ascontiguousarray(array).tobytes())
+        return found.hexdigest()
 
     def with_encodings(self, encodings: Mapping[str, Encoding], step: str) -> Model:
         """Return a clone in which these weights are stored as given."""

@@ -60,11 +60,15 @@ class Method(ABC):
         """
 
     def fingerprint(self, model: Model, task: Task) -> dict[str, Any]:
-        """Return what a resumed run must have in common with the interrupted one."""
+        """Return what a resumed run must have in common with the interrupted one.
+
+        Of methods before this one it is not their options that count but the weights they left.
+        """
         return {
             "method": {"name": self.name, **asdict(self)},  # type: ignore[call-overload]
             "model": model.source.sha256,
             "steps": list(model.steps),
+            "weights before": model.digest() if model.steps else None,
             "seed": task.seed,
             "examples": [len(task.train), len(task.validation)],
         }

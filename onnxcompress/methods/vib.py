@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -208,13 +208,7 @@ class Vib(Method):
             resources,
             self._wishes(task),
             found,
-            {
-                "method": {"name": self.name, **asdict(self)},
-                "model": model.source.sha256,
-                "steps": list(model.steps),
-                "seed": task.seed,
-                "examples": [len(task.train), len(task.validation)],
-            },
+            self.fingerprint(model, task),
         )
 
     def _scaling(self, goals: Sequence[Goal]) -> Scaling:

@@ -435,6 +435,17 @@ def test_a_checkpoint_of_another_run(call, folder):
     refused(call, folder, USAGE, f"{words} --bits 1 --resume state", says="bits")
 
 
+@pytest.mark.parametrize("changed", ["--keep 0.25", "--importance random"])
+def test_a_checkpoint_of_a_chain_that_began_otherwise(call, folder, changed):
+    """Options of the method before are no options of the one that is resumed, but its weights are."""
+    words = "digits_mlp.onnx --data digits.npz --limit 64 --no-bench --dry-run -q {} --method magnitude {}"
+    after = "--method finetune --epochs 1 --lr 0.001"
+    assert call(f"{words.format('--checkpoint state', '--keep 0.5')} {after}").code == 0
+    resumed = "--resume state"
+    refused(call, folder, USAGE, f"{words.format(resumed, changed)} {after}", says="weights before")
+    assert call(f"{words.format(resumed, '--keep 0.5')} {after}").code == 0
+
+
 def test_nothing_to_resume(call, folder):
     words = "digits_mlp.onnx --method lc-quant --bits 2 --data digits.npz --steps 1 --no-bench"
     refused(call, folder, USAGE, f"{words} --resume nowhere", says="nowhere")
