@@ -23,6 +23,16 @@ METHODS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def usual_signals():
+    """What a program in the foreground does; in the background of a script SIGINT is ignored."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture
 def given():
     rng = np.random.default_rng(1)
