@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from onnxcompress.core.errors import OnnxCompressError
 from onnxcompress.core.version import VERSION
 
 if TYPE_CHECKING:
     from onnxcompress.api import Result, compare, compress, pack, unpack
 
 __version__ = VERSION
-__all__ = ["Result", "__version__", "compare", "compress", "pack", "unpack"]
+__all__ = ["OnnxCompressError", "Result", "__version__", "compare", "compress", "pack", "unpack"]
 
 
 def __getattr__(name: str) -> Any:

@@ -353,6 +353,28 @@ def test_what_got_worse_is_a_regression(name, worse):
     assert generous[name] is True
 
 
+def test_an_accuracy_of_the_baseline_that_is_not_measured_now_is_no_pass():
+    silent = replace(RUN, accuracy=None)
+    verdicts = {g.name: g for g in gates.against(silent, RUN)}
+    assert verdicts["baseline_metric_loss"].passed is None
+    with pytest.raises(GateError, match="baseline_metric_loss was not measured"):
+        gates.require(replace(RUN, gates=tuple(verdicts.values())))
+    assert "baseline_metric_loss" not in {g.name for g in gates.against(RUN, silent)}
+
+
+def test_accuracies_of_two_metrics_are_not_compared():
+    other = replace(RUN, accuracy=replace(RUN.accuracy, metric="top5"))
+    with pytest.raises(UsageError, match="top1 then, top5 now"):
+        gates.against(other, RUN)
+
+
+def test_errors_on_random_numbers_are_not_held_against_those_on_data():
+    drawn = replace(RUN, comparisons=tuple(replace(c, random_inputs=True) for c in RUN.comparisons))
+    assert not RUN.comparisons[0].random_inputs
+    assert "baseline_rel_err" not in {g.name for g in gates.against(drawn, RUN)}
+    assert "baseline_rel_err" in {g.name for g in gates.against(drawn, drawn)}
+
+
 def test_latency_is_compared_as_a_ratio_and_with_its_noise():
     calm, wild = noisy(0.99, 1.01), noisy(0.8, 1.3)
     verdicts = {g.name: g for g in gates.against(wild, calm)}

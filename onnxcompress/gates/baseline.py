@@ -30,6 +30,7 @@ class Regression:
         share: how much worse it may be, in units of the share allowed.
         least: never a regression below this.
         absolute: the share is added and not multiplied: points of an accuracy.
+        needed: where only the baseline has it, that is no pass.
     """
 
     gate: str
@@ -38,6 +39,7 @@ class Regression:
     share: float = 1.0
     least: float = 0.0
     absolute: bool = False
+    needed: bool = False
 
 
 def _loss(run: Run) -> float | None:
@@ -58,10 +60,16 @@ REGRESSIONS = (
         "baseline_latency_ratio", LIMITS["max_latency_ratio"].measure, "max_latency_ratio", LATENCY_FACTOR
     ),
     Regression("baseline_rel_err", LIMITS["max_rel_err"].measure, least=TINY_ERROR),
-    Regression("baseline_metric_loss", _loss, absolute=True),
-    Regression("baseline_metric_error", _error),
+    Regression("baseline_metric_loss", _loss, absolute=True, needed=True),
+    Regression("baseline_metric_error", _error, needed=True),
 )
-"""Compared where both runs measured it. Times of two machines are not compared, ratios on one machine are."""
+"""Compared where both runs measured it, and an accuracy where the baseline did. Times of two machines are not
+compared, ratios on one machine are; errors on random numbers and on data are not."""
+
+
+def _inputs(run: Run) -> set[bool]:
+    """Return whether outputs were compared on random inputs."""
+    return {c.random_inputs for c in run.comparisons if c.reference == "original"}
 
 
 def read_run(path: Path) -> Run:
@@ -84,18 +92,30 @@ def against(run: Run, baseline: Run, *, share: float = REGRESSION) -> tuple[Gate
         share: how much worse it may be: 0.02 allows 2 % (2 points of an accuracy), and 10 % of latency.
 
     Raises:
-        UsageError: the runs have nothing in common that could be compared.
+        UsageError: the runs have nothing in common that could be compared, or other metrics.
     """
+    then, now = baseline.accuracy, run.accuracy
+    if then is not None and now is not None and then.metric != now.metric:
+        raise UsageError(
+            "the accuracy of the baseline is another one",
+            why=f"{then.metric} then, {now.metric} now",
+            fix="use the same --metric, or store a new baseline",
+        )
     gates = []
     for kind in REGRESSIONS:
         before, after = kind.of(baseline), kind.of(run)
-        if before is None or after is None:
+        if kind.gate == "baseline_rel_err" and _inputs(baseline) != _inputs(run):
+            continue
+        if before is None or (after is None and not kind.needed):
             continue
         allowed = share * kind.share * (1 if kind.absolute else before)
         limit = max(before + allowed, kind.least)
+        if after is None:
+            gates.append(Gate(kind.gate, limit, None, None))
+            continue
         low, high = (LIMITS[kind.noisy].interval(run) if kind.noisy else None) or (None, None)
         gates.append(Gate(kind.gate, limit, after, verdict(after, limit, low, high, upper=True), low, high))
-    if not gates:
+    if all(gate.measured is None for gate in gates):
         raise UsageError(
             "the baseline cannot be compared with this run",
             why=f"it is a run of {baseline.kind!r} and this one of {run.kind!r}, with nothing in common",

@@ -181,6 +181,11 @@ def _opened(request: Request) -> tuple[Original, Task | None, tuple[str, ...]]:
     task = _task(request, original)
     for method in request.recipe.methods:
         _check_needs(method, task)
+    if "max_drop" in request.limits and task is not None and not task.labelled:
+        raise UsageError(
+            "--max-drop needs the accuracy",
+            why="it is measured on labels, and the data has none or --labels is none",
+        )
     return originals.with_sizes_of_data(original, task, request.input_shapes), task, computed
 
 

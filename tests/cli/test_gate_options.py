@@ -84,3 +84,10 @@ def test_every_flag_of_the_guide_exists(call):
     flags = set(re.findall(r"--[a-z][a-z-]+", guide)) - {"--tmpfs", "--user"}
     known = "".join(call(f"{name} --help").out for name in ("compress", "compare", "sensitivity"))
     assert flags <= set(re.findall(r"--[a-z][a-z-]+", known))
+
+
+def test_a_drop_is_refused_first_where_labels_are_switched_off(call, folder):
+    done = call(f"{QUICK} --data digits.npz --labels none --max-drop 0.1")
+    assert done.code == 2
+    assert "--max-drop needs the accuracy" in done.err
+    assert "it is measured on labels" in done.err

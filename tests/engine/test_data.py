@@ -638,3 +638,36 @@ def test_a_part_of_a_split_stands_for_the_whole_where_data_is_sorted_by_class(ow
         seen = [int(np.ravel(feed["x"])[0]) for feed in calls_of(task, split, 60)]
         assert set(seen) == set(range(10))
     assert (np.diff(task.train) > 0).all(), "what is read in order is read faster"
+
+
+def _functions(path):
+    path.write_text(
+        "def few(outputs, labels):\n    return 0.0\n"
+        "def raises(outputs, labels, teacher):\n    raise ValueError('mine')\n"
+        "def text(outputs, labels, teacher):\n    return 'good'\n"
+        "def number(outputs, labels, teacher):\n    return 1.5\n"
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    ("function", "kinds", "says"),
+    [
+        ("few", ("loss", "metric"), "TypeError"),
+        ("raises", ("loss", "metric"), "ValueError: mine"),
+        ("text", ("loss", "metric"), "ValueError: could not convert"),
+        ("number", ("loss",), "returned float"),
+    ],
+)
+def test_own_functions_that_fail_are_the_users(tmp_path, function, kinds, says):
+    path = _functions(tmp_path / "own.py")
+    for kind in kinds:
+        task = make_task(open_data({"x": X}, ONE), **{kind: f"{path}:{function}"})
+        with pytest.raises(UsageError, match=rf"the {kind} '{function}' failed: .*{says}.*\(outputs, labels"):
+            getattr(task, kind)({}, None, {})
+
+
+def test_own_functions_that_answer_are_used(tmp_path):
+    task = make_task(open_data({"x": X}, ONE), metric=f"{_functions(tmp_path / 'own.py')}:number")
+    assert task.metric({}, None, {}) == 1.5
+    assert task.metric.__name__ == "number"

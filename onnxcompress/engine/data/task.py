@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from onnxcompress.core.encoding import Array
-from onnxcompress.core.errors import DataError, UsageError
+from onnxcompress.core.errors import DataError, OnnxCompressError, UsageError
 from onnxcompress.core.task import Task
 from onnxcompress.engine.data.adapters.function import load_function
 from onnxcompress.engine.data.examples import Examples
@@ -55,12 +56,12 @@ def make_task(
     train, validation = _split(samples, available, val, seed)
     targets = samples.targets
     labelled = targets is not None
-    chosen = named_function(loss, "loss") if loss is not None else None
+    chosen = _guarded(named_function(loss, "loss"), "loss") if loss is not None else None
     if chosen is None:
         chosen = "l2" if targets is None else "ce" if targets.kind == "classes" else "mse"
     if isinstance(chosen, str):
         _check_loss(chosen, samples)
-    measured = named_function(metric, "metric") if metric is not None else None
+    measured = _guarded(named_function(metric, "metric"), "metric") if metric is not None else None
     if measured is None and targets is not None:
         measured = "top1" if targets.kind == "classes" else "mse"
     if isinstance(measured, str):
@@ -151,6 +152,35 @@ def _check_metric(metric: str, samples: Examples) -> None:
     if (metric in ("top1", "top5") and kind != "classes") or (metric == "mse" and kind != "values"):
         need = "class labels" if metric != "mse" else "labels that are values"
         raise UsageError(f"metric '{metric}' needs {need}", where=samples.origin)
+
+
+def _guarded(given: str | Callable[..., Any], noun: str) -> str | Callable[..., Any]:
+    """Return a user's function that tells its own failures; a name as it is."""
+    if isinstance(given, str):
+        return given
+    name = getattr(given, "__name__", "own function")
+
+    def failed(why: str) -> UsageError:
+        fix = f"it is called with (outputs, labels, teacher's outputs) and returns {_RETURNED[noun]}"
+        return UsageError(f"the {noun} '{name}' failed", why=why, fix=fix)
+
+    @functools.wraps(given)
+    def call(outputs: Any, labels: Any, teacher: Any) -> Any:
+        try:
+            found = given(outputs, labels, teacher)
+            number = float(found)
+        except OnnxCompressError:
+            raise
+        except Exception as error:
+            raise failed(f"{type(error).__name__}: {error}") from error
+        if noun == "loss" and not hasattr(found, "backward"):
+            raise failed(f"it returned {type(found).__name__}")
+        return number if noun == "metric" else found
+
+    return call
+
+
+_RETURNED = {"loss": "a torch tensor with one number", "metric": "one number"}
 
 
 def named_function(name: str | Callable[..., Any], noun: str) -> str | Callable[..., Any]:
