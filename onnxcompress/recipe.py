@@ -19,11 +19,12 @@ report, so that a run can be repeated.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import numbers
 import tomllib
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -125,17 +126,30 @@ def build(
     classes = [method_class(entry["name"]) for entry in entries]
     meant = shared_out(_told(options), [_told(given) for given in own] or [{}] * len(entries), classes)
     folder = file.parent if file is not None else Path()
-    methods = tuple(
-        _among_others(*_listed(entry, given, folder), shared=len(entries) > 1 and shared)
-        for entry, (given, shared) in zip(entries, meant, strict=True)
-    )
+    methods = []
+    for number, (entry, (given, shared)) in enumerate(zip(entries, meant, strict=True), start=1):
+        with _where(file, number, entry["name"]):
+            listed = _listed(entry, given, folder)
+            methods.append(_among_others(*listed, shared=len(entries) > 1 and shared))
     merged = {**stored.get("data", {}), **{k: v for k, v in (data or {}).items() if v is not None}}
     for name, value in merged.items():
         _check_data_option(name, value)
     seed = seed if seed is not None else stored.get("seed", 0)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise UsageError("the seed must be a whole number from 0 on", why=f"found {seed!r}")
-    return Recipe(methods, merged, seed)
+    return Recipe(tuple(methods), merged, seed)
+
+
+@contextlib.contextmanager
+def _where(file: Path | None, number: int, name: str) -> Iterator[None]:
+    """Say which method of which recipe cannot be made."""
+    try:
+        yield
+    except UsageError as error:
+        if file is None or error.where is not None:
+            raise
+        where = f"{file}, method {number}, {name}"
+        raise UsageError(error.what, where=where, why=error.why, fix=error.fix) from error
 
 
 def excluded_in(path: Path) -> tuple[str, ...]:

@@ -341,6 +341,13 @@ def test_recipes_that_are_wrong(call, folder, recipe):
     refused(call, folder, USAGE, "digits_mlp.onnx --recipe r.toml --no-bench", says=RECIPES[recipe])
 
 
+def test_a_method_of_a_recipe_that_cannot_be_is_named_with_its_file(call, folder):
+    good = "[[method]]\nname = 'lc-quant'\nbits = 2\n"
+    (folder / "chain.toml").write_text(good + "[[method]]\nname = 'magnitude'\nkeep = 3")
+    words, says = "digits_mlp.onnx --recipe chain.toml", r"chain.toml, method 2, magnitude\)"
+    refused(call, folder, USAGE, words, says=says)
+
+
 @pytest.mark.parametrize("recipe", ["missing.toml", ".", "digits.npz"])
 def test_recipes_that_cannot_be_read(call, folder, recipe):
     refused(call, folder, USAGE, f"digits_mlp.onnx --recipe {recipe} --no-bench", says="recipe")
