@@ -26,8 +26,7 @@ def straightened(model: Model, trace: Trace) -> bool:
         trace: of this model; it is not true of the changed one.
     """
     graph = model.ir.graph
-    opset = int(model.ir.opset_imports.get("", model.ir.opset_imports.get("ai.onnx", 1)))
-    found = [node for node in graph if _in_order(node, trace)] if opset >= _RESHAPE_SINCE else []
+    found = [node for node in graph if _in_order(node, trace)] if model.opset >= _RESHAPE_SINCE else []
     names = {v.name for node in graph.all_nodes() for v in node.outputs if v.name}
     names |= set(graph.initializers) | {v.name for v in graph.inputs if v.name}
     for node in found:
