@@ -112,6 +112,7 @@ def compress(
                 fold=not no_fold,
                 benchmark=not no_bench,
                 command=shared.command(),
+                name=result.name,
             )
         )
     if save_recipe:

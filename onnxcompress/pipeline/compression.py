@@ -73,6 +73,7 @@ class Request:
             weights that the file computes from constants (``surgery.store_computed_weights``).
         benchmark: measure latency, load time and memory.
         command: the command line, for the report.
+        name: what the report calls a result that is not written; None: the default output's name.
     """
 
     source: Source
@@ -86,6 +87,7 @@ class Request:
     fold: bool = True
     benchmark: bool = True
     command: tuple[str, ...] | None = None
+    name: str | None = None
 
 
 def compress(request: Request) -> Run:
@@ -420,7 +422,8 @@ def _names(request: Request) -> tuple[str, str]:
     source = path_of(request.source)
     before = source.name if source is not None else "model in memory"
     output = request.output or default_output(source or Path("model.onnx"), request.recipe)
-    return before, output.name if output.name != before else f"{output.name} (compressed)"
+    after = request.name if request.output is None and request.name is not None else output.name
+    return before, after if after != before else f"{after} (compressed)"
 
 
 def default_output(source: Path, recipe: Recipe) -> Path:

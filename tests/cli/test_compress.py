@@ -141,6 +141,9 @@ def test_a_dry_run_writes_nothing(call, folder):
     assert {p.name: digest(p) for p in folder.iterdir()} == before
     assert "wrote" not in done.out
     assert "File size" in done.out
+    named = ok(call(f"{PLAIN} --dry-run -o small.onnx"))
+    assert "small.onnx" in named.out
+    assert not Path("small.onnx").exists()
 
 
 def test_an_output_is_replaced_only_when_allowed(call, folder):
