@@ -35,6 +35,7 @@ class Method(ABC):
         needs: the least data it can work with.
         summary: one line for ``onnxcompress list methods``.
         last: it rewrites the graph, so that no method can run after it.
+        folds: it stores what a file computes from constants, and tells of it.
         idle: what is said of a model that it finds nothing in.
     """
 
@@ -43,6 +44,7 @@ class Method(ABC):
     needs: ClassVar[Needs]
     summary: ClassVar[str]
     last: ClassVar[bool] = False
+    folds: ClassVar[bool] = False
     idle: ClassVar[str] = "the model has no weights this method handles"
 
     @abstractmethod

@@ -27,6 +27,7 @@ class Lossless(Method):
         "a (W x + b) + s = (a W) x + (a b + s), and equality bit by bit for everything else"
     )
     needs: ClassVar[Needs] = Needs.NOTHING
+    folds: ClassVar[bool] = True
     summary: ClassVar[str] = "removes what the graph does not need; it computes the same"
     idle: ClassVar[str] = "the graph holds nothing twice or for nothing, and nothing that a layer can take in"
 

@@ -16,78 +16,39 @@ from pathlib import Path
 from onnxcompress import exporter, gates, surgery, verify
 from onnxcompress.core.channel_facts import CutFacts
 from onnxcompress.core.encoding import Encoding
-from onnxcompress.core.errors import ExecutionError, NothingChangedError, UsageError
+from onnxcompress.core.errors import ExecutionError, NothingChangedError
 from onnxcompress.core.model import Model
 from onnxcompress.core.plan import Plan
 from onnxcompress.core.refusal import Refusal, in_words
-from onnxcompress.core.resources import Resources
 from onnxcompress.core.run import SCHEMA, Accuracy, Benchmark, Comparison, MethodFacts, Run
 from onnxcompress.core.simplification import SimplificationFacts
 from onnxcompress.core.task import Task
 from onnxcompress.core.version import VERSION
 from onnxcompress.encodings.dense import Dense
 from onnxcompress.engine import runtime
-from onnxcompress.engine.data import make_task
 from onnxcompress.engine.measures import facts
 from onnxcompress.engine.scores import concealed
-from onnxcompress.methods._base import Method, Needs
+from onnxcompress.methods._base import Method
 from onnxcompress.methods._options import options_of
 from onnxcompress.pipeline import _original as originals
 from onnxcompress.pipeline._carrying_out import carry_out
 from onnxcompress.pipeline._channels import channel_facts
 from onnxcompress.pipeline._factoring import as_stored
 from onnxcompress.pipeline._latency import latency_of_cuts
-from onnxcompress.pipeline._original import Compared, Original, Source, path_of
+from onnxcompress.pipeline._opening import opened
+from onnxcompress.pipeline._original import Compared, Original, path_of
 from onnxcompress.pipeline._quantized import (
     check_last,
     quantised_tolerance,
     quantised_weights,
     stopwatch,
 )
-from onnxcompress.pipeline._repeatable import check_repeatable
+from onnxcompress.pipeline._request import Request, names_of, staging
 from onnxcompress.pipeline._told import overshot, scores_told, torch_differs
-from onnxcompress.recipe import TASK_OPTIONS, Recipe
 from onnxcompress.surgery.factoring import Factored
-
-RANDOM_EXAMPLES = 512
-"""Random examples that --random-data (``random`` in a recipe) makes, unless --limit says otherwise."""
 
 TORCH_TOLERANCE = 1e-4
 """Relative ℓ2 to which the file must agree with the torch model, or 4 times what the original file does."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """Everything one compression is asked for.
-
-    Attributes:
-        source: the model.
-        recipe: methods, data options, seed.
-        output: where the result goes; None: only planned and measured, nothing is written.
-        overwrite: an existing output may be replaced (the input never is).
-        input_shapes: concrete shapes of inputs with symbolic dimensions.
-        threads: CPU threads of onnxruntime and torch.
-        resources: device, time limit, checkpoints, progress.
-        limits: gate name -> limit (:data:`onnxcompress.gates.LIMITS`).
-        fold: fold constants that shift a layer's input into its bias (``surgery.fold_shifts``), and store
-            weights that the file computes from constants (``surgery.store_computed_weights``).
-        benchmark: measure latency, load time and memory.
-        command: the command line, for the report.
-        name: what the report calls a result that is not written; None: the default output's name.
-    """
-
-    source: Source
-    recipe: Recipe
-    output: Path | None = None
-    overwrite: bool = False
-    input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    threads: int = 1
-    resources: Resources = field(default_factory=Resources)
-    limits: Mapping[str, float] = field(default_factory=dict)
-    fold: bool = True
-    benchmark: bool = True
-    command: tuple[str, ...] | None = None
-    name: str | None = None
 
 
 def compress(request: Request) -> Run:
@@ -104,7 +65,7 @@ def compress(request: Request) -> Run:
     check_last(request.recipe.methods)
     for method in request.recipe.methods:
         method.check(timed=request.benchmark)
-    original, task, computed = _opened(request)
+    original, task, computed = opened(request)
     _use_torch_threads(request.threads)
     try:
         decided = _decide(request, original, task)
@@ -122,8 +83,8 @@ def compress(request: Request) -> Run:
         flag = "--resume" if request.resources.resume else "--checkpoint"
         warnings.append(f"{flag} had no effect: nothing was trained, so there is no state to keep")
     compared = originals.compared_inputs(original, task, request.recipe.seed)
-    with tempfile.TemporaryDirectory(prefix=".onnxcompress-", dir=_staging(request)) as folder:
-        before, name = _names(request)
+    with tempfile.TemporaryDirectory(prefix=".onnxcompress-", dir=staging(request)) as folder:
+        before, name = names_of(request)
         target = Path(folder) / (request.output or Path("result.onnx")).name
         staged = exporter.export(concealed(final, original.scores), target, shapes=original.shapes)
         witness = exporter.dense_bytes(final) if original.scores else staged.path
@@ -167,45 +128,6 @@ def compress(request: Request) -> Run:
         if request.output is not None:
             exporter.place(staged.path, request.output)
     return run
-
-
-def _opened(request: Request) -> tuple[Original, Task | None, tuple[str, ...]]:
-    """Return the original, what it may be trained on, and the nodes whose results became weights.
-
-    Raises:
-        UsageError: a method needs data, or labels, that are not there.
-    """
-    original = originals.open_original(request.source, request.input_shapes, request.threads)
-    check_repeatable(original, request.recipe.seed)
-    # `lossless` stores what is computed itself, and tells of it.
-    stores = request.fold and request.recipe.methods[0].name != "lossless"
-    original, computed = originals.with_stored_weights(original) if stores else (original, ())
-    task = _task(request, original)
-    for method in request.recipe.methods:
-        _check_needs(method, task)
-    if "max_drop" in request.limits and task is not None and not task.labelled:
-        raise UsageError(
-            "--max-drop needs the accuracy",
-            why="it is measured on labels, and the data has none or --labels is none",
-        )
-    return originals.with_sizes_of_data(original, task, request.input_shapes), task, computed
-
-
-def _task(request: Request, original: Original) -> Task | None:
-    """Return what the methods may train on; None where no data was given."""
-    options, seed = request.recipe.data, request.recipe.seed
-    random = options.get("random", False)
-    usable = TASK_OPTIONS if random else ()
-    unused = [name for name in options if name not in usable and name not in ("path", "random")]
-    if unused and options.get("path") is None:
-        flag = "--" + unused[0].replace("_", "-")
-        raise UsageError(f"{flag} says what to do with --data", why="none is given")
-    if not random:
-        return originals.data_task(original, options, seed) if options.get("path") is not None else None
-    if options.get("path") is not None:
-        raise UsageError("--data and --random-data exclude each other", fix="leave one of them out")
-    examples = originals.random_examples(original, options.get("limit") or RANDOM_EXAMPLES, seed)
-    return make_task(examples, seed=seed, **{k: v for k, v in options.items() if k in TASK_OPTIONS})
 
 
 def _has_data(request: Request) -> bool:
@@ -347,13 +269,6 @@ def _stored(names: Sequence[str]) -> tuple[MethodFacts, ...]:
     )
 
 
-def _check_needs(method: Method, task: Task | None) -> None:
-    if method.needs is not Needs.NOTHING and task is None:
-        raise UsageError(f"method {method.name!r} needs data", fix="give inputs with --data")
-    if method.needs is Needs.LABELS and task is not None and not task.labelled:
-        raise UsageError(f"method {method.name!r} needs labels", fix="name them with --labels")
-
-
 def _nothing_changed(
     model: Model, methods: Sequence[Method], refusals: tuple[Refusal, ...]
 ) -> NothingChangedError:
@@ -415,22 +330,3 @@ def _benchmark(
         return originals.latency(
             original, models, request.recipe.seed, request.threads, single=compared.single
         )
-
-
-def _names(request: Request) -> tuple[str, str]:
-    """Return what to call the model before and after; different, also where both files are named alike."""
-    source = path_of(request.source)
-    before = source.name if source is not None else "model in memory"
-    output = request.output or default_output(source or Path("model.onnx"), request.recipe)
-    after = request.name if request.output is None and request.name is not None else output.name
-    return before, after if after != before else f"{after} (compressed)"
-
-
-def default_output(source: Path, recipe: Recipe) -> Path:
-    """Return ``IN.<method>.onnx`` beside the input."""
-    return source.with_name(f"{source.stem}.{'+'.join(m.name for m in recipe.methods)}.onnx")
-
-
-def _staging(request: Request) -> Path | None:
-    """Return the folder in which the result is made: the output's own, so that placing it is one rename."""
-    return request.output.parent if request.output is not None else None

@@ -90,4 +90,4 @@ def test_a_drop_is_refused_first_where_labels_are_switched_off(call, folder):
     done = call(f"{QUICK} --data digits.npz --labels none --max-drop 0.1")
     assert done.code == 2
     assert "--max-drop needs the accuracy" in done.err
-    assert "it is measured on labels" in done.err
+    assert "with labels" in done.err

@@ -6,6 +6,7 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -671,3 +672,14 @@ def test_own_functions_that_answer_are_used(tmp_path):
     task = make_task(open_data({"x": X}, ONE), metric=f"{_functions(tmp_path / 'own.py')}:number")
     assert task.metric({}, None, {}) == 1.5
     assert task.metric.__name__ == "number"
+
+
+def test_an_own_loss_is_called_without_a_word(tmp_path, recwarn):
+    """A tensor that gradients reach is read without torch warning of it."""
+    path = tmp_path / "own.py"
+    path.write_text("def scaled(outputs, labels, teacher):\n    return (outputs['y'] ** 2).mean()\n")
+    task = make_task(open_data({"x": X}, ONE), loss=f"{path}:scaled")
+    y = torch.ones(3, requires_grad=True)
+    task.loss({"y": y}, None, {}).backward()
+    assert y.grad.tolist() == pytest.approx([2 / 3] * 3)
+    assert not recwarn.list

@@ -168,7 +168,7 @@ def _guarded(given: str | Callable[..., Any], noun: str) -> str | Callable[..., 
     def call(outputs: Any, labels: Any, teacher: Any) -> Any:
         try:
             found = given(outputs, labels, teacher)
-            number = float(found)
+            number = float(found.detach() if hasattr(found, "detach") else found)
         except OnnxCompressError:
             raise
         except Exception as error:

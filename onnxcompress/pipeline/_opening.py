@@ -1,0 +1,59 @@
+"""Opening: the model as it came, and what methods may be trained on; what they lack is told first."""
+
+from __future__ import annotations
+
+from onnxcompress import gates
+from onnxcompress.core.errors import UsageError
+from onnxcompress.core.task import Task
+from onnxcompress.engine.data import make_task
+from onnxcompress.methods._base import Method, Needs
+from onnxcompress.pipeline import _original as originals
+from onnxcompress.pipeline._original import Original
+from onnxcompress.pipeline._repeatable import check_repeatable
+from onnxcompress.pipeline._request import Request
+from onnxcompress.recipe import TASK_OPTIONS
+
+RANDOM_EXAMPLES = 512
+"""Random examples that --random-data (``random`` in a recipe) makes, unless --limit says otherwise."""
+
+
+def opened(request: Request) -> tuple[Original, Task | None, tuple[str, ...]]:
+    """Return the original, what it may be trained on, and the nodes whose results became weights.
+
+    Raises:
+        UsageError: a method needs data, or labels, that are not there.
+    """
+    original = originals.open_original(request.source, request.input_shapes, request.threads)
+    check_repeatable(original, request.recipe.seed)
+    stores = request.fold and not request.recipe.methods[0].folds
+    original, computed = originals.with_stored_weights(original) if stores else (original, ())
+    task = _task(request, original)
+    for method in request.recipe.methods:
+        _check_needs(method, task)
+    if task is not None:  # only now is it known whether labels are used
+        gates.check(request.limits, benchmark=request.benchmark, data=task.labelled)
+    return originals.with_sizes_of_data(original, task, request.input_shapes), task, computed
+
+
+def _task(request: Request, original: Original) -> Task | None:
+    """Return what the methods may train on; None where no data was given."""
+    options, seed = request.recipe.data, request.recipe.seed
+    random = options.get("random", False)
+    usable = TASK_OPTIONS if random else ()
+    unused = [name for name in options if name not in usable and name not in ("path", "random")]
+    if unused and options.get("path") is None:
+        flag = "--" + unused[0].replace("_", "-")
+        raise UsageError(f"{flag} says what to do with --data", why="none is given")
+    if not random:
+        return originals.data_task(original, options, seed) if options.get("path") is not None else None
+    if options.get("path") is not None:
+        raise UsageError("--data and --random-data exclude each other", fix="leave one of them out")
+    examples = originals.random_examples(original, options.get("limit") or RANDOM_EXAMPLES, seed)
+    return make_task(examples, seed=seed, **{k: v for k, v in options.items() if k in TASK_OPTIONS})
+
+
+def _check_needs(method: Method, task: Task | None) -> None:
+    if method.needs is not Needs.NOTHING and task is None:
+        raise UsageError(f"method {method.name!r} needs data", fix="give inputs with --data")
+    if method.needs is Needs.LABELS and task is not None and not task.labelled:
+        raise UsageError(f"method {method.name!r} needs labels", fix="name them with --labels")
