@@ -25,6 +25,8 @@ from onnxcompress.engine.runtime import OrtSession
 from onnxcompress.engine.tensor_info import TensorInfo, numpy_type
 
 Shapes = dict[str, tuple[int, ...]]
+_Attempt = tuple[dict[str, int], dict[str, Draw]]
+"""Sizes of the open dimensions, and how each input is drawn."""
 
 _BUDGET_S = 30.0
 _LARGEST_ELEMENTS = 1 << 25
@@ -93,11 +95,8 @@ def resolve_shapes(
     first: OnnxCompressError | None = None
     fallback: tuple[Shapes, dict[str, Draw]] | None = None
     deadline = time.monotonic() + _BUDGET_S
-    moderate = _Moderate(model)
-    for sizes, ways in _attempts(dimensions, possible):
+    for sizes, ways in _moderate_first(_attempts(dimensions, possible), dimensions, model):
         shapes = dimensions.shapes(sizes)
-        if not moderate(sizes, shapes):
-            continue
         try:
             outputs = session.run(_draw(infos, shapes, ways, np.random.default_rng(0)))
         except (UnsupportedError, DataError) as error:
@@ -118,6 +117,27 @@ def resolve_shapes(
         why=None if first is None else f"it says: {first.why or first.what}",
         fix="give their shapes with --input-shape NAME:1,3,224,224",
     )
+
+
+_PATIENCE = 20
+"""Attempts with moderate sizes, after which large ones are no longer put off."""
+
+
+def _moderate_first(
+    attempts: Iterator[_Attempt], dimensions: _Dimensions, model: Model
+) -> Iterator[_Attempt]:
+    """Yield what takes a moderate amount of memory before what does not, which may be all that runs."""
+    moderate, large, made = _Moderate(model), list[_Attempt](), 0
+    for attempt in attempts:
+        if made < _PATIENCE and not moderate(attempt[0], dimensions.shapes(attempt[0])):
+            large.append(attempt)
+            continue
+        yield attempt
+        made += 1
+        if made == _PATIENCE:
+            yield from large
+            large.clear()
+    yield from large
 
 
 class _Moderate:
@@ -142,9 +162,7 @@ class _Moderate:
         return self._known[key]
 
 
-def _attempts(
-    dimensions: _Dimensions, possible: Mapping[str, tuple[Draw, ...]]
-) -> Iterator[tuple[dict[str, int], dict[str, Draw]]]:
+def _attempts(dimensions: _Dimensions, possible: Mapping[str, tuple[Draw, ...]]) -> Iterator[_Attempt]:
     """Yield sizes with ways to draw: every likely size with the first way, then the other ways too."""
     ways = list(_ways(possible))
     for sizes in dimensions.candidates():

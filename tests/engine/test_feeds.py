@@ -269,3 +269,16 @@ def test_seeds():
     assert not np.array_equal(a["x"], random_feeds(infos, seed=4)[0]["x"])
     assert a["x"].shape == (1, 4)
     assert random_feeds(infos, seed=0, shapes={"x": (5, 4)})[0]["x"].shape == (5, 4)
+
+
+@pytest.mark.parametrize(("least", "found"), [(10, 128), (200, 224)])
+def test_large_sizes_are_put_off_but_taken_where_only_they_run(least, found, monkeypatch):
+    """A kernel as wide as ``least`` needs such a picture; 20,000 elements are more than is liked."""
+    monkeypatch.setattr("onnxcompress.engine.feeds._LARGEST_ELEMENTS", 20_000)
+    model, session = opened(
+        [node("Relu", ["x"], ["r"]), node("Conv", ["r", "w"], ["y"], strides=[least, least])],
+        [info("x", FLOAT, ["N", 1, "height", "width"])],
+        [info("y", FLOAT, ["N", 1, "h", "w"])],
+        [weight("w", 1, 1, least, least)],
+    )
+    assert resolve_shapes(model, session, {})["x"] == (1, 1, found, found)
