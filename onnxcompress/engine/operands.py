@@ -50,6 +50,21 @@ def attribute(node: ir.Node, name: str, default: Any) -> Any:
     return default if found is None else found.value
 
 
+MOVING = frozenset(["Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"])
+"""Operators behind which a layer still sees the weight that is stored."""
+
+
+def readers(value: ir.Value) -> list[tuple[ir.Node, int]]:
+    """Return who reads a value, and at which input, directly or after nodes that only move it."""
+    found = []
+    for node, slot in value.uses():
+        if node.op_type in MOVING and slot == 0:
+            found += readers(node.outputs[0])
+        else:
+            found.append((node, slot))
+    return found
+
+
 def role_of(node: ir.Node, slot: int, constant: set[ir.Value]) -> str | None:
     """Return what a weight at this input is to the operator, None where it is no layer weight.
 

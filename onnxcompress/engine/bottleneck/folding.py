@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import onnx_ir as ir
 
 from onnxcompress.core.channels import Group, Member, Site
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.model import Model
+from onnxcompress.engine.operands import readers
 
 _WITH_GROUPS = ("Conv", "ConvInteger", "FusedConv")
 
@@ -42,7 +42,7 @@ def why_not(group: Group, model: Model) -> str | None:
         reading = {
             s.node for s in group.sites if s.weight == site.weight and s.weight_axis == site.weight_axis
         }
-        if not {node for node, _ in _readers(weight.value)} <= reading:
+        if not {node for node, _ in readers(weight.value)} <= reading:
             return f"meets '{site.weight}', which is used elsewhere too"
     return None
 
@@ -53,17 +53,6 @@ def _member(group: Group, site: Site) -> Member | None:
         if (member.tensor, member.axis) == (site.weight, site.weight_axis) and member.consumes:
             return member
     return None
-
-
-def _readers(value: ir.Value) -> list[tuple[ir.Node, int]]:
-    """Return who reads a constant, directly or after nodes that only move it."""
-    found = []
-    for node, slot in value.uses():
-        if node.op_type in ("Transpose", "Reshape", "Identity", "Cast", "Squeeze", "Unsqueeze") and slot == 0:
-            found += _readers(node.outputs[0])
-        else:
-            found.append((node, slot))
-    return found
 
 
 def folded(

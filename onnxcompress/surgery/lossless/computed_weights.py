@@ -9,16 +9,9 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnxcompress.core.model import FLOAT_TYPES, Model, constant_of
+from onnxcompress.engine.operands import CONTRACTION, MOVING, RECURRENT, readers, role_of
 from onnxcompress.surgery.lossless.constants import fold_constants
 from onnxcompress.surgery.lossless.workpiece import Workpiece, plain
-
-_WEIGHT_SLOTS = {
-    "Conv": (1,), "ConvTranspose": (1,), "Gemm": (0, 1), "MatMul": (0, 1),
-    "LSTM": (1, 2), "GRU": (1, 2), "RNN": (1, 2),
-}  # fmt: skip
-
-_MOVING = frozenset(["Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"])
-"""Through these a weight is seen where it is stored."""
 
 
 def store_computed_weights(model: Model) -> tuple[Model, tuple[str, ...]]:
@@ -48,21 +41,8 @@ def _is_computed_weight(value: ir.Value) -> bool:
     """Tell whether layers alone read a value as their weight, and arithmetic makes it, of whatever."""
     if not value.uses() or value.dtype not in (None, *FLOAT_TYPES):
         return False
-    layers = all(
-        plain(node) and slot in _WEIGHT_SLOTS.get(node.op_type, ()) for node, slot in _final_uses(value)
-    )
+    roles = {role_of(node, slot, set()) for node, slot in readers(value)}
     maker = value.producer()
-    while maker is not None and maker.op_type in _MOVING and maker.inputs and maker.inputs[0] is not None:
+    while maker is not None and maker.op_type in MOVING and maker.inputs and maker.inputs[0] is not None:
         maker = maker.inputs[0].producer()
-    return layers and maker is not None and maker.op_type != "Constant"
-
-
-def _final_uses(value: ir.Value) -> list[tuple[ir.Node, int]]:
-    """Return who reads a value, directly or after nodes that only move it."""
-    found = []
-    for node, slot in value.uses():
-        if node.op_type in _MOVING and slot == 0 and plain(node):
-            found += _final_uses(node.outputs[0])
-        else:
-            found.append((node, slot))
-    return found
+    return roles <= {CONTRACTION, RECURRENT} and maker is not None and maker.op_type != "Constant"
