@@ -155,29 +155,36 @@ def read_contents(archive: IO[bytes]) -> Contents:
     Raises:
         UnsupportedError: it is no archive, or says what it must not: a name that leads out of a folder.
     """
+
+    def foreign(why: str, fix: str | None = None) -> UnsupportedError:
+        name = getattr(archive, "name", None)
+        return UnsupportedError(
+            "this is no archive of onnxcompress", where=None if name is None else str(name), why=why, fix=fix
+        )
+
     head = archive.read(_HEAD.size)
     magic, length = _HEAD.unpack(head) if len(head) == _HEAD.size else (0, 0)
     if magic == _FRAME or head[:4] == struct.pack("<I", _FRAME):
-        raise _no_archive("it was compressed by zstd alone", "`zstd -d` unpacks it")
+        raise foreign("it was compressed by zstd alone", "`zstd -d` unpacks it")
     if magic != _SKIPPABLE or not len(_TITLE) < length <= _LONGEST_HEADER:
-        raise _no_archive("it does not begin like one")
+        raise foreign("it does not begin like one")
     header = archive.read(length)
     if len(header) < length:
-        raise _no_archive("it is truncated")
+        raise foreign("it is truncated")
     if not header.startswith(_TITLE):
-        raise _no_archive("it does not begin like one")
+        raise foreign("it does not begin like one")
     try:
         said = json.loads(header[len(_TITLE) :])
         version, filtered = said["format"], said["filter"]
         if version != _FORMAT:
-            raise _no_archive(f"its format is {version!r}", "a newer onnxcompress may read it")
+            raise foreign(f"its format is {version!r}", "a newer onnxcompress may read it")
         if filtered not in ("planes", "none"):
             raise ValueError("its filter is not known")
         files = tuple(_entry(item) for item in said["files"])
         _check_names(files)
     except (ValueError, TypeError, KeyError) as error:
         why = str(error) if isinstance(error, ValueError) else "its table of contents is damaged"
-        raise _no_archive(why) from error
+        raise foreign(why) from error
     return Contents(files, filtered == "planes")
 
 
@@ -316,10 +323,6 @@ def _restored(planes: bytes, width: int) -> bytes:
     whole = len(planes) // width * width
     numbers = np.frombuffer(planes, np.uint8, whole).reshape(width, -1)
     return numbers.T.tobytes() + planes[whole:]
-
-
-def _no_archive(why: str, fix: str | None = None) -> UnsupportedError:
-    return UnsupportedError("this is no archive of onnxcompress", why=why, fix=fix)
 
 
 def _damaged(entry: Entry, why: str) -> UnsupportedError:

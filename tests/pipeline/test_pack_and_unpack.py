@@ -123,7 +123,7 @@ def test_what_cannot_be_packed_or_unpacked(tmp_path):
         onnxcompress.pack(tmp_path / "nowhere.onnx")
     with pytest.raises(UsageError, match="no such file"):
         onnxcompress.unpack(tmp_path / "nowhere.zst")
-    with pytest.raises(UnsupportedError, match="no archive"):
+    with pytest.raises(UnsupportedError, match=r"no archive.*no\.onnx"):
         onnxcompress.unpack(tmp_path / "no.onnx", tmp_path / "m.onnx")
     with pytest.raises(UsageError, match="1 to 22"):
         onnxcompress.pack(model(tmp_path / "a"), level=30)
