@@ -106,7 +106,6 @@ def compress(
                     checkpoint_dir=state,
                     resume=resume is not None,
                     progress=progress.update,
-                    threads=options["threads"],
                 ),
                 limits=limits,
                 fold=not no_fold,

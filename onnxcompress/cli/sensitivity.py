@@ -72,7 +72,7 @@ def sensitivity(
             above=above,
             input_shapes=shared.parse_shapes(options["input_shapes"]),
             threads=options["threads"],
-            resources=Resources(progress=progress.update, threads=options["threads"]),
+            resources=Resources(progress=progress.update),
             command=shared.command(),
         )
     if output is not None:

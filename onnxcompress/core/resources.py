@@ -24,7 +24,7 @@ class Resources:
         checkpoint_dir: where state is kept so that a killed run can be resumed; None: nowhere.
         resume: continue from the state found in ``checkpoint_dir``.
         progress: called with (fraction done 0 to 1, what is being done, the newest point or None).
-        threads: CPU threads for torch; None: torch's default.
+        threads: of sessions that a method opens in onnxruntime.
         input_shapes: concrete shapes of the model's inputs, for analyses that run it once.
         seed: of random choices that no data is needed for.
         teacher: the model before any method, whose outputs training without labels goes towards; None: the
@@ -41,7 +41,7 @@ class Resources:
     checkpoint_dir: Path | None = None
     resume: bool = False
     progress: Callable[[float, str, TrainingPoint | None], None] = lambda fraction, what, point: None
-    threads: int | None = None
+    threads: int = 1
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     seed: int = 0
     teacher: Model | None = None

@@ -119,7 +119,7 @@ class Int8(Method):
             limits,
             examples=self.calib_samples,
             how=None if self.calibration == "auto" else self.calibration,
-            threads=resources.threads or 1,
+            threads=resources.threads,
             progress=lambda what: resources.progress(0.0, what, None),
         )
         found = [search.find(way) for way in self._ways(chosen)]
@@ -169,7 +169,7 @@ class Int8(Method):
         from onnxcompress.engine.int8.search import JUDGED, calls_of  # noqa: PLC0415
 
         original = resources.teacher if resources.teacher is not None else model
-        session = runtime.open_session(serialised(original), threads=resources.threads or 1)
+        session = runtime.open_session(serialised(original), threads=resources.threads)
         calls = calls_of(task, "validation", JUDGED)
         return Limits(session.run, calls, task, max_error=self.max_error, gates=resources.limits)
 

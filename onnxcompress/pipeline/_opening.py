@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from onnxcompress import gates
 from onnxcompress.core.errors import UsageError
 from onnxcompress.core.task import Task
@@ -17,8 +19,23 @@ RANDOM_EXAMPLES = 512
 """Random examples that --random-data (``random`` in a recipe) makes, unless --limit says otherwise."""
 
 
-def opened(request: Request) -> tuple[Original, Task | None, tuple[str, ...]]:
-    """Return the original, what it may be trained on, and the nodes whose results became weights.
+@dataclass(frozen=True)
+class Opened:
+    """What a compression begins with.
+
+    Attributes:
+        original: the model as it came.
+        task: what it may be trained on; None: nothing.
+        computed: the nodes whose results became weights.
+    """
+
+    original: Original
+    task: Task | None
+    computed: tuple[str, ...]
+
+
+def opened(request: Request) -> Opened:
+    """Return the model, what it may be trained on, and what was changed already.
 
     Raises:
         UsageError: a method needs data, or labels, that are not there.
@@ -32,7 +49,7 @@ def opened(request: Request) -> tuple[Original, Task | None, tuple[str, ...]]:
         _check_needs(method, task)
     if task is not None:  # only now is it known whether labels are used
         gates.check(request.limits, benchmark=request.benchmark, data=task.labelled)
-    return originals.with_sizes_of_data(original, task, request.input_shapes), task, computed
+    return Opened(originals.with_sizes_of_data(original, task, request.input_shapes), task, computed)
 
 
 def _task(request: Request, original: Original) -> Task | None:

@@ -35,7 +35,7 @@ from onnxcompress.pipeline._carrying_out import carry_out
 from onnxcompress.pipeline._channels import channel_facts
 from onnxcompress.pipeline._factoring import as_stored
 from onnxcompress.pipeline._latency import latency_of_cuts
-from onnxcompress.pipeline._opening import opened
+from onnxcompress.pipeline._opening import Opened, opened
 from onnxcompress.pipeline._original import Compared, Original, path_of
 from onnxcompress.pipeline._quantized import (
     check_last,
@@ -65,8 +65,17 @@ def compress(request: Request) -> Run:
     check_last(request.recipe.methods)
     for method in request.recipe.methods:
         method.check(timed=request.benchmark)
-    original, task, computed = opened(request)
-    _use_torch_threads(request.threads)
+    found = opened(request)
+    # Imported here: `inspect` and `compare` live in the same package and need no torch.
+    from onnxcompress.engine.torch_settings import own_settings  # noqa: PLC0415
+
+    with own_settings(request.threads):
+        return _compressed(request, found, began, started)
+
+
+def _compressed(request: Request, found: Opened, began: float, started: str) -> Run:
+    """Carry out what was asked for; ``began`` and ``started`` tell when the run began."""
+    original, task = found.original, found.task
     try:
         decided = _decide(request, original, task)
     except ExecutionError:
@@ -112,7 +121,7 @@ def compress(request: Request) -> Run:
                 facts.model_facts(original.file, original.model, original.shapes, name=before),
                 facts.model_facts(staged.path, final, original.shapes, name=name),
             ),
-            methods=(*_stored(computed), *decided.facts, *folded),
+            methods=(*_stored(found.computed), *decided.facts, *folded),
             weights=facts.weight_facts(original.model, _changed(original.model, decided, gone)),
             refusals=refusals,
             warnings=tuple(dict.fromkeys(warnings)),
@@ -157,7 +166,7 @@ def _decide(request: Request, original: Original, task: Task | None) -> _Decided
         teacher=original.model,
         latency=latency_of_cuts(original, request.recipe.seed, request.threads),
     )
-    resources = replace(resources, limits=request.limits)
+    resources = replace(resources, limits=request.limits, threads=request.threads)
     if request.benchmark:
         resources = replace(
             resources, stopwatch=stopwatch(original, task, request.recipe.seed, request.threads)
@@ -234,13 +243,6 @@ def _check_device(name: str) -> None:
         from onnxcompress.engine.training.trainer import torch_device  # noqa: PLC0415
 
         torch_device(name)
-
-
-def _use_torch_threads(threads: int) -> None:
-    # Imported here: `inspect` and `compare` live in the same package and need no torch.
-    from onnxcompress.engine.graph.torchgraph import use_threads  # noqa: PLC0415
-
-    use_threads(threads)
 
 
 def _fold(model: Model) -> tuple[Model, tuple[MethodFacts, ...], frozenset[str]]:

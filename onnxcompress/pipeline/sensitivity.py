@@ -110,7 +110,11 @@ def sensitivity(
     progress = (resources or Resources()).progress
     progress(0.0, "deciding", None)
     given = replace(resources or Resources(), input_shapes=original.shapes, seed=seed, threads=threads)
-    plan = method.plan(original.model, task if method.needs is not Needs.NOTHING else None, given)
+    # Imported here: a model or data that cannot be read is told at once.
+    from onnxcompress.engine.torch_settings import own_settings  # noqa: PLC0415
+
+    with own_settings(threads):
+        plan = method.plan(original.model, task if method.needs is not Needs.NOTHING else None, given)
     parts = list(parts_of(plan, original.model, original.shapes))
     if not parts:
         raise NothingChangedError(

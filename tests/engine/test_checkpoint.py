@@ -91,7 +91,7 @@ def training(folder, *, resume, unlabelled=False, stop_after=None, pause_s=0.0, 
     model, data = perceptron(), blobs(80)
     if unlabelled:
         data = {"x": data["x"]}
-    trainer = Trainer(TorchGraph(model), task_of(model, data, seed=4), Resources(threads=1), batch_size=18)
+    trainer = Trainer(TorchGraph(model), task_of(model, data, seed=4), Resources(), batch_size=18)
     if unlabelled:
         trainer.graph.set_arrays({"W1": trainer.graph.arrays(["W1"])["W1"] * 0.5})
     checkpoint, saves, stage = Checkpoint(folder, {"options": 1}), 0, {"run": 0}

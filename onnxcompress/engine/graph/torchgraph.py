@@ -25,11 +25,6 @@ from onnxcompress.engine.graph.ways import Executor, Setting, Way, reads
 from onnxcompress.ops import zipmap
 
 
-def use_threads(count: int) -> None:
-    """Let torch use so many CPU threads; left alone it takes every core, and waits for busy ones."""
-    torch.set_num_threads(count)
-
-
 class TorchGraph(nn.Module):
     """The graph of a model as torch module; a weight is one parameter under the name the model gives it.
 

@@ -38,7 +38,7 @@ class Trainer:
     Args:
         graph: the graph; its parameters are changed in place.
         task: data, loss, metric and seed.
-        resources: device, time limit, threads, whom to tell of progress. The time limit counts from here.
+        resources: device, time limit, whom to tell of progress. The time limit counts from here.
         batch_size: examples a step; None: 128, fewer where there are few examples.
         bn: ``"eval"``: BatchNormalization keeps its statistics and Dropout is off, as fits fine-tuning;
             ``"train"``: both as in training.
@@ -75,8 +75,6 @@ class Trainer:
         if batch_size is not None and batch_size < 1:
             raise UsageError(f"--batch-size cannot be {batch_size}")
         self._device = torch_device(resources.device)
-        if resources.threads is not None:
-            torch.set_num_threads(resources.threads)
         limit = resources.max_time_s
         self._deadline = math.inf if limit is None else time.monotonic() + limit
         self.graph, self._task, self._resources = graph.to(self._device), task, resources

@@ -1,0 +1,31 @@
+"""torch's settings that hold for a whole thread or process: ours while we compute, the caller's afterwards.
+
+A notebook may have gradients off, another type or device for new tensors, and threads for its own training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+
+
+@contextmanager
+def own_settings(threads: int) -> Iterator[None]:
+    """Compute as in a fresh process, with gradients, in float32 on the CPU unless told otherwise.
+
+    Args:
+        threads: CPU threads; left alone, torch takes every core, and waits for busy ones.
+    """
+    threads_before, type_before = torch.get_num_threads(), torch.get_default_dtype()
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(mode=False))
+        stack.enter_context(torch.enable_grad())
+        if torch.get_default_device().type != "cpu":  # as a context, even that of the CPU slows every call
+            stack.enter_context(torch.device("cpu"))
+        stack.callback(torch.set_num_threads, threads_before)
+        stack.callback(torch.set_default_dtype, type_before)
+        torch.set_num_threads(threads)
+        torch.set_default_dtype(torch.float32)
+        yield

@@ -1,0 +1,74 @@
+"""torch's settings: ours while we compute, the caller's afterwards, also where something fails."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import onnxcompress
+from onnxcompress.engine.torch_settings import own_settings
+
+FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
+
+
+def settings():
+    return (
+        torch.get_num_threads(),
+        torch.get_default_dtype(),
+        torch.get_default_device().type,
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+    )
+
+
+@pytest.fixture
+def altered():
+    """Let a caller have changed everything."""
+    before = torch.get_num_threads(), torch.get_default_dtype()
+    torch.set_num_threads(3)
+    torch.set_default_dtype(torch.float64)
+    with torch.inference_mode(), torch.device("meta"):
+        yield
+    torch.set_num_threads(before[0])
+    torch.set_default_dtype(before[1])
+
+
+def test_settings_are_ours_within_and_the_callers_afterwards(altered):
+    theirs = settings()
+    assert theirs == (3, torch.float64, "meta", False, True)
+    with own_settings(2):
+        assert settings() == (2, torch.float32, "cpu", True, False)
+    assert settings() == theirs
+    with pytest.raises(RuntimeError, match="on the way"), own_settings(2):
+        raise RuntimeError("on the way")
+    assert settings() == theirs
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": ["magnitude", "finetune"], "keep": 0.5, "epochs": 1.0},
+        {"method": "lc-quant", "bits": 1, "steps": 2},
+    ],
+)
+def test_a_callers_settings_change_nothing(options, tmp_path):
+    def compressed(name):
+        onnxcompress.compress(
+            FIXTURES / "digits_mlp.onnx",
+            data=FIXTURES / "digits.npz",
+            data_options={"limit": 100},
+            output=tmp_path / name,
+            **options,
+        )
+        return (tmp_path / name).read_bytes()
+
+    plain = compressed("plain.onnx")
+    threads = torch.get_num_threads()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.no_grad(), torch.device("meta"):
+            assert compressed("altered.onnx") == plain
+            assert not torch.is_grad_enabled()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.get_num_threads() == threads
