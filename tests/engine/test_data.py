@@ -683,3 +683,13 @@ def test_an_own_loss_is_called_without_a_word(tmp_path, recwarn):
     task.loss({"y": y}, None, {}).backward()
     assert y.grad.tolist() == pytest.approx([2 / 3] * 3)
     assert not recwarn.list
+
+
+def test_an_own_loss_whose_gradient_is_lost_is_refused(tmp_path):
+    """Nothing would be trained by it, and nothing told of that."""
+    path = tmp_path / "own.py"
+    path.write_text("def cut(outputs, labels, teacher):\n    return (outputs['y'].detach() ** 2).mean()\n")
+    task = make_task(open_data({"x": X}, ONE), loss=f"{path}:cut")
+    with pytest.raises(UsageError, match="the loss 'cut' failed: its result has no gradient"):
+        task.loss({"y": torch.ones(3, requires_grad=True)}, None, {})
+    assert task.loss({"y": torch.ones(3)}, None, {}).item() == 1.0  # evaluation needs none

@@ -175,6 +175,8 @@ def _guarded(given: str | Callable[..., Any], noun: str) -> str | Callable[..., 
             raise failed(f"{type(error).__name__}: {error}") from error
         if noun == "loss" and not hasattr(found, "backward"):
             raise failed(f"it returned {type(found).__name__}")
+        if noun == "loss" and not found.requires_grad and any(o.requires_grad for o in outputs.values()):
+            raise failed("its result has no gradient: torch cannot follow how it comes from the outputs")
         return number if noun == "metric" else found
 
     return call
