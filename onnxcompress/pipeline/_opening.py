@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from onnxcompress import gates
 from onnxcompress.core.errors import UsageError
 from onnxcompress.core.task import Task
-from onnxcompress.engine.data import make_task
+from onnxcompress.engine.data import look_through, make_task
 from onnxcompress.methods._base import Method, Needs
 from onnxcompress.pipeline import _original as originals
 from onnxcompress.pipeline._original import Original
@@ -45,6 +45,8 @@ def opened(request: Request) -> Opened:
     stores = request.fold and not request.recipe.methods[0].folds
     original, computed = originals.with_stored_weights(original) if stores else (original, ())
     task = _task(request, original)
+    if task is not None:
+        look_through(task)
     for method in request.recipe.methods:
         _check_needs(method, task)
     if task is not None:  # only now is it known whether labels are used

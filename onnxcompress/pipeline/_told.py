@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from onnxcompress.core.channel_facts import CutFacts
-from onnxcompress.core.run import Comparison
+from onnxcompress.core.run import Accuracy, Comparison
+from onnxcompress.core.task import Task
 from onnxcompress.engine.bottleneck.goals import read_goals
 from onnxcompress.engine.widths import FAST
 from onnxcompress.methods._base import Method
@@ -11,6 +14,9 @@ from onnxcompress.pipeline._original import Original
 
 OVERSHOT = 0.9
 """What stays, divided by what a target allows, below which a user has to know why it is so little."""
+
+MOST_LABELS = 4096
+"""Examples whose labels are looked at, for the most frequent one."""
 
 TORCH_DIFFERS = 0.1
 """Relative ℓ2 of the original file from which on a user has to know that it differs from the torch model."""
@@ -49,6 +55,24 @@ def overshot(method: Method, cut: CutFacts | None) -> tuple[str, ...]:
     return (
         f"{share:.3g} of the {what} stay where {limit:.3g} may, because widths come in blocks of {block} "
         f"and, below that, of {min(block, FAST)}; a smaller --round-to comes nearer",
+    )
+
+
+def labels_unknown(accuracy: Accuracy | None, task: Task | None) -> tuple[str, ...]:
+    """Say that the original is right no more often than one answer to all, as with mixed-up labels."""
+    if accuracy is None or task is None or accuracy.metric != "top1":
+        return ()
+    indices = task.test if accuracy.split == "test" and task.test is not None else task.validation
+    labels = task.samples.labels(indices[:MOST_LABELS])
+    if labels is None or labels.dtype.kind not in "iu":
+        return ()
+    frequent = float(np.bincount(labels.reshape(-1)).max()) / labels.size
+    if accuracy.before > frequent:
+        return ()
+    return (
+        f"the original is right on {100 * accuracy.before:.3g} % of the {accuracy.split} examples, and one "
+        f"answer to all of them would be on {100 * frequent:.3g} %: check that the labels are its classes in "
+        "its order, and that inputs are scaled as it expects",
     )
 
 

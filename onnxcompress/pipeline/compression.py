@@ -44,7 +44,7 @@ from onnxcompress.pipeline._quantized import (
     stopwatch,
 )
 from onnxcompress.pipeline._request import Request, names_of, staging
-from onnxcompress.pipeline._told import overshot, scores_told, torch_differs
+from onnxcompress.pipeline._told import labels_unknown, overshot, scores_told, torch_differs
 from onnxcompress.surgery.factoring import Factored
 
 TORCH_TOLERANCE = 1e-4
@@ -105,6 +105,7 @@ def _compressed(request: Request, found: Opened, began: float, started: str) -> 
         dead = [said for c in comparisons if c.reference == "original" for said in verify.lifeless(c)]
         warnings += [f"{said}; compress less, or train longer" for said in dead]
         accuracy = _accuracy(original, witness, task, request.threads)
+        warnings += labels_unknown(accuracy, task)
         benchmark = _benchmark(request, original, staged.path, (before, name), compared)
         warnings += originals.latency_warnings(benchmark)
         run = Run(

@@ -54,11 +54,17 @@ class Examples:
                 rows = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
                 raise DataError(
                     "the data holds NaN or infinity",
-                    where=f"{self.origin}, key '{self.fits[name].key or name}', "
-                    f"example {int(np.asarray(indices)[~rows][0])}",
+                    where=self._place(name, int(np.asarray(indices)[~rows][0])),
                 )
             stack[name] = values
         return stack
+
+    def _place(self, name: str, index: int) -> str:
+        """Return where an example of an input lies, in the data's own words and numbers."""
+        split = next(split for split, held in self.splits.items() if len(held) and index <= held[-1])
+        if split == next(iter(self.splits)):
+            return f"{self.origin}, key '{self.fits[name].key or name}', example {index}"
+        return f"{self.origin}, {split} split, input '{name}', example {index - int(self.splits[split][0])}"
 
     def labels(self, indices: Array) -> Array | None:
         """Return the labels of these examples, None where the data has none for them."""

@@ -71,7 +71,7 @@ def open_data(
         return replace(examples, fits=fits, notes=(*notes, *said), warnings=warnings)
 
     examples = understood(bare, candidates, scaled, predict, seed) if candidates else scaled(bare)
-    examples.inputs(np.arange(min(len(examples), 16)))  # NaN and unreadable files are found before any work
+    examples.inputs(np.arange(min(len(examples), 16)))  # what is wrong throughout is told at once
     return examples
 
 

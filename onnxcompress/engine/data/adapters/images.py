@@ -1,14 +1,16 @@
 """Data in a folder of images, with sub-folders as classes; files are decoded when asked for.
 
-``train``, ``val`` and ``test`` folders may hold the class folders. A class is the folder's number where all
-folder names are numbers; the file's number where every folder holds one file and all are numbers;
-otherwise the folder's place in sorted order. Images without sub-folders have no labels.
+``train``, ``val`` and ``test`` folders may hold the class folders; classes are numbered over all of them. A
+class is the folder's number where all folder names are numbers; the file's number where every folder holds
+one file and all are numbers; otherwise the folder's place in sorted order. Images without sub-folders have
+no labels. What is hidden (``.ipynb_checkpoints``) is no class and no image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,6 +30,9 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff",
 CROP = 0.875
 """Side of the centre crop over the image's shorter side, as in the usual ImageNet evaluation (224 of 256)."""
 
+NO_CLASS = ""
+"""Stands for the class of images that lie in no class folder."""
+
 
 def _accepts(spec: Any) -> bool:
     return isinstance(spec, Path) and spec.is_dir() and not array_files(spec)
@@ -46,6 +51,7 @@ class ImageColumn:
     width: int
     mode: str
     channels: int
+    root: Path = field(default_factory=Path)
     channels_last: ClassVar[bool] = True
     dtype: ClassVar[np.dtype[Any]] = np.dtype(np.uint8)
 
@@ -65,9 +71,10 @@ class ImageColumn:
     def _decode(self, file: Path) -> Array:
         try:
             with Image.open(file) as opened:
-                image = opened.convert(self.mode)
+                image = _eight_bits(opened).convert(self.mode)
         except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError) as error:
-            raise DataError("cannot read the image", where=file.name, why=str(error)) from None
+            where = str(file.relative_to(self.root))
+            raise DataError("cannot read the image", where=where, why=str(error)) from None
         if image.size != (self.width, self.height):
             scale = max(self.width / image.width, self.height / image.height) / CROP
             size = (
@@ -88,51 +95,101 @@ def open_images(spec: Path, inputs: Sequence[TensorLike], options: DataOptions) 
             "a folder of images can feed only a model with one input", why=f"this model has {len(inputs)}"
         )
     folders = {SPLITS[f.name.lower()]: f for f in _folders(spec) if f.name.lower() in SPLITS}
-    found = {split: _scan(folder) for split, folder in folders.items()} if folders else {"train": _scan(spec)}
-    if all(not files for files, _, _ in found.values()):
+    held = {split: _classes(folder) for split, folder in (folders or {"train": spec}).items()}
+    first = next((file for classes in held.values() for files in classes.values() for file in files), None)
+    if first is None:
         raise DataError("the folder holds no images and no arrays", where=spec.name or str(spec))
-    first = next(files[0] for files, _, _ in found.values() if files)
     height, width, channels = _geometry(inputs[0], options, first)
     mode = "L" if channels == 1 or options.color == "gray" else "RGB"
+    named, note = _numbered([classes for classes in held.values() if NO_CLASS not in classes], spec)
     columns: dict[str, Column] = {}
-    notes = []
-    for split, (files, classes, note) in found.items():
-        columns[f"{split}/images"] = ImageColumn(tuple(files), height, width, mode, channels)
-        if classes is not None:
-            columns[f"{split}/labels"] = ArrayColumn(classes)
-        if note:
-            notes.append(note)
-    return Store(columns, spec.name, tuple(dict.fromkeys(notes)))
+    for split, classes in held.items():
+        files = tuple(itertools.chain.from_iterable(classes.values()))
+        columns[f"{split}/images"] = ImageColumn(files, height, width, mode, channels, spec)
+        if NO_CLASS not in classes:
+            columns[f"{split}/labels"] = ArrayColumn(np.asarray([named[file] for file in files], np.int64))
+    return Store(columns, spec.name, tuple(filter(None, (note, *_left_out(held, folders or {"": spec})))))
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted((f for f in folder.iterdir() if f.is_dir()), key=lambda f: f.name)
+    return sorted((f for f in _seen(folder) if f.is_dir()), key=lambda f: f.name)
 
 
-def _images(folder: Path) -> list[Path]:
-    files = (f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and f.is_file())
-    return sorted(files, key=lambda f: natural(f.name))
+def _images(files: Iterable[Path]) -> list[Path]:
+    return [f for f in files if f.suffix.lower() in SUFFIXES and f.is_file()]
 
 
-def _scan(folder: Path) -> tuple[list[Path], Array | None, str]:
-    """Return (files, their classes or None, how the classes were found)."""
-    held = [(f.name, _images(f)) for f in _folders(folder)]
-    held = [(name, files) for name, files in held if files]
-    if not held:
-        return _images(folder), None, ""
-    files = [file for _, group in held for file in group]
-    names = [name for name, _ in held]
-    sizes = [len(group) for _, group in held]
-    stems = [file.stem for file in files]
-    if all(_number(n) for n in names):
-        return files, np.repeat([int(n) for n in names], sizes), "classes are the numbers of the folders"
-    if len(held) > 1 and max(sizes) == 1 and all(map(_number, stems)) and len(set(stems)) == len(stems):
-        return (
-            files,
-            np.asarray([int(s) for s in stems]),
-            "classes are the numbers of the files, one in each folder",
+def _seen(folder: Path) -> list[Path]:
+    """Return what is in a folder, in the order of names and numbers, but for what is hidden."""
+    return sorted((f for f in folder.iterdir() if not f.name.startswith(".")), key=lambda f: natural(f.name))
+
+
+def _below(folder: Path) -> list[Path]:
+    """Return all files in a folder and the folders in it."""
+    return [file for f in _seen(folder) for file in (_below(f) if f.is_dir() else [f])]
+
+
+def _classes(folder: Path) -> dict[str, list[Path]]:
+    """Return the images of each class folder; of a folder where no folder holds any, under ``NO_CLASS``."""
+    held = {f.name: _images(_below(f)) for f in _folders(folder)}
+    return held if any(held.values()) else {NO_CLASS: _images(_seen(folder))}
+
+
+def _numbered(splits: Sequence[Mapping[str, Sequence[Path]]], root: Path) -> tuple[dict[Path, int], str]:
+    """Return the number of each file's class, and how the numbers were found.
+
+    Raises:
+        DataError: folders are numbered in sorted order, and one holds no image in any split.
+    """
+    if not splits:
+        return {}, ""
+    names = sorted({name for classes in splits for name, files in classes.items() if files})
+    of = {file: name for classes in splits for name, files in classes.items() for file in files}
+    if all(map(_number, names)):
+        return {file: int(name) for file, name in of.items()}, "classes are the numbers of the folders"
+    if all(_one_number_each(list(classes.values())) for classes in splits):
+        note = "classes are the numbers of the files, one in each folder"
+        return {file: int(file.stem) for file in of}, note
+    empty = sorted({name for classes in splits for name in classes} - set(names))
+    if empty:
+        raise DataError(
+            f"the folder '{empty[0]}' holds no images",
+            where=root.name or str(root),
+            why="classes are numbered in the order of the folders' names, and it would be one",
+            fix="remove it, or put its images there",
         )
-    return files, np.repeat(np.arange(len(held)), sizes), "classes are the folders in sorted order"
+    return {file: names.index(name) for file, name in of.items()}, "classes are the folders in sorted order"
+
+
+def _one_number_each(groups: Sequence[Sequence[Path]]) -> bool:
+    """Tell whether two or more folders hold one file each, called by different numbers."""
+    stems = [file.stem for files in groups for file in files]
+    one_each = len(stems) > 1 and all(len(files) == 1 for files in groups)
+    return one_each and all(map(_number, stems)) and len(set(stems)) == len(stems)
+
+
+def _left_out(held: Mapping[str, Mapping[str, Any]], folders: Mapping[str, Path]) -> Iterable[str]:
+    """Yield which images are of no class although there are classes."""
+    for classes, folder in zip(held.values(), folders.values(), strict=True):
+        beside = [] if NO_CLASS in classes else _images(_seen(folder))
+        if beside:
+            yield f"{len(beside)} images beside the class folders of '{folder.name}' were left out"
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Return the image with numbers of at most 8 bits, which is all that ``convert`` does not cut off.
+
+    Raises:
+        ValueError: its numbers have no greatest one.
+    """
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(
+            f"its pixels are {'32-bit' if image.mode == 'I' else 'floating-point'} numbers, whose "
+            "range is not known; store 8 or 16 bits, or arrays"
+        )
+    return image
 
 
 def _number(text: str) -> bool:
