@@ -107,7 +107,11 @@ data = apply(
     click.option(
         "--loss", metavar="ce|mse|l2|kl|MODULE:FUNCTION", help="Training loss. [default: by the data]"
     ),
-    click.option("--metric", metavar="NAME|MODULE:FUNCTION", help="Metric that chooses the best state."),
+    click.option(
+        "--metric",
+        metavar="NAME|MODULE:FUNCTION",
+        help="Metric that chooses the best state: top1, top5, mse, agreement, relative_l2.",
+    ),
     click.option("--scale", metavar="X", help="Multiply inputs by this (1/255 is understood)."),
     click.option("--mean", metavar="A,B,C", help="Subtract after scaling, per channel."),
     click.option("--std", metavar="A,B,C", help="Divide by after subtracting, per channel."),
