@@ -21,7 +21,7 @@ RUN pip install . -c constraints.txt
 FROM python:${PYTHON}-slim
 COPY --from=build /opt/onnxcompress /opt/onnxcompress
 RUN useradd --uid 1000 --no-create-home onnxcompress && mkdir /models && chown onnxcompress /models
-ENV PATH=/opt/onnxcompress/bin:$PATH HOME=/tmp PYTHONDONTWRITEBYTECODE=1
+ENV PATH=/opt/onnxcompress/bin:$PATH HOME=/tmp PYTHONDONTWRITEBYTECODE=1 ORT_DISABLE_TELEMETRY=1
 USER onnxcompress
 WORKDIR /models
 ENTRYPOINT ["onnxcompress"]

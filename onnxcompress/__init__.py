@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from onnxcompress.core.errors import OnnxCompressError
@@ -9,6 +10,10 @@ from onnxcompress.core.version import VERSION
 
 if TYPE_CHECKING:
     from onnxcompress.api import Result, compare, compress, pack, unpack
+
+# onnxruntime's wheels send telemetry, and keep an identity of the machine, unless this is set before their
+# import; its own function to switch that off comes too late.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = VERSION
 __all__ = ["OnnxCompressError", "Result", "__version__", "compare", "compress", "pack", "unpack"]
