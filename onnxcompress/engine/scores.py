@@ -1,13 +1,14 @@
-"""Scores: what decisions are made of, where no output of a model holds real numbers.
+"""Scores: what decisions are made of, where no output of a model tells it.
 
 A network that ends in ArgMax says which class, not how sure it is: there is nothing to train towards, and
-nothing to measure small changes by. The values that the decision is made of are the model's outputs as well,
-then, for everything that is done with it; the written file has the outputs of the original.
+nothing to measure small changes by. Nor can class labels be held to scores that are maps (ZipMap), or one
+output for each class. The values that the decision is made of are the model's outputs as well, then, for
+everything that is done with it; the written file has the outputs of the original.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import onnx_ir as ir
 
@@ -15,9 +16,9 @@ from onnxcompress.core.model import Model, constant_of
 
 _DECIDES = frozenset([
     "ArgMax", "ArgMin", "Cast", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "NonMaxSuppression",
-    "QuantizeLinear", "TopK",
+    "QuantizeLinear", "TopK", "ZipMap",
 ])  # fmt: skip
-"""Operators that make whole numbers and truth values of real ones; Cast does so of some."""
+"""Operators that make whole numbers, truth values and maps of real numbers; Cast does so of some."""
 
 _FIRST_ONLY = frozenset(["ArgMax", "ArgMin", "QuantizeLinear", "TopK"])
 
@@ -31,10 +32,10 @@ _ROUNDS = frozenset(["Ceil", "Floor", "Round", "Sign"])
 """Operators whose results are real numbers in name only: no gradient passes them."""
 
 
-def deciding(model: Model) -> tuple[str, ...]:
-    """Return the values that the outputs are decided by, nearest first, of whatever type they are."""
+def deciding(model: Model, outputs: Collection[str]) -> tuple[str, ...]:
+    """Return the values that these outputs are decided by, nearest first, of whatever type they are."""
     found: dict[str, None] = {}
-    waiting = list(model.ir.graph.outputs)
+    waiting = [value for value in model.ir.graph.outputs if value.name in outputs]
     seen = set(waiting)
     while waiting:
         node = waiting.pop(0).producer()

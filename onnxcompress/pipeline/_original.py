@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -104,19 +104,27 @@ def with_stored_weights(original: Original) -> tuple[Original, tuple[str, ...]]:
 
 
 def _with_scores(model: Model, session: runtime.OrtSession) -> tuple[Model, tuple[str, ...]]:
-    """Make what decides an output as well, where outputs are decisions alone; return it and its names."""
-    if not session.outputs or any(o.numpy is None or o.numpy.kind not in "iubO" for o in session.outputs):
+    """Make what decides an output as well, where no output has scores; return it and its names."""
+    real = [o for o in session.outputs if o.numpy is not None and o.numpy.kind not in "iubO"]
+    if not all(_one_number(o.shape) for o in real):
         return model, ()
-    names = deciding(model)
+    names = deciding(model, {o.name for o in session.outputs} - {o.name for o in real})
     if not names:
         return model, ()
     try:
         all_revealed = runtime.open_session(exporter.dense_bytes(revealed(model, names)))
     except UnsupportedError:  # too large for one message, or values that cannot be outputs
         return model, ()
-    real = {o.name for o in all_revealed.outputs if o.numpy is not None and o.numpy.kind == "f"}
-    scores = tuple(name for name in names if name in real)
+    found = {o.name: o for o in all_revealed.outputs if o.numpy is not None and o.numpy.kind == "f"}
+    scores = tuple(name for name in names if name in found)
+    if real:  # one number tells as much as its threshold does, but not which of several classes it is
+        scores = tuple(name for name in scores if not _one_number(found[name].shape))
     return (revealed(model, scores), scores) if scores else (model, ())
+
+
+def _one_number(shape: Sequence[int | str | None]) -> bool:
+    """Tell whether an output is known to be one number an example."""
+    return len(shape) > 0 and all(d == 1 for d in shape[1:])
 
 
 def data_task(original: Original, options: Mapping[str, Any], seed: int) -> Task:

@@ -23,13 +23,13 @@ TORCH_DIFFERS = 0.1
 
 
 def scores_told(original: Original) -> tuple[str, ...]:
-    """Say what is looked at instead of outputs that hold no real numbers."""
+    """Say what is looked at besides outputs that hold no scores."""
     if not original.scores:
         return ()
     names = " and ".join(f"'{name}'" for name in original.scores)
     return (
-        f"no output holds real numbers: {names}, which decides what they are, is trained towards and "
-        "compared with them; the written file has the outputs of the original alone",
+        f"no output holds the scores that decide: {names}, which does, is trained towards and compared with "
+        "the outputs; the written file has those of the original alone",
     )
 
 
@@ -59,13 +59,22 @@ def overshot(method: Method, cut: CutFacts | None) -> tuple[str, ...]:
 
 
 def labels_unknown(accuracy: Accuracy | None, task: Task | None) -> tuple[str, ...]:
-    """Say that the original is right no more often than one answer to all, as with mixed-up labels."""
-    if accuracy is None or task is None or accuracy.metric != "top1":
+    """Say that the original is no better than one answer to all, as with mixed-up labels."""
+    if accuracy is None or task is None or accuracy.metric not in ("top1", "mse"):
         return ()
     indices = task.test if accuracy.split == "test" and task.test is not None else task.validation
     labels = task.samples.labels(indices[:MOST_LABELS])
-    if labels is None or labels.dtype.kind not in "iu":
+    if labels is None:
         return ()
+    if accuracy.metric == "mse":
+        spread = float(labels.var(axis=0).mean())
+        if accuracy.before < spread or len(labels) == 1:
+            return ()
+        return (
+            f"the original's mean square error on the {accuracy.split} examples is {accuracy.before:.3g}, "
+            f"and that of the labels' own mean would be {spread:.3g}: check that the labels are what the "
+            "output is to be, and that inputs are scaled as it expects",
+        )
     frequent = float(np.bincount(labels.reshape(-1)).max()) / labels.size
     if accuracy.before > frequent:
         return ()

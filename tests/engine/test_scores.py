@@ -61,7 +61,7 @@ INT = np.int64
 )
 def test_what_decides_is_found(body, output, weights, found):
     model = model_of(body, "float[N, 4] x", output, {"w": (4, 3), **weights})
-    assert deciding(model) == found
+    assert deciding(model, ["y"]) == found
 
 
 def test_revealed_and_concealed_again_it_is_the_model_that_it_was():

@@ -29,12 +29,12 @@ def decided():
     return proto
 
 
-def right(file):
+def right(file, outputs=("digit",)):
     data = np.load(FIXTURES / "digits.npz")
     session = open_session(file)
-    assert [o.name for o in session.outputs] == ["digit"]
-    (found,) = session.run({session.inputs[0].name: data["x_test"].astype(np.float32)}).values()
-    return float(np.mean(found == data["y_test"]))
+    assert [o.name for o in session.outputs] == list(outputs)
+    found = session.run({session.inputs[0].name: data["x_test"].astype(np.float32)})
+    return float(np.mean(found["digit"] == data["y_test"]))
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,71 @@ def test_a_classifier_without_scores_is_trained_and_measured(tmp_path, methods, 
     assert digit.relative_l2 is None
     assert digit.top1_agreement == scores.top1_agreement > 0.9
     assert run.models[1].size_bytes == target.stat().st_size
-    assert any("'scores', which decides what they are" in w for w in run.warnings)
+    assert any("holds the scores that decide: 'scores', which does" in w for w in run.warnings)
+
+
+def with_columns():
+    """Return the classifier with one output for each class beside its decision, as scikit-learn's may be."""
+    proto = decided()
+    scores = next(n.input[0] for n in proto.graph.node if n.op_type == "ArgMax")
+    columns = [f"class_{k}" for k in range(10)]
+    proto.graph.node.append(helper.make_node("Split", [scores], columns, axis=1))
+    proto.graph.output.extend(helper.make_tensor_value_info(c, TensorProto.FLOAT, ["N", 1]) for c in columns)
+    return proto
+
+
+def with_maps():
+    """Return the classifier with a map of class to score beside its decision, scikit-learn's usual export."""
+    proto = decided()
+    scores = next(n.input[0] for n in proto.graph.node if n.op_type == "ArgMax")
+    node = helper.make_node(
+        "ZipMap", [scores], ["maps"], domain="ai.onnx.ml", classlabels_int64s=[*range(10)]
+    )
+    proto.graph.node.append(node)
+    proto.opset_import.append(helper.make_opsetid("ai.onnx.ml", 1))
+    value = helper.make_tensor_type_proto(TensorProto.FLOAT, None)
+    kind = helper.make_sequence_type_proto(helper.make_map_type_proto(TensorProto.INT64, value))
+    proto.graph.output.append(helper.make_value_info("maps", kind))
+    return proto
+
+
+@pytest.mark.parametrize("made", [with_columns, with_maps])
+def test_labels_belong_to_the_decision_where_scores_come_one_by_one(tmp_path, made):
+    """Class numbers fit an output that is one number an example, and would ruin it."""
+    target, data = tmp_path / "out.onnx", FIXTURES / "digits.npz"
+    names = [o.name for o in made().graph.output]
+    run = onnxcompress.compress(
+        made(), data=data, output=target, method=["magnitude", "finetune"], target="macs=0.6", epochs=1
+    ).run
+    assert run.accuracy.metric == "top1"
+    assert run.accuracy.before == pytest.approx(right(made().SerializeToString(), names))
+    assert run.accuracy.after == pytest.approx(right(target, names))
+    assert run.accuracy.after > 0.9
+
+
+def test_a_regression_beside_a_decision_keeps_its_labels(tmp_path):
+    """Labels that are no classes are for the number."""
+    body = "h = MatMul (x, w) r = Relu (h) y = MatMul (r, v) s = MatMul (r, u) d = ArgMax <axis = 1> (s)"
+    weights = {"w": (4, 640), "v": (640, 1), "u": (640, 3)}
+    model = proto_of(body, "float[N, 4] x", "float[N, 1] y, int64[N, 1] d", weights)
+    x = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
+    y = open_session(model.SerializeToString()).run({"x": x})["y"]
+    for shift, told in ((0.0, False), (3 * float(y.std()), True)):
+        np.savez(tmp_path / "data.npz", x=x, labels=y + shift)
+        run = onnxcompress.compress(
+            model, data=tmp_path / "data.npz", method="lc-quant", bits=8, mode="dc"
+        ).run
+        assert run.accuracy.metric == "mse"
+        assert any("the labels' own mean" in warning for warning in run.warnings) == told
+
+
+def test_labels_that_nothing_can_be_held_to_are_left_out(tmp_path):
+    body = "h = MatMul (x, w) r = Relu (h) z = MatMul (r, v) s = NonZero (z) y = Identity (s)"
+    model = proto_of(body, "float[N, 4] x", "int64[2, M] y", {"w": (4, 64), "v": (64, 3)})
+    x = np.ones((20, 4), np.float32)
+    np.savez(tmp_path / "data.npz", x=x, labels=np.arange(20) % 2)
+    run = onnxcompress.compress(model, data=tmp_path / "data.npz", method="magnitude", keep=0.5).run
+    assert run.accuracy is None
 
 
 def test_damage_is_measured_by_what_decides():

@@ -153,6 +153,11 @@ def _labels(
         keyed.append(labels)
     key, column = _join("labels", keyed) if len(keyed) > 1 else keyed[0]
     shapes = _output_shapes(outputs, examples, predict)
+    if predict is not None and not shapes:
+        notes.append(
+            "labels are not used: the model has no output of real numbers that they could be held to"
+        )
+        return ()
     return fitting_labels(key, column, shapes, examples.origin)
 
 
