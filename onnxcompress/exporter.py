@@ -126,6 +126,13 @@ def information_bound_bytes(model: Model) -> float:
 
 def check_target(path: Path, source: Path | None, *, overwrite: bool) -> None:
     """Raise OutputError where ``path`` cannot, or must not, be written."""
+    try:
+        _check_target(path, source, overwrite=overwrite)
+    except OSError as error:  # a name that is too long, a folder that may not be looked into
+        raise OutputError("cannot write the output", where=str(path), why=error.strerror) from error
+
+
+def _check_target(path: Path, source: Path | None, *, overwrite: bool) -> None:
     where = str(path)
     if path.is_dir():
         raise OutputError(

@@ -15,6 +15,9 @@ import onnx_ir as ir
 from onnxcompress.core.encoding import Array, Encoding
 
 FLOAT_TYPES = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
+LEAST_IR_VERSION = 4
+"""The first version of the file format whose initializers need not be inputs of the graph as well."""
+
 _FLOAT_VALUES = frozenset({"value_float", "value_floats"})
 
 

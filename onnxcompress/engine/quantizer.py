@@ -170,9 +170,10 @@ def _restore(result: onnx.ModelProto, proto: onnx.ModelProto, sets: list[tuple[s
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the quantiser's advice, which is for people who call it, off the terminal."""
-    before = logging.root.manager.disable
+    before, handlers = logging.root.manager.disable, list(logging.root.handlers)
     logging.disable(logging.CRITICAL)
     try:
         yield
     finally:
         logging.disable(before)
+        logging.root.handlers[:] = handlers  # it gives the root logger one where there is none

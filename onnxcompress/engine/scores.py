@@ -28,7 +28,7 @@ _PASSES = frozenset([
 ])  # fmt: skip
 """Operators that rearrange decisions, put them together, or look up what they are called."""
 
-_ROUNDS = frozenset(["Ceil", "Floor", "Round", "Sign"])
+_ROUNDS = frozenset(["Binarizer", "Ceil", "Floor", "Round", "Sign"])
 """Operators whose results are real numbers in name only: no gradient passes them."""
 
 

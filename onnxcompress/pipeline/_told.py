@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnxcompress.core.channel_facts import CutFacts
+from onnxcompress.core.model import Model
 from onnxcompress.core.run import Accuracy, Comparison
 from onnxcompress.core.task import Task
 from onnxcompress.engine.bottleneck.goals import read_goals
@@ -82,6 +83,17 @@ def labels_unknown(accuracy: Accuracy | None, task: Task | None) -> tuple[str, .
         f"the original is right on {100 * accuracy.before:.3g} % of the {accuracy.split} examples, and one "
         f"answer to all of them would be on {100 * frequent:.3g} %: check that the labels are its classes in "
         "its order, and that inputs are scaled as it expects",
+    )
+
+
+def older_format(before: Model, after: Model) -> tuple[str, ...]:
+    """Say that a file is of a newer format, in which weights are no inputs of the graph."""
+    old, new = int(before.ir.ir_version or 0), int(after.ir.ir_version or 0)
+    if old == new:
+        return ()
+    return (
+        f"the file is of IR version {new} now, not {old}: weights need not be listed as inputs of the graph "
+        "there, and are none any more",
     )
 
 

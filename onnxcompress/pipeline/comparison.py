@@ -11,6 +11,7 @@ from typing import Any
 
 from onnxcompress import gates, verify
 from onnxcompress.core.errors import UsageError
+from onnxcompress.core.model import LEAST_IR_VERSION
 from onnxcompress.core.run import SCHEMA, Accuracy, Run
 from onnxcompress.core.task import Task
 from onnxcompress.core.version import VERSION
@@ -129,7 +130,7 @@ def _overridable(names: Sequence[str], opened: Sequence[originals.Original]) -> 
     for name, other in zip(names, opened, strict=True):
         graph = other.model.ir.graph
         count = sum(v.is_graph_input() for v in graph.initializers.values())
-        if count and int(other.model.ir.ir_version or 0) >= 4:
+        if count and int(other.model.ir.ir_version or 0) >= LEAST_IR_VERSION:
             said.append(
                 f"{name} lists {count} weights as inputs, so that callers may replace them: onnxruntime "
                 "cannot prepare them while it loads, which may cost more than any compression saves"

@@ -44,7 +44,7 @@ from onnxcompress.pipeline._quantized import (
     stopwatch,
 )
 from onnxcompress.pipeline._request import Request, names_of, staging
-from onnxcompress.pipeline._told import labels_unknown, overshot, scores_told, torch_differs
+from onnxcompress.pipeline._told import labels_unknown, older_format, overshot, scores_told, torch_differs
 from onnxcompress.surgery.factoring import Factored
 
 TORCH_TOLERANCE = 1e-4
@@ -91,6 +91,7 @@ def _compressed(request: Request, found: Opened, began: float, started: str) -> 
     if request.resources.checkpoint_dir is not None and not any(plan.training for plan in plans):
         flag = "--resume" if request.resources.resume else "--checkpoint"
         warnings.append(f"{flag} had no effect: nothing was trained, so there is no state to keep")
+    warnings += older_format(original.model, final)
     compared = originals.compared_inputs(original, task, request.recipe.seed)
     with tempfile.TemporaryDirectory(prefix=".onnxcompress-", dir=staging(request)) as folder:
         before, name = names_of(request)

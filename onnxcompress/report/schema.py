@@ -102,7 +102,7 @@ MEANING = {
     "CutProof.sizes": "different input sizes among them",
     "CutProof.places": "values that were compared for each input",
     "CutProof.float64_error": "largest relative error in float64",
-    "CutProof.float64_floor": "what rounding alone may do at the same place",
+    "CutProof.float64_floor": "what rounding alone may do at the same place; null: not known",
     "CutProof.ort_error": "largest relative ℓ2 difference of an output in onnxruntime",
     "CutProof.ort_tolerance": "what was allowed",
     "CutProof.single_precision": "operators that ran in float32",

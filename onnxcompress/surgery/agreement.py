@@ -7,6 +7,7 @@ every weight off by a few units in the last place.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,9 @@ ULPS = 2.0**-50
 
 SINGLE_ULP = 2.0**-23
 """The same for what operators give that have to run in float32, and for what a float32 bias took in."""
+
+TELLING = 0.25
+"""Relative error that rounding alone does to an output, from which on it tells nothing of anything else."""
 
 LEAST = 1e-13
 """Relative differences up to this are rounding in any case."""
@@ -58,6 +62,11 @@ class Agreement:
     worst: tuple[str, float, float] | None = None
     single: tuple[str, ...] = ()
     speaking: set[str] = field(default_factory=set)
+
+    @property
+    def rounding(self) -> float | None:
+        """What rounding did; None where infinite: a value that is zero until weights are off says nothing."""
+        return self.floor if math.isfinite(self.floor) else None
 
 
 class Comparison64:

@@ -9,11 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcompress.core.encoding import Array, Encoding
-from onnxcompress.core.model import Model, Weight, constant_of, set_constant
+from onnxcompress.core.model import LEAST_IR_VERSION, Model, Weight, constant_of, set_constant
 from onnxcompress.core.names import free_name
-
-_LEAST_IR_VERSION = 4
-"""Before this version of the file format every initializer has to be an input of the graph as well."""
 
 _CONSTANT_ATTRIBUTES = ("value_float", "value_floats", "value_int", "value_ints", "sparse_value")
 
@@ -179,9 +176,9 @@ class Tensors:
         Runtimes take no initializer of an older file from the caller, so none of them is an input then.
         """
         model = self._model.ir
-        if model.ir_version >= _LEAST_IR_VERSION or not (self.no_inputs or self._added):
+        if model.ir_version >= LEAST_IR_VERSION or not (self.no_inputs or self._added):
             return
-        model.ir_version = _LEAST_IR_VERSION
+        model.ir_version = LEAST_IR_VERSION
         self.no_inputs.clear()
         for value in [v for v in self._graph.inputs if v.is_initializer()]:
             self._graph.inputs.remove(value)  # `del` leaves it saying that it is an input

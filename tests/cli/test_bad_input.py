@@ -270,6 +270,7 @@ def test_an_accelerator_that_is_not_there(call, folder):
         ("-o missing/out.onnx", "no folder"),
         ("-o there", "it is a folder"),
         ("-o digits.npz/out.onnx", "no folder"),
+        (f"-o {'a' * 300}.onnx", "too long"),
         ("-o out.onnx --report run.pdf", "pdf"),
         ("-o out.onnx --report run", "suffix"),
         ("-o out.onnx --report missing/run.json", "no folder"),

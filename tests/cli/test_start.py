@@ -1,7 +1,9 @@
 """What must hold before anything is computed: `--help` is quick because nothing heavy is imported."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +24,15 @@ def test_nothing_heavy_is_imported(arguments):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "HEAVY []"
+
+
+def test_a_terminal_without_the_letters_does_not_end_a_run():
+    model = str(Path(__file__).resolve().parents[2] / "fixtures" / "digits_mlp.onnx")
+    words = [sys.executable, "-m", "onnxcompress", "inspect", model]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(words, capture_output=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "?" in done.stdout.decode("ascii")
 
 
 @pytest.mark.parametrize("command", ["bench", "compare", "inspect"])

@@ -1,5 +1,6 @@
 """int8 through the whole pipeline: what is written, what stays float, and what is refused."""
 
+import logging
 import sys
 from pathlib import Path
 
@@ -303,3 +304,31 @@ def test_weights_that_were_inputs_do_not_keep_an_old_model_from_being_raised():
     done = onnxcompress.compress(model, method="int8", data=rows(), way="static", benchmark=False)
     assert "QuantizeLinear" in kinds(done.model)
     assert done.model.opset_import[0].version >= 10
+
+
+@pytest.mark.parametrize("way", ["static", "dynamic", "auto"])
+def test_layers_behind_an_operator_that_onnx_infers_no_types_of_are_quantised(way):
+    """scikit-learn's pipelines begin with a Scaler of another domain; onnxruntime's quantiser asks onnx."""
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.normal(size=(16, 64)), "v": rng.normal(size=(64, 8))}
+    scaler = helper.make_node(
+        "Scaler", ["x"], ["s"], domain="ai.onnx.ml", offset=[0.5] * 16, scale=[2.0] * 16
+    )
+    nodes = [scaler, helper.make_node("MatMul", ["s", "w"], ["h"]), helper.make_node("Relu", ["h"], ["r"])]
+    graph = helper.make_graph(
+        [*nodes, helper.make_node("MatMul", ["r", "v"], ["y"])],
+        "pipeline",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 16])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", 8])],
+        [numpy_helper.from_array(a.astype(np.float32), n) for n, a in weights.items()],
+    )
+    sets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    model = helper.make_model(graph, opset_imports=sets, ir_version=8)
+    handlers = list(logging.root.handlers)
+    done = onnxcompress.compress(model, method="int8", way=way, data=rows())
+    expected = {"static": {"QuantizeLinear"}, "dynamic": {"DynamicQuantizeLinear"}}.get(
+        way, {"QuantizeLinear", "DynamicQuantizeLinear"}
+    )
+    assert expected & kinds(done.model)
+    assert done.run.comparisons[0].outputs[0].relative_l2 < 0.05
+    assert logging.root.handlers == handlers, "the quantiser's own handler is gone again"

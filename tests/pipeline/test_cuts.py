@@ -1,6 +1,6 @@
 """A plan that cuts, carried out by the pipeline: what is written, what is told, what stops it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -8,7 +8,8 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper, parser
 
-from onnxcompress import pipeline, surgery
+import onnxcompress
+from onnxcompress import pipeline, report, surgery
 from onnxcompress.core.errors import NothingChangedError, VerificationError
 from onnxcompress.core.plan import Plan
 from onnxcompress.core.run import Run
@@ -182,3 +183,39 @@ def test_a_target_that_blocks_overshoot_is_told(block, target, told):
     shares.append(run.cuts[0].parameters_after / run.cuts[0].parameters_before)
     assert (min(shares) <= 0.63) == told
     assert any("widths come in blocks of 16" in w and "0.5 of the" in w for w in run.warnings) == told
+
+
+def test_a_decision_that_rounding_flips_hides_nothing_and_breaks_no_report(tmp_path):
+    """Rounding alone turns a threshold's output into another, without a limit: that is told as not known."""
+    proto = network()
+    proto.graph.output[0].name = "z"
+    node = helper.make_node("Binarizer", ["y"], ["z"], domain="ai.onnx.ml", threshold=0.0)
+    proto.graph.node.append(node)
+    proto.graph.input.append(helper.make_tensor_value_info("e", onnx.TensorProto.FLOAT, ["N", 3]))
+    near = helper.make_node("Mul", ["m", "e"], ["y"])
+    proto.graph.node[4].output[0] = "m"
+    proto.graph.node.insert(5, near)
+    proto.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3))
+    onnx.save(proto, tmp_path / "in.onnx")
+    run = onnxcompress.compress(tmp_path / "in.onnx", method="magnitude", keep=0.5, round_to=1).run
+    (cut,) = run.cuts
+    assert cut.proof.ort_tolerance < 1, "nothing is allowed to differ as much as it is large"
+    unlimited = replace(run, cuts=(replace(cut, proof=replace(cut.proof, float64_floor=None)),))
+    assert "rounding alone" in report.render(run, "markdown")
+    assert "rounding alone may do" not in report.render(unlimited, "markdown")
+
+
+def test_a_newer_format_is_told(tmp_path):
+    """A file of IR version 3 lists its weights as inputs; one whose weights were cut is of version 4."""
+    proto = network()
+    proto.ir_version = 3
+    proto.graph.input.extend(
+        helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in proto.graph.initializer
+    )
+    del proto.opset_import[:]
+    proto.opset_import.append(helper.make_opsetid("", 9))
+    done = onnxcompress.compress(proto, method="magnitude", keep=0.5, round_to=1)
+    assert (done.model.ir_version, [i.name for i in done.model.graph.input]) == (4, ["x"])
+    assert any("IR version 4 now, not 3" in warning for warning in done.run.warnings)
+    same = onnxcompress.compress(network(), method="magnitude", keep=0.5, round_to=1)
+    assert not any("IR version" in warning for warning in same.run.warnings)

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from onnxcompress.core.channels import Keep, Site, kept_positions
 from onnxcompress.core.encoding import Array
-from onnxcompress.core.model import Model
+from onnxcompress.core.model import LEAST_IR_VERSION, Model
 from onnxcompress.core.names import free_name
 from onnxcompress.engine.channels.channels import Channels
 
@@ -78,7 +78,9 @@ class _Twin:
         self._nodes = dict(zip(original.ir.graph, self._clone.graph, strict=True))
         made = {v.name for n in self._clone.graph for v in n.outputs if v.name}
         self._names = made | set(self._clone.graph.initializers)
-        self._clone.ir_version = max(self._clone.ir_version, 4)  # else initializers must be inputs
+        self._clone.ir_version = max(
+            self._clone.ir_version, LEAST_IR_VERSION
+        )  # else initializers must be inputs
 
     def model(self) -> Model:
         original = self._channels.model

@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.errors import OnnxCompressError, UnsupportedError
-from onnxcompress.core.model import Model, constant_of
+from onnxcompress.core.model import LEAST_IR_VERSION, Model, constant_of
 from onnxcompress.engine import randomness, runtime
 from onnxcompress.engine.channels.other_sizes import LOOKS, Place, Shapes, attempted, by_name
 from onnxcompress.engine.feeds import random_feeds
@@ -231,7 +231,7 @@ def _values(
         return found
     own = {v.name for v in clone.graph.outputs}
     clone.graph.outputs.extend(twins[v] for v in wanted if v.name not in own)
-    clone.ir_version = max(clone.ir_version, 4)
+    clone.ir_version = max(clone.ir_version, LEAST_IR_VERSION)
     with tempfile.TemporaryDirectory() as folder:
         session = runtime.open_session(measured.openable(clone, Path(folder)), optimization="none")
         arrays = session.run(make_feeds(session.inputs), list(names))

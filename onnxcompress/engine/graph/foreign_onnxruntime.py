@@ -17,6 +17,7 @@ import torch
 from onnx import TypeProto, helper
 
 from onnxcompress.core.errors import UnsupportedError
+from onnxcompress.core.model import LEAST_IR_VERSION
 from onnxcompress.engine import runtime
 from onnxcompress.engine.graph.values import Value, element_type, to_array, to_value
 
@@ -125,7 +126,7 @@ class ForeignNode:
             graph,
             opset_imports=self._opsets,
             functions=self._functions,
-            ir_version=max(self._ir_version, 4),
+            ir_version=max(self._ir_version, LEAST_IR_VERSION),
         )
         return runtime.open_session(model.SerializeToString(), optimization="none")
 

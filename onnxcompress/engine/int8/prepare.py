@@ -15,7 +15,7 @@ from pathlib import Path
 import onnx
 
 from onnxcompress.core.errors import UnsupportedError
-from onnxcompress.core.model import Model
+from onnxcompress.core.model import LEAST_IR_VERSION, Model
 from onnxcompress.engine import opset, runtime
 from onnxcompress.engine.dense_proto import Same, serialised
 from onnxcompress.engine.layers import layers
@@ -63,8 +63,9 @@ def prepare(model: Model, shapes: Mapping[str, tuple[int, ...]] | None = None) -
         del proto.graph.input[:]
         proto.graph.input.extend(inputs)
         # Before version 4 weights had to be inputs, and onnx's converter takes the version at its word.
-        proto.ir_version = max(proto.ir_version, 4)
-        warnings.append(f"{count} weights that a caller could override as inputs are constants now")
+        if proto.ir_version >= LEAST_IR_VERSION:
+            warnings.append(f"{count} weights that a caller could override as inputs are constants now")
+        proto.ir_version = max(proto.ir_version, LEAST_IR_VERSION)
     weights = _name_nodes(model, proto)
     same = Same(model, original, shapes or {})
     converted = opset.raised(proto, LEAST_OPSET)
@@ -96,6 +97,7 @@ def prepare(model: Model, shapes: Mapping[str, tuple[int, ...]] | None = None) -
         proto = folded
     name_nodes(proto.graph)
     _flatten_biases(proto)
+    _declare_types(proto)
     return Prepared(proto, _weights_after(model, proto, weights), tuple(warnings))
 
 
@@ -130,6 +132,29 @@ def _flatten_biases(proto: onnx.ModelProto) -> None:
             )
             proto.graph.initializer.append(flat)
             node.input[2] = flat.name
+
+
+def _declare_types(proto: onnx.ModelProto) -> None:
+    """Declare the types of values that onnx cannot infer, behind operators of other domains.
+
+    onnxruntime's quantiser asks onnx, and leaves alone what it knows no type of.
+    """
+    inferred = onnx.shape_inference.infer_shapes(proto).graph
+    known = {v.name for v in (*inferred.input, *inferred.output, *inferred.value_info)}
+    unknown = [name for node in proto.graph.node for name in node.output if name and name not in known]
+    if not unknown:
+        return
+    shown = onnx.ModelProto()
+    shown.CopyFrom(proto)
+    shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in unknown)
+    try:
+        found = runtime.open_session(shown.SerializeToString(), optimization="none").outputs
+    except UnsupportedError:
+        return  # a value that cannot be an output: what the quantiser knows then is what onnx does
+    for info in found:
+        if info.name in unknown and info.numpy is not None:
+            kind = onnx.helper.np_dtype_to_tensor_dtype(info.numpy)
+            proto.graph.value_info.append(onnx.helper.make_tensor_value_info(info.name, kind, None))
 
 
 def _optimised(proto: onnx.ModelProto) -> onnx.ModelProto | None:

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from onnxcompress.core.errors import OnnxCompressError
+from onnxcompress.core.model import LEAST_IR_VERSION
 from onnxcompress.core.task import Feeds
 from onnxcompress.engine import runtime
 from onnxcompress.engine.proto import in_memory
@@ -101,7 +102,7 @@ def measure(
         Why the run failed, in words; what ran before that is known. None where it did not fail.
     """
     clone = model.clone()
-    clone.ir_version = max(clone.ir_version, 4)
+    clone.ir_version = max(clone.ir_version, LEAST_IR_VERSION)
     forget(clone)  # onnxruntime may refuse to load a branch that cannot be taken with these shapes
     nodes = dict(_numbered(model, clone))
     names = {node: name for name, node in nodes.items()}

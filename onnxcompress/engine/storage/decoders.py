@@ -9,6 +9,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxcompress.core.encoding import Encoding
+from onnxcompress.core.model import LEAST_IR_VERSION
 
 Decoded = tuple[ir.Graph, str, Encoding]
 """A stored weight: the graph it lies in, the name of its value, what it must decode to."""
@@ -48,7 +49,7 @@ def _decoder(model: ir.Model, chosen: Sequence[Decoded]) -> onnx.ModelProto:
                 waiting.append(producer)
             elif value is not None and value.name is not None and value.const_value is not None:
                 tensors[value.name] = value.const_value
-    result = onnx.ModelProto(ir_version=max(4, model.ir_version or 4))
+    result = onnx.ModelProto(ir_version=max(LEAST_IR_VERSION, model.ir_version or 0))
     for domain, version in model.opset_imports.items():
         result.opset_import.add(domain=domain, version=version)
     result.graph.name = "decoders"

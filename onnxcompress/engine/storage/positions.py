@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcompress.core.encoding import Array, Site
-from onnxcompress.core.model import constant_of
+from onnxcompress.core.model import LEAST_IR_VERSION, constant_of
 from onnxcompress.encodings import _nodes
 from onnxcompress.engine.storage.evaluation import UnknownError, evaluate
 from onnxcompress.engine.storage.site import internal
@@ -21,13 +21,11 @@ from onnxcompress.engine.storage.site import internal
 _TYPES = (ir.DataType.INT32, ir.DataType.INT64)
 _LEAST_OPSET = 11
 """Of CumSum."""
-_LEAST_IR_VERSION = 4
-"""Before, initializers are inputs of the graph as well."""
 
 
 def positions(model: ir.Model) -> Iterator[ir.Value]:
     """Yield the initializers of the main graph that are read as the positions of Gathers and nothing else."""
-    if (model.ir_version or 0) < _LEAST_IR_VERSION:
+    if (model.ir_version or 0) < LEAST_IR_VERSION:
         return
     for value in model.graph.initializers.values():
         tensor, uses = value.const_value, value.uses()

@@ -10,6 +10,7 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxcompress.core.encoding import Array, Site
+from onnxcompress.core.model import LEAST_IR_VERSION
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _INTERNAL = re.compile(r"[nqkst]_[0-9a-z]+")
@@ -76,7 +77,7 @@ class GraphSite(Site):
         opsets = model.opset_imports
         self.opset = int(opsets.get("", opsets.get("ai.onnx", 1)))
         self._graph, self._names = graph, names
-        old = (model.ir_version or 0) < 4
+        old = (model.ir_version or 0) < LEAST_IR_VERSION
         self._constants = old and self.opset >= 9
         self._inputs = old and not self._constants and graph is model.graph
         self._shared: dict[str, ir.Value] = {}

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcompress.core.encoding import Encoding
-from onnxcompress.core.model import Home, Model, Source, Weight
+from onnxcompress.core.model import LEAST_IR_VERSION, Home, Model, Source, Weight
 from onnxcompress.core.refusal import Refusal
 from onnxcompress.engine.storage import positions
 from onnxcompress.engine.storage.decoders import Decoded
@@ -222,7 +222,7 @@ class _Lowering:
         if _is_input(twin):
             _drop_input(weight)
             _drop_input(twin)
-            if (self._clone.ir_version or 0) >= 4:
+            if (self._clone.ir_version or 0) >= LEAST_IR_VERSION:
                 self._inputs.append(weight.name)
 
 

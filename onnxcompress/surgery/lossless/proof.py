@@ -24,7 +24,7 @@ from onnxcompress.engine import runtime
 from onnxcompress.engine.channels.other_sizes import PROOFS, Place, Shapes, attempted, by_name
 from onnxcompress.engine.feeds import random_feeds
 from onnxcompress.engine.measures import shapes as measured
-from onnxcompress.surgery.agreement import Comparison64, distance
+from onnxcompress.surgery.agreement import TELLING, Comparison64, distance
 
 TOLERANCE = 1e-4
 """Largest difference of an output in onnxruntime, relative to its largest value, once numbers are rounded
@@ -102,7 +102,7 @@ def prove_rounding(
                 if name in proof.unrepeatable:
                     continue
                 noise = distance(exact[index][name], value) if index < len(exact) else 0.0
-                if not np.isfinite(noise):
+                if not noise < TELLING:
                     continue  # rounding alone turns this output into something else
                 allowed, off = max(TOLERANCE, 4 * noise), distance(value, got[name])
                 if off > allowed:
@@ -146,8 +146,7 @@ def _compare64(
     return outputs, replace(
         proof,
         float64_error=agreement.error,
-        # Infinite where a value is zero until weights are off: that says nothing of the others.
-        float64_floor=agreement.floor if np.isfinite(agreement.floor) else None,
+        float64_floor=agreement.rounding,
         single_precision=agreement.single,
     )
 

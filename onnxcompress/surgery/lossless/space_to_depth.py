@@ -24,6 +24,7 @@ import onnx_ir as ir
 
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.errors import OnnxCompressError
+from onnxcompress.core.model import LEAST_IR_VERSION
 from onnxcompress.engine.runtime import open_session
 from onnxcompress.surgery.lossless.workpiece import Dims, Workpiece, label, number, plain
 
@@ -281,7 +282,7 @@ def _moved(
     model = onnx.helper.make_model(
         graph,
         opset_imports=[onnx.helper.make_opsetid("", work.opset)],
-        ir_version=max(work.ir.ir_version or 0, 4),
+        ir_version=max(work.ir.ir_version or 0, LEAST_IR_VERSION),
     )
     numbers = np.arange(np.prod(dims), dtype=np.float64).reshape(dims)
     try:
