@@ -155,7 +155,15 @@ def _default_set(proto: onnx.ModelProto) -> int:
 
 
 def _restore(result: onnx.ModelProto, proto: onnx.ModelProto, sets: list[tuple[str, int]]) -> None:
-    """Give the model back what the quantiser writes over: producer, versions of operator sets."""
+    """Give the model back what the quantiser writes over: producer, declared values, operator sets.
+
+    Inference, which the quantiser runs, gives axes without a name one of its own.
+    """
+    made = {name for node in result.graph.node for name in node.output}
+    declared = [value for value in proto.graph.value_info if value.name in made]
+    for field, values in (("output", list(proto.graph.output)), ("value_info", declared)):
+        result.graph.ClearField(field)
+        getattr(result.graph, field).extend(values)
     for name in ("producer_name", "producer_version", "domain", "model_version", "doc_string", "ir_version"):
         setattr(result, name, getattr(proto, name))
     used = {"" if n.domain == "ai.onnx" else n.domain for n in result.graph.node}

@@ -319,7 +319,7 @@ def test_layers_behind_an_operator_that_onnx_infers_no_types_of_are_quantised(wa
         [*nodes, helper.make_node("MatMul", ["r", "v"], ["y"])],
         "pipeline",
         [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 16])],
-        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", 8])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [None, 8])],
         [numpy_helper.from_array(a.astype(np.float32), n) for n, a in weights.items()],
     )
     sets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
@@ -331,4 +331,5 @@ def test_layers_behind_an_operator_that_onnx_infers_no_types_of_are_quantised(wa
     )
     assert expected & kinds(done.model)
     assert done.run.comparisons[0].outputs[0].relative_l2 < 0.05
+    assert list(done.model.graph.output) == list(graph.output), "an axis without a name gets none"
     assert logging.root.handlers == handlers, "the quantiser's own handler is gone again"

@@ -169,10 +169,13 @@ def _optimised(proto: onnx.ModelProto) -> onnx.ModelProto | None:
     own = {entry.domain for entry in proto.opset_import} | {"", "ai.onnx"}
     if any(node.domain not in own for node in found.graph.node):
         return None
-    graph = onnx.GraphProto()
-    graph.CopyFrom(found.graph)
     result = onnx.ModelProto()
     result.CopyFrom(proto)
-    result.graph.CopyFrom(graph)
-    result.graph.name, result.graph.doc_string = proto.graph.name, proto.graph.doc_string
+    for field in ("node", "initializer", "sparse_initializer"):
+        result.graph.ClearField(field)
+        getattr(result.graph, field).extend(getattr(found.graph, field))
+    # Inputs and outputs stay as they are: onnxruntime gives axes without a name one of its own.
+    made = {name for node in result.graph.node for name in node.output}
+    for value in [v for v in result.graph.value_info if v.name not in made]:
+        result.graph.value_info.remove(value)
     return result
