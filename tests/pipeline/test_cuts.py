@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper, parser
+from text_graphs import model_of
 
 import onnxcompress
 from onnxcompress import pipeline, report, surgery
@@ -219,3 +220,33 @@ def test_a_newer_format_is_told(tmp_path):
     assert any("IR version 4 now, not 3" in warning for warning in done.run.warnings)
     same = onnxcompress.compress(network(), method="magnitude", keep=0.5, round_to=1)
     assert not any("IR version" in warning for warning in same.run.warnings)
+
+
+def test_what_is_in_few_bits_already_is_told():
+    x = {"x": np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32)}
+    eight = onnxcompress.compress(network(), method="int8", way="static", data=x).model
+    with pytest.raises(
+        NothingChangedError, match="3 of its tensors hold whole numbers of at most 8 bits already"
+    ):
+        onnxcompress.compress(eight, method="lc-quant", bits=4)
+
+
+def test_channels_that_come_out_of_a_loop_are_told_by_its_name():
+    body = (
+        "h = Loop (count, yes, x) <body = steps (int64 i, bool go, float[N, 6] s) => "
+        "(bool more, float[N, 6] t) { more = Identity (go) t = Tanh (s) }> r = Relu (h) y = MatMul (r, w)"
+    )
+    weights = {"count": np.array(2, np.int64), "yes": np.array(True), "w": (6, 64)}
+    model = model_of(body, "float[N, 6] x", "float[N, 64] y", weights)
+    with pytest.raises(NothingChangedError, match=r"no layer makes but Loop '.*', through which"):
+        onnxcompress.compress(model.ir, method="magnitude", keep=0.5)
+
+
+def test_a_cut_of_an_eight_bit_model_leaves_its_weights_in_eight_bits():
+    x = {"x": np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32)}
+    eight = onnxcompress.compress(network(), method="int8", way="static", data=x).model
+    cut = onnxcompress.compress(eight, method="magnitude", keep=0.5, round_to=1).model
+    for model in (eight, cut):
+        kinds = {t.name: t.data_type for t in model.graph.initializer if len(t.dims) == 2}
+        assert len(kinds) == 3
+        assert set(kinds.values()) == {onnx.TensorProto.INT8}

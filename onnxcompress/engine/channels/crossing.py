@@ -267,9 +267,7 @@ class NodeCrossing(Crossing):
             )
         elif own is None and other is not None:
             value = self.value(slot)
-            given = value.is_graph_input()
-            why = f"reads {value.name!r}, " + ("an input of the model" if given else "which no layer makes")
-            self._ground.ledger.freeze(other, why, Kind.INPUT)
+            self._ground.ledger.freeze(other, f"reads {value.name!r}, {_origin(value)}", Kind.INPUT)
         labels = own if own is not None else other
         assert labels is not None
         if len(labels) == self.shape(slot)[axis]:
@@ -355,3 +353,20 @@ def _found_out(crossing: NodeCrossing, axis: int) -> bool:
 
 def _varying(value: ir.Value) -> str:
     return f"lies along an axis whose length depends on the input ({value.name!r})"
+
+
+def _origin(value: ir.Value) -> str:
+    """Say where a value comes from whose axis is no layer's channels."""
+    if value.is_graph_input():
+        return "an input of the model"
+    node = value.producer()
+    while node is not None and node.domain in ("", "ai.onnx") and not _has_body(node):
+        node = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
+    told = "which no layer makes"
+    if node is None:
+        return told
+    return f"{told} but {node.op_type} {node.name!r}, through which channels are not traced"
+
+
+def _has_body(node: ir.Node) -> bool:
+    return any(attribute.type == ir.AttributeType.GRAPH for attribute in node.attributes.values())

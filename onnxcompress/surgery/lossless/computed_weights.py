@@ -1,7 +1,8 @@
 """Computed weights: what a file works out from constants on every start becomes a weight to compress.
 
 Weight standardisation (NFNet, BiT) and weight normalisation are exported as arithmetic on trained tensors. No
-channel can be cut from a mean over channels, and no layer's weight is seen behind it.
+channel can be cut from a mean over channels, and no layer's weight is seen behind it. Weights in 8 bits stay
+as they are: that is how they are stored, and onnxruntime computes in 8 bits where it finds them so.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from onnxcompress.core.model import FLOAT_TYPES, Model, constant_of
 from onnxcompress.engine.operands import CONTRACTION, MOVING, RECURRENT, readers, role_of
 from onnxcompress.surgery.lossless.constants import fold_constants
 from onnxcompress.surgery.lossless.workpiece import Workpiece, plain
+
+_STORED = frozenset(["Constant", "DequantizeLinear"])
+"""Operators whose results are how a weight is stored."""
 
 
 def store_computed_weights(model: Model) -> tuple[Model, tuple[str, ...]]:
@@ -45,4 +49,4 @@ def _is_computed_weight(value: ir.Value) -> bool:
     maker = value.producer()
     while maker is not None and maker.op_type in MOVING and maker.inputs and maker.inputs[0] is not None:
         maker = maker.inputs[0].producer()
-    return roles <= {CONTRACTION, RECURRENT} and maker is not None and maker.op_type != "Constant"
+    return roles <= {CONTRACTION, RECURRENT} and maker is not None and maker.op_type not in _STORED
