@@ -8,7 +8,6 @@ after onnxruntime's optimisation, bitwise equal weights, and bitwise equal outpu
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import tempfile
 from collections import Counter
@@ -22,6 +21,7 @@ import onnx_ir as ir
 
 from onnxcompress.core.errors import OutputError, UnsupportedError, VerificationError
 from onnxcompress.core.model import Model
+from onnxcompress.core.places import require_place
 from onnxcompress.core.refusal import Refusal
 from onnxcompress.engine import feeds, opset, runtime
 from onnxcompress.engine.dense_proto import serialised
@@ -126,33 +126,17 @@ def information_bound_bytes(model: Model) -> float:
 
 def check_target(path: Path, source: Path | None, *, overwrite: bool) -> None:
     """Raise OutputError where ``path`` cannot, or must not, be written."""
-    try:
-        _check_target(path, source, overwrite=overwrite)
-    except OSError as error:  # a name that is too long, a folder that may not be looked into
-        raise OutputError("cannot write the output", where=str(path), why=error.strerror) from error
-
-
-def _check_target(path: Path, source: Path | None, *, overwrite: bool) -> None:
-    where = str(path)
-    if path.is_dir():
-        raise OutputError(
-            "cannot write the output", where=where, why="it is a folder", fix="name a file in it"
-        )
+    require_place(path, "the output")
     if source is not None and path.exists() and source.exists() and path.samefile(source):
         raise OutputError(
             "the output is the input",
-            where=where,
+            where=str(path),
             why="inputs are never overwritten",
             fix="choose another name",
         )
     if path.exists() and not overwrite:
         fix = "choose another name or allow overwriting (--overwrite)"
-        raise OutputError("the output exists", where=where, fix=fix)
-    folder = path.parent
-    if not folder.is_dir():
-        raise OutputError("cannot write the output", where=where, why=f"there is no folder '{folder}'")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError("cannot write the output", where=where, why=f"folder '{folder}' is not writable")
+        raise OutputError("the output exists", where=str(path), fix=fix)
 
 
 def place(staged: Path, path: Path) -> None:

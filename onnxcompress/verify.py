@@ -13,7 +13,7 @@ from onnxcompress.core.task import Feeds, Task
 from onnxcompress.engine import runtime
 from onnxcompress.engine.data.feeding import Feeding
 from onnxcompress.engine.measures.differences import Difference
-from onnxcompress.engine.measures.metrics import metric_of
+from onnxcompress.engine.measures.metrics import OneAnswer, metric_of
 
 LIFELESS = 0.02
 """An output that varies over examples by less than this share of the original's has lost what it said."""
@@ -229,6 +229,7 @@ def accuracy(
     split, indices = ("test", task.test) if task.test is not None else ("validation", task.validation)
     targets = getattr(task.samples, "targets", None)
     scores = metric_of(metric, targets), metric_of(metric, targets)
+    one_answer = OneAnswer(metric)
     models = [_computes(model, threads)[0] for model in (before, after)]
     feeding: Feeding = getattr(task.samples, "feeding", Feeding(False, None))
     for start in range(0, len(indices), 8 * batch):
@@ -238,6 +239,7 @@ def accuracy(
         old, new = (feeding.predict(model, stack, batch) for model in models)
         scores[0].add(old, labels, old)
         scores[1].add(new, labels, old)
+        one_answer.add(labels)
     return Accuracy(
         metric=scores[0].name,
         higher_is_better=scores[0].higher_is_better,
@@ -245,6 +247,7 @@ def accuracy(
         after=scores[1].value(),
         split=split,
         examples=len(indices),
+        trivial=one_answer.value(),
     )
 
 

@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     # Not `list(...)`: once the command of that name was imported, it is a name of this package.
     arguments = [*(sys.argv[1:] if arguments is None else arguments)]
     debug = "--debug" in arguments
-    if isinstance(sys.stdout, io.TextIOWrapper):
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="replace")  # a terminal that knows no "±" must not end a run
     try:
         code = commands.main(args=arguments, prog_name="onnxcompress", standalone_mode=False)

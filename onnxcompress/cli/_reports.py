@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from onnxcompress.core.errors import OutputError, UsageError
+from onnxcompress.core.places import require_place
 from onnxcompress.core.run import Run
 
 SUMMARY = "GITHUB_STEP_SUMMARY"
@@ -26,23 +27,9 @@ def check_reports(paths: Sequence[Path], *others: Path | None) -> None:
 
     for path in paths:
         report.check_path(path)
-        check_folder(path, "the report")
     if summary := os.environ.get(SUMMARY):
-        check_folder(Path(summary), "the job's summary")
+        require_place(Path(summary), "the job's summary")
     check_distinct([*paths, *(path for path in others if path is not None)])
-
-
-def check_folder(path: Path, noun: str) -> None:
-    """Raise OutputError where ``path`` cannot become a file."""
-    if path.is_dir():
-        raise OutputError(f"cannot write {noun}", where=str(path), why="it is a folder", fix="name a file")
-    folder = path.resolve().parent
-    if not folder.is_dir():
-        raise OutputError(f"cannot write {noun}", where=str(path), why=f"there is no folder '{path.parent}'")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(
-            f"cannot write {noun}", where=str(path), why=f"folder '{path.parent}' is not writable"
-        )
 
 
 def check_distinct(paths: Sequence[Path]) -> None:

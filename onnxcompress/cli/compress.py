@@ -14,6 +14,7 @@ from onnxcompress.cli._chain import Chain, ChainCommand
 from onnxcompress.cli._gates import demands as asked_for
 from onnxcompress.cli._gates import further
 from onnxcompress.core.errors import OutputError, UsageError
+from onnxcompress.core.places import require_place
 from onnxcompress.gates import LIMITS, require
 
 
@@ -134,10 +135,8 @@ def _telling_of_state(folder: Path | None) -> Iterator[None]:
 
 def _check_places(save_recipe: Path | None, checkpoint: Path | None, resume: Path | None) -> None:
     """Raise UsageError where the recipe or the training state could not be kept or found."""
-    from onnxcompress.cli._reports import check_folder  # noqa: PLC0415
-
     if save_recipe is not None:
-        check_folder(save_recipe, "the recipe")
+        require_place(save_recipe, "the recipe")
         if save_recipe.suffix.lower() != ".toml":
             raise OutputError("cannot write the recipe", where=str(save_recipe), fix="let it end in .toml")
     if checkpoint is not None and checkpoint.exists() and not checkpoint.is_dir():

@@ -10,6 +10,7 @@ import click
 from onnxcompress.cli import _options as shared
 from onnxcompress.cli._chain import Chain, ChainCommand
 from onnxcompress.core.errors import OutputError
+from onnxcompress.core.places import require_place
 
 
 @click.command(cls=ChainCommand)
@@ -54,13 +55,13 @@ def sensitivity(
 ) -> None:
     """Rank layers by how far compressing each alone moves the outputs."""
     from onnxcompress.cli._progress import Progress  # noqa: PLC0415
-    from onnxcompress.cli._reports import check_folder, check_reports, publish  # noqa: PLC0415
+    from onnxcompress.cli._reports import check_reports, publish  # noqa: PLC0415
     from onnxcompress.core.resources import Resources  # noqa: PLC0415
     from onnxcompress.pipeline import sensitivity as stage  # noqa: PLC0415
 
     check_reports(reports, output)
     if output is not None:
-        check_folder(output, "the list of layers")
+        require_place(output, "the list of layers")
         if output.suffix.lower() != ".toml":
             raise OutputError("cannot write the list of layers", where=str(output), fix="let it end in .toml")
     resolved = shared.recipe_of(chain, options)

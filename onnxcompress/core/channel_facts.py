@@ -99,23 +99,24 @@ class CutProof:
 
     Errors are relative to the largest value of what is compared. ``float64_error`` is the largest over all
     outputs and all places where cut channels were summed over, computed in torch; ``float64_floor`` what
-    rounding alone may do there, None where that has no limit. ``single_precision`` names operators that had
-    to run in float32. ``ort_error`` is the relative ℓ2 difference of the outputs in onnxruntime.
-    ``mixed_difference`` is how far the outputs move because a normalisation no longer sees what was cut
-    (relative ℓ2): a real change, not an error. ``silent_outputs`` are outputs that were zero or no numbers on
-    every input and prove nothing.
+    rounding alone may do there. ``single_precision`` names operators that had to run in float32.
+    ``ort_error`` is the relative ℓ2 difference of the outputs in onnxruntime. ``mixed_difference`` is how far
+    the outputs move because a normalisation no longer sees what was cut (relative ℓ2): a real change, not an
+    error. ``silent_outputs`` are outputs that were zero or no numbers on every input, ``drowned_outputs``
+    those that rounding alone turns into something else, as it does decisions: both prove nothing.
     """
 
     inputs: int
     sizes: int
     places: int
     float64_error: float
-    float64_floor: float | None
+    float64_floor: float
     ort_error: float
     ort_tolerance: float
     single_precision: tuple[str, ...] = ()
     mixed_difference: float | None = None
     silent_outputs: tuple[str, ...] = ()
+    drowned_outputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

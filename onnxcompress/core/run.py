@@ -186,7 +186,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A metric on labelled examples before and after; ``split`` names the examples used."""
+    """A metric on labelled examples before and after; ``split`` names the examples used.
+
+    ``trivial`` is what one answer to all of them would come to: the most frequent class, the labels' mean.
+    """
 
     metric: str
     higher_is_better: bool
@@ -194,6 +197,7 @@ class Accuracy:
     after: float
     split: str
     examples: int
+    trivial: float | None = None
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,8 @@ class SameProof:
     rounding alone explains ``float64_floor`` (both relative to the largest value at the same place), and to
     ``ort_error`` (relative to an output's largest value) in onnxruntime, with the weights as stored;
     ``ort_tolerance`` was allowed. ``single_precision`` names operators that had to run in float32.
+    ``drowned_outputs`` are those that rounding alone turns into something else, as it does decisions: they
+    prove nothing.
     """
 
     inputs: int
@@ -63,6 +65,7 @@ class SameProof:
     ort_error: float | None = None
     ort_tolerance: float | None = None
     single_precision: tuple[str, ...] = ()
+    drowned_outputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ import onnx
 
 from onnxcompress.core.errors import UnsupportedError
 from onnxcompress.core.quantization import Quantization
+from onnxcompress.engine import runtime
+from onnxcompress.engine.proto import keep_declared, tapped
 
 MICROSOFT = "com.microsoft"
 
@@ -43,6 +45,7 @@ def quantized(proto: onnx.ModelProto, decision: Quantization) -> onnx.ModelProto
     sets = [(entry.domain, entry.version) for entry in proto.opset_import]
     try:
         with _quiet():
+            _declare_types(result)
             if decision.static:
                 result = _static(result, decision)
             if decision.dynamic:
@@ -55,6 +58,26 @@ def quantized(proto: onnx.ModelProto, decision: Quantization) -> onnx.ModelProto
         ) from error
     _restore(result, proto, sets)
     return result
+
+
+def _declare_types(proto: onnx.ModelProto) -> None:
+    """Declare the types of values that onnx cannot infer, behind operators of other domains.
+
+    onnxruntime's quantiser asks onnx, and leaves alone what it knows no type of.
+    """
+    inferred = onnx.shape_inference.infer_shapes(proto).graph
+    known = {v.name for v in (*inferred.input, *inferred.output, *inferred.value_info)}
+    unknown = {name for node in proto.graph.node for name in node.output if name not in known}
+    if not unknown:
+        return
+    try:
+        shown = runtime.open_session(tapped(proto, sorted(unknown)).SerializeToString(), optimization="none")
+    except UnsupportedError:
+        return  # one of them cannot be an output; what the quantiser makes of the rest it says itself
+    for info in shown.outputs:
+        if info.name in unknown and info.numpy is not None:
+            kind = onnx.helper.np_dtype_to_tensor_dtype(info.numpy)
+            proto.graph.value_info.append(onnx.helper.make_tensor_value_info(info.name, kind, None))
 
 
 def _static(proto: onnx.ModelProto, decision: Quantization) -> onnx.ModelProto:
@@ -155,15 +178,8 @@ def _default_set(proto: onnx.ModelProto) -> int:
 
 
 def _restore(result: onnx.ModelProto, proto: onnx.ModelProto, sets: list[tuple[str, int]]) -> None:
-    """Give the model back what the quantiser writes over: producer, declared values, operator sets.
-
-    Inference, which the quantiser runs, gives axes without a name one of its own.
-    """
-    made = {name for node in result.graph.node for name in node.output}
-    declared = [value for value in proto.graph.value_info if value.name in made]
-    for field, values in (("output", list(proto.graph.output)), ("value_info", declared)):
-        result.graph.ClearField(field)
-        getattr(result.graph, field).extend(values)
+    """Give the model back what the quantiser writes over: producer, declared values, operator sets."""
+    keep_declared(result.graph, proto.graph)
     for name in ("producer_name", "producer_version", "domain", "model_version", "doc_string", "ir_version"):
         setattr(result, name, getattr(proto, name))
     used = {"" if n.domain == "ai.onnx" else n.domain for n in result.graph.node}

@@ -22,6 +22,8 @@ def own_settings(threads: int) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(mode=False))
         stack.enter_context(torch.enable_grad())
+        for kind in ("cpu", "cuda"):
+            stack.enter_context(torch.autocast(kind, enabled=False))
         if torch.get_default_device().type != "cpu":  # as a context, even that of the CPU slows every call
             stack.enter_context(torch.device("cpu"))
         stack.callback(torch.set_num_threads, threads_before)

@@ -51,6 +51,11 @@ class Method(ABC):
     def plan(self, model: Model, task: Task | None, resources: Resources) -> Plan:
         """Decide; the model is not changed. ``task`` is None where no data was given."""
 
+    @property
+    def trains(self) -> bool:
+        """Whether it trains where there is data, so that a failure afterwards loses much."""
+        return False
+
     def check(self, *, timed: bool) -> None:  # noqa: B027 - most have nothing to say
         """Refuse options that cannot work in a run, before anything is done.
 

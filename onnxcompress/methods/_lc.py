@@ -94,6 +94,11 @@ class LcMethod(Method):
     include: tuple[str, ...] = option((), "Compress only weights whose name, or whose node's name, matches.")
     exclude: tuple[str, ...] = option((), "Leave weights uncompressed whose name, or node's name, matches.")
 
+    @property
+    def trains(self) -> bool:
+        """Whether it trains where there is data."""
+        return self.mode != "dc"
+
     def __post_init__(self) -> None:
         for name in ("steps", "epochs", "lr", "mu0", "batch_size"):
             value = getattr(self, name)

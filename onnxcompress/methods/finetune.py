@@ -51,6 +51,11 @@ class Finetune(Method):
     include: tuple[str, ...] = option((), "Train only layers whose weight's, or node's, name matches.")
     exclude: tuple[str, ...] = option((), "Leave layers alone whose weight's, or node's, name matches.")
 
+    @property
+    def trains(self) -> bool:
+        """Whether it trains where there is data."""
+        return True
+
     def __post_init__(self) -> None:
         for name in ("epochs", "lr", "batch_size"):
             value = getattr(self, name)

@@ -100,6 +100,11 @@ class Vib(Method):
     include: tuple[str, ...] = option((), "Gate only layers whose weight's, or node's, name matches.")
     exclude: tuple[str, ...] = option((), "Leave layers alone whose weight's, or node's, name matches.")
 
+    @property
+    def trains(self) -> bool:
+        """Whether it trains where there is data."""
+        return True
+
     def __post_init__(self) -> None:
         for name in ("include", "exclude"):
             if isinstance(getattr(self, name), str):

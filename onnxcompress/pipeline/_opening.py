@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from onnxcompress import gates
 from onnxcompress.core.errors import UsageError
 from onnxcompress.core.task import Task
-from onnxcompress.engine.data import look_through, make_task
+from onnxcompress.engine.data import Examples, make_task
 from onnxcompress.methods._base import Method, Needs
 from onnxcompress.pipeline import _original as originals
-from onnxcompress.pipeline._original import Original
+from onnxcompress.pipeline._original import COMPARED_EXAMPLES, Original
 from onnxcompress.pipeline._repeatable import check_repeatable
 from onnxcompress.pipeline._request import Request
 from onnxcompress.recipe import TASK_OPTIONS
@@ -45,12 +45,11 @@ def opened(request: Request) -> Opened:
     stores = request.fold and not request.recipe.methods[0].folds
     original, computed = originals.with_stored_weights(original) if stores else (original, ())
     task = _task(request, original)
-    if task is not None:
-        look_through(task)
     for method in request.recipe.methods:
         _check_needs(method, task)
     if task is not None:  # only now is it known whether labels are used
         gates.check(request.limits, benchmark=request.benchmark, data=task.labelled)
+        _look_through(request, task)
     return Opened(originals.with_sizes_of_data(original, task, request.input_shapes), task, computed)
 
 
@@ -69,6 +68,21 @@ def _task(request: Request, original: Original) -> Task | None:
         raise UsageError("--data and --random-data exclude each other", fix="leave one of them out")
     examples = originals.random_examples(original, options.get("limit") or RANDOM_EXAMPLES, seed)
     return make_task(examples, seed=seed, **{k: v for k, v in options.items() if k in TASK_OPTIONS})
+
+
+def _look_through(request: Request, task: Task) -> None:
+    """Read what the result will be judged by: an example that cannot be read must not cost a training.
+
+    Raises:
+        DataError: NaN, or a file that cannot be read.
+    """
+    trains = any(method.trains for method in request.recipe.methods)
+    if task.random or not trains or not isinstance(task.samples, Examples):
+        return
+    request.resources.progress(0.0, "reading validation and test examples", None)
+    task.samples.look_through(task.validation)
+    if task.test is not None:
+        task.samples.look_through(task.test if task.labelled else task.test[:COMPARED_EXAMPLES])
 
 
 def _check_needs(method: Method, task: Task | None) -> None:

@@ -190,7 +190,7 @@ def _require_runs(original: Original, samples: Examples, indices: Any) -> None:
             return  # together they do not run, each alone does: that is the model's fault
         raise DataError(
             "the model does not run on the data",
-            where=f"{samples.origin}, example {int(indices[0])}",
+            where=samples.place(int(indices[0])),
             why=f"onnxruntime says: {error.why or error.what}",
         ) from error
 

@@ -19,7 +19,7 @@ from onnxcompress.engine.measures import facts
 from onnxcompress.engine.measures.operator_times import operator_times
 from onnxcompress.pipeline import _original as originals
 from onnxcompress.pipeline._original import LATENCY_BUDGET_S
-from onnxcompress.pipeline._told import labels_unknown
+from onnxcompress.pipeline._told import labels_doubtful
 
 
 def compare(
@@ -61,7 +61,6 @@ def compare(
     first = opened[0]
     names = _distinct_names(sources)
     compared = single = accuracy = None
-    task = None
     if outputs:
         task = originals.data_task(first, data or {}, seed) if data else None
         opened = [originals.with_sizes_of_data(one, task, input_shapes or {}) for one in opened]
@@ -102,7 +101,7 @@ def compare(
         accuracy=accuracy,
         warnings=(
             *(said for c in comparisons for said in verify.lifeless(c)),
-            *labels_unknown(accuracy, task),
+            *labels_doubtful(accuracy),
             *originals.latency_warnings(timings),
             *_overridable(names, opened),
         ),

@@ -44,7 +44,7 @@ from onnxcompress.pipeline._quantized import (
     stopwatch,
 )
 from onnxcompress.pipeline._request import Request, names_of, staging
-from onnxcompress.pipeline._told import labels_unknown, older_format, overshot, scores_told, torch_differs
+from onnxcompress.pipeline._told import labels_doubtful, newer_format, overshot, scores_told, torch_differs
 from onnxcompress.surgery.factoring import Factored
 
 _LEAST_ELEMENTS = 16
@@ -60,7 +60,7 @@ def compress(request: Request) -> Run:
     Raises:
         OnnxCompressError: any of its tree; then nothing has been written.
     """
-    began, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
+    clock = _Clock()
     gates.check(request.limits, benchmark=request.benchmark, data=_has_data(request))
     _check_device(request.resources.device)
     if request.output is not None:
@@ -73,28 +73,32 @@ def compress(request: Request) -> Run:
     from onnxcompress.engine.torch_settings import own_settings  # noqa: PLC0415
 
     with own_settings(request.threads):
-        return _compressed(request, found, began, started)
+        return _compressed(request, found, clock)
 
 
-def _compressed(request: Request, found: Opened, began: float, started: str) -> Run:
-    """Carry out what was asked for; ``began`` and ``started`` tell when the run began."""
+class _Clock:
+    """When a run began."""
+
+    def __init__(self) -> None:
+        self._began, self.started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
+
+    def seconds(self) -> float:
+        """Return how long it has been running."""
+        return time.perf_counter() - self._began
+
+
+def _compressed(request: Request, found: Opened, clock: _Clock) -> Run:
+    """Carry out what was asked for of the opened model, and write it."""
     original, task = found.original, found.task
-    try:
-        decided = _decide(request, original, task)
-    except ExecutionError:
-        originals.require_data_runs(original, task)
-        raise
+    decided, refusals = _decide(request, original, task)
     model, plans = decided.model, decided.plans
-    refusals = (*(r for plan in plans for r in plan.refusals), *decided.refusals)
-    if not (decided.cuts or decided.simplified or any(plan.weights or plan.values for plan in plans)):
-        raise _nothing_changed(original.model, request.recipe.methods, refusals)
     final, folded, gone = _fold(model) if request.fold else (model, (), frozenset())
     refusals = tuple(r for r in refusals if r.where not in gone)
     warnings = [*scores_told(original), *(task.warnings if task else ()), *decided.warnings]
     if request.resources.checkpoint_dir is not None and not any(plan.training for plan in plans):
         flag = "--resume" if request.resources.resume else "--checkpoint"
         warnings.append(f"{flag} had no effect: nothing was trained, so there is no state to keep")
-    warnings += older_format(original.model, final)
+    warnings += newer_format(original.model, final)
     compared = originals.compared_inputs(original, task, request.recipe.seed)
     with tempfile.TemporaryDirectory(prefix=".onnxcompress-", dir=staging(request)) as folder:
         before, name = names_of(request)
@@ -109,7 +113,7 @@ def _compressed(request: Request, found: Opened, began: float, started: str) -> 
         dead = [said for c in comparisons if c.reference == "original" for said in verify.lifeless(c)]
         warnings += [f"{said}; compress less, or train longer" for said in dead]
         accuracy = _accuracy(original, witness, task, request.threads)
-        warnings += labels_unknown(accuracy, task)
+        warnings += labels_doubtful(accuracy)
         benchmark = _benchmark(request, original, staged.path, (before, name), compared)
         warnings += originals.latency_warnings(benchmark)
         run = Run(
@@ -119,8 +123,8 @@ def _compressed(request: Request, found: Opened, began: float, started: str) -> 
             command=request.command,
             recipe=request.recipe.to_dict(),
             seed=request.recipe.seed,
-            started=started,
-            duration_s=time.perf_counter() - began,
+            started=clock.started,
+            duration_s=clock.seconds(),
             environment=facts.environment(),
             models=(
                 facts.model_facts(original.file, original.model, original.shapes, name=before),
@@ -162,7 +166,25 @@ class _Decided:
     factored: Mapping[str, Factored] = field(default_factory=dict)
 
 
-def _decide(request: Request, original: Original, task: Task | None) -> _Decided:
+def _decide(request: Request, original: Original, task: Task | None) -> tuple[_Decided, tuple[Refusal, ...]]:
+    """Run the methods; return what they did, and what they left alone.
+
+    Raises:
+        NothingChangedError: they did nothing.
+    """
+    try:
+        decided = _run_methods(request, original, task)
+    except ExecutionError:
+        originals.require_data_runs(original, task)
+        raise
+    refusals = (*(r for plan in decided.plans for r in plan.refusals), *decided.refusals)
+    planned = any(plan.weights or plan.values for plan in decided.plans)
+    if not (decided.cuts or decided.simplified or planned):
+        raise _nothing_changed(original.model, request.recipe.methods, refusals)
+    return decided, refusals
+
+
+def _run_methods(request: Request, original: Original, task: Task | None) -> _Decided:
     """Run the methods one after the other, each on the result of the one before."""
     resources = replace(
         request.resources,

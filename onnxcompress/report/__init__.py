@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxcompress.core.errors import OutputError, UsageError
+from onnxcompress.core.places import require_place
 from onnxcompress.core.run import Run
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def check_path(path: str | Path) -> str:
     """Return the format that a report's suffix asks for, before anything is computed.
 
     Raises:
-        OutputError: unknown suffix, folder missing, or the path is a folder.
+        OutputError: unknown suffix, or no file can be written there.
     """
     path = Path(path)
     fmt = SUFFIXES.get(path.suffix.lower())
@@ -52,15 +53,7 @@ def check_path(path: str | Path) -> str:
             why=f"the suffix {path.suffix!r} names no format" if path.suffix else "the name has no suffix",
             fix=f"let the name end in one of {suffixes}",
         )
-    if path.is_dir():
-        raise OutputError("cannot write the report", where=str(path), why="it is a folder", fix="name a file")
-    if not path.parent.is_dir():
-        raise OutputError(
-            "cannot write the report",
-            where=str(path),
-            why=f"there is no folder {str(path.parent)!r}",
-            fix="create it first",
-        )
+    require_place(path, "the report")
     return fmt
 
 

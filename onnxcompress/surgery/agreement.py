@@ -7,7 +7,6 @@ every weight off by a few units in the last place.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -29,8 +28,8 @@ ULPS = 2.0**-50
 SINGLE_ULP = 2.0**-23
 """The same for what operators give that have to run in float32, and for what a float32 bias took in."""
 
-TELLING = 0.25
-"""Relative error that rounding alone does to an output, from which on it tells nothing of anything else."""
+NOISE_SLACK = 4.0
+"""So many times what float32 costs an output, a difference in onnxruntime is still rounding."""
 
 LEAST = 1e-13
 """Relative differences up to this are rounding in any case."""
@@ -55,6 +54,7 @@ class Agreement:
         worst: the place with a difference that rounding does not explain; None: there is none.
         single: operators that ran in float32.
         speaking: places whose values were neither all zero nor all no numbers, on some input.
+        drowned: places that rounding alone turns into something else, as it does decisions.
     """
 
     error: float = 0.0
@@ -62,11 +62,7 @@ class Agreement:
     worst: tuple[str, float, float] | None = None
     single: tuple[str, ...] = ()
     speaking: set[str] = field(default_factory=set)
-
-    @property
-    def rounding(self) -> float | None:
-        """What rounding did; None where infinite: a value that is zero until weights are off says nothing."""
-        return self.floor if math.isfinite(self.floor) else None
+    drowned: set[str] = field(default_factory=set)
 
 
 class Comparison64:
@@ -127,6 +123,8 @@ class Comparison64:
             error, floor = errors[place], floors[place]
             if not _explained(error, floor):
                 found.worst = found.worst or (place, error, floor)
+            elif not np.isfinite(floor):
+                found.drowned.add(place)
             elif np.isfinite(error) and (error, floor) > (found.error, found.floor):
                 found.error, found.floor = error, floor
         return outputs
@@ -190,6 +188,11 @@ class Comparison64:
     def _single_outputs(self) -> list[str]:
         steps = [s for s, e in self._expected.executors.items() if e.way == "onnxruntime" and any(s.fed)]
         return [v.name for step in steps for v in step.source.outputs if v.name]
+
+
+def drowns(noise: float) -> bool:
+    """Tell whether float32 costs an output so much that nothing else can be seen in onnxruntime."""
+    return not NOISE_SLACK * noise < 1
 
 
 def _explained(error: float, floor: float) -> bool:

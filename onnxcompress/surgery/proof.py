@@ -31,13 +31,13 @@ from onnxcompress.core.task import Feeds
 from onnxcompress.engine import runtime
 from onnxcompress.engine.channels import Channels, site_key
 from onnxcompress.engine.measures import shapes as measured
-from onnxcompress.surgery.agreement import TELLING, Comparison64, distance
+from onnxcompress.surgery.agreement import NOISE_SLACK, Comparison64, distance, drowns
 from onnxcompress.surgery.cutting import CutModel, cut
 from onnxcompress.surgery.proof_inputs import HEAVY_MACS, random_inputs
 from onnxcompress.surgery.reference import reference
 
 ORT_TOLERANCE = 1e-4
-"""Relative ℓ2 to which outputs must agree in onnxruntime, or 4 times what float32 costs when silenced."""
+"""Relative ℓ2 to which outputs must agree in onnxruntime, or ``NOISE_SLACK`` times what float32 costs."""
 
 _NOISE = 1e-6
 """Outputs that differ by less than this, absolute, agree in onnxruntime: the last operator's own rounding."""
@@ -103,6 +103,7 @@ def prove(
         single_precision=doubles.single,
         mixed_difference=mixed,
         silent_outputs=doubles.silent,
+        drowned_outputs=tuple(sorted(in_ort.drowned | doubles.drowned)),
     )
 
 
@@ -123,9 +124,10 @@ class _Doubles:
     outputs: tuple[Mapping[str, Any], ...] = ()
     places: int = 0
     error: float = 0.0
-    floor: float | None = 0.0
+    floor: float = 0.0
     single: tuple[str, ...] = ()
     silent: tuple[str, ...] = ()
+    drowned: frozenset[str] = frozenset()
 
 
 def _folded(channels: Channels, keep: Keep, constants: Mapping[str, Array]) -> dict[str, float]:
@@ -180,9 +182,10 @@ def _compare64(
         tuple(outputs),
         len(places) + len(names),
         agreement.error,
-        agreement.rounding,
+        agreement.floor,
         agreement.single,
         tuple(name for name in names if name not in agreement.speaking),
+        frozenset(names) & agreement.drowned & agreement.speaking,
     )
 
 
@@ -212,6 +215,7 @@ class _Ort:
     def __init__(self, expected: Runs, found: Runs) -> None:
         self._expected, self._found = expected, found
         self.error, self.tolerance = 0.0, ORT_TOLERANCE
+        self.drowned: set[str] = set()
 
     def add(self, feeds: Feeds, exact: Mapping[str, Any] | None) -> None:
         """Compare on one input; ``exact`` are the outputs in float64, where they are known."""
@@ -224,11 +228,12 @@ class _Ort:
         for name, value in expected.items():
             error = _relative_l2(value, found[name])
             noise = 0.0 if exact is None else _relative_l2(exact[name], value)
-            if not noise < TELLING:
-                continue  # an output that rounding alone turns into something else, as it does decisions
+            if drowns(noise):
+                self.drowned.add(name)
+                continue
             if _within_rounding(value, found[name]):
                 error = min(error, ORT_TOLERANCE)
-            allowed = max(ORT_TOLERANCE, 4 * noise)
+            allowed = max(ORT_TOLERANCE, NOISE_SLACK * noise)
             if error > allowed:
                 raise VerificationError(
                     "cutting channels is not the same as silencing them in onnxruntime",

@@ -275,6 +275,8 @@ def test_an_accelerator_that_is_not_there(call, folder):
         ("-o out.onnx --report run", "suffix"),
         ("-o out.onnx --report missing/run.json", "no folder"),
         ("-o out.onnx --report there.html", "it is a folder"),
+        (f"-o out.onnx --report {'a' * 300}.html", "too long"),
+        (f"-o out.onnx --save-recipe {'a' * 300}.toml", "too long"),
         ("-o out.onnx --report out.json --report out.json", "twice"),
         ("-o out.json --report out.json", "twice"),
         ("-o out.onnx --save-recipe missing/r.toml", "folder"),

@@ -15,7 +15,7 @@ from PIL import Image
 from small_models import info
 
 from onnxcompress.core.errors import DataError, UsageError
-from onnxcompress.engine.data import look_through, make_task, open_data
+from onnxcompress.engine.data import make_task, open_data
 from onnxcompress.engine.data.feeding import Feeding
 from onnxcompress.engine.int8.search import calls_of
 
@@ -381,8 +381,11 @@ def test_classes_are_numbered_over_all_splits(tmp_path):
         "train/ant/1.png": 1, "train/bee/2.png": 2, "train/cat/deep/down/3.png": 3,
         "val/bee/4.png": 4, "test/ant/5.png": 5, "test/cat/6.png": 6, "test/.thumbs/a.png": 9,
     }  # fmt: skip
-    examples = open_data(_images(tmp_path, layout), RGB, scale=1.0)
-    (tmp_path / "val" / "ant").mkdir()
+    folder = _images(tmp_path, layout)
+    (folder / "val" / "ant").mkdir()
+    (folder / "train" / "ant" / "round").symlink_to(folder / "train", target_is_directory=True)
+    examples = open_data(folder, RGB, scale=1.0)
+    assert len(examples) == 6, "a link that leads in a circle is not followed"
     pixels = examples.inputs(np.arange(len(examples)))["x"][:, 0, 0, 0].astype(int)
     labels = examples.labels(np.arange(len(examples)))
     assert dict(zip(pixels, labels, strict=True)) == {1: 0, 2: 1, 3: 2, 4: 1, 5: 0, 6: 2}
@@ -390,25 +393,45 @@ def test_classes_are_numbered_over_all_splits(tmp_path):
 
 def test_an_empty_class_folder_is_an_error_where_order_counts(tmp_path):
     folder = _images(tmp_path / "a", {"bee/1.png": 1, "cat/2.png": 2, "cat/3.png": 3, "loose.png": 4})
-    assert "1 images beside the class folders" in " ".join(open_data(folder, RGB, scale=1.0).notes)
+    assert "were left out: 1" in " ".join(open_data(folder, RGB, scale=1.0).notes)
     (folder / "ant").mkdir()
     with pytest.raises(DataError, match=r"folder 'ant' holds no images .*numbered in the order"):
         open_data(folder, RGB, scale=1.0)
     numbered = _images(tmp_path / "b", {"0/1.png": 1, "2/2.png": 2})
     (numbered / "1").mkdir()
     assert open_data(numbered, RGB, scale=1.0).labels(np.arange(2)).tolist() == [0, 2]
+    long = _images(tmp_path / "c", {f"{'9' * 20}/a.png": 1, f"{'8' * 20}/b.png": 2})
+    assert open_data(long, RGB, scale=1.0).labels(np.arange(2)).tolist() == [0, 1], "names, not numbers"
+
+
+def test_a_class_without_training_images_is_told(tmp_path):
+    layout = {"train/bee/a.png": 1, "train/cat/b.png": 2, "test/Ant/c.png": 3, "test/bee/d.png": 4}
+    examples = open_data(_images(tmp_path, layout), RGB, scale=1.0)
+    assert "the training split has no images of class 'Ant'" in examples.notes
+
+
+def test_a_broken_first_image_is_told_where_its_size_is_asked_for(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"cut off")
+    with pytest.raises(DataError, match=r"cannot read the image \(a\.png\)"):
+        open_data(tmp_path, [info("x", "N", 3, None, None)])
 
 
 def test_deep_pixels_become_eight_bits_and_unknown_ranges_are_refused(tmp_path):
     eight = np.arange(80, dtype=np.uint8).reshape(8, 10) * 3
     grey = [info("x", "N", 1, 8, 10)]
     Image.fromarray(eight).save(_made(tmp_path / "8") / "a.png")
-    Image.fromarray(eight.astype(np.uint16) * 257).save(_made(tmp_path / "16") / "a.png")
+    for factor in (256, 257):
+        Image.fromarray(eight.astype(np.uint16) * factor).save(_made(tmp_path / f"{factor}") / "a.png")
+    (_made(tmp_path / "pgm") / "a.pgm").write_bytes(
+        b"P5 10 8 65535\n" + (eight.astype(np.uint16) * 256).astype(">u2").tobytes()
+    )
     Image.fromarray(eight.astype(np.float32)).save(_made(tmp_path / "f") / "a.tif")
-    for depth, item in itertools.product(("8", "16"), (grey, RGB)):
+    for depth, item in itertools.product(("8", "256", "257", "pgm"), (grey, RGB)):
         found = open_data(tmp_path / depth, item, scale=1.0).inputs(np.arange(1))["x"]
         np.testing.assert_array_equal(found[0], np.broadcast_to(eight, found[0].shape))
-    with pytest.raises(DataError, match=r"cannot read the image \(a\.tif\): its pixels are floating-point"):
+    with pytest.raises(
+        DataError, match=r"cannot read the image \(a\.tif\): its pixels are numbers of 32 bits"
+    ):
         open_data(tmp_path / "f", grey, scale=1.0)
 
 
@@ -417,22 +440,21 @@ def _made(folder):
     return folder
 
 
-def test_what_training_is_judged_by_is_read_before_it(tmp_path):
-    """An example of the test split that holds NaN must not cost a training."""
+def test_examples_that_cannot_be_read_are_found_and_placed(tmp_path):
     bad = X.copy()
     bad[7] = np.nan
     several = {"x_train": np.tile(X, (3, *[1] * (X.ndim - 1))), "x_test": bad}
     labels = {"y_train": np.tile(Y, 3), "y_test": Y}
     task = make_task(open_data({**several, **labels}, ONE, outputs=SCORES))
     with pytest.raises(DataError, match=r"NaN or infinity .*test split, input 'x', example 7\b"):
-        look_through(task)
-    look_through(make_task(open_data({"x": X, "y": Y}, ONE, outputs=SCORES)))
+        task.samples.look_through(task.test)
+    task.samples.look_through(task.validation)
     layout = {f"{split}/{c}/{k}.png": k for split in ("train", "test") for c in "ab" for k in range(20)}
     folder = _images(tmp_path, layout)
     (folder / "test" / "b" / "17.png").write_bytes(b"cut off")
     task = make_task(open_data(folder, RGB, scale=1.0))
     with pytest.raises(DataError, match=r"cannot read the image \(test.b.17\.png\)"):
-        look_through(task)
+        task.samples.look_through(task.test)
 
 
 def test_images_are_resized_cropped_and_laid_out(tmp_path):

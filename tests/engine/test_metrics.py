@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxcompress.core.errors import DataError, UsageError
-from onnxcompress.engine.measures.metrics import Metric
+from onnxcompress.engine.measures.metrics import Metric, OneAnswer
 
 
 def value(name: str | Callable[..., object], *batches: tuple, output: str | None = None) -> float:
@@ -97,3 +97,23 @@ def test_what_does_not_fit_is_an_error() -> None:
         value("top1", (outputs, np.zeros((4, 8), np.int64)))
     with pytest.raises(DataError, match=r"'y' \(4, 3\)"):
         value("mse", (outputs, np.zeros((4, 8), np.float32)))
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 30), st.integers(1, 4))
+def test_one_answer_to_all_is_the_best_constant(seed: int, count: int, parts: int) -> None:
+    rng = np.random.default_rng(seed)
+    classes, values = rng.integers(0, 3, count), rng.normal(size=(count, 2)).astype(np.float32)
+    for name, labels in (("top1", classes), ("mse", values)):
+        one = OneAnswer(name)
+        for part in np.array_split(labels, parts):
+            one.add(part if len(part) else None)
+        expected = max(np.mean(classes == c) for c in range(3)) if name == "top1" else values.var(0).mean()
+        assert one.value() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("metric", ["top5", "agreement", lambda outputs, labels, teacher: 1.0])
+def test_of_other_metrics_no_answer_to_all_is_known(metric: str | Callable[..., object]) -> None:
+    one = OneAnswer(metric)
+    one.add(np.arange(3))
+    assert one.value() is None
+    assert OneAnswer("top1").value() is None

@@ -18,6 +18,7 @@ def settings():
         torch.get_default_device().type,
         torch.is_grad_enabled(),
         torch.is_inference_mode_enabled(),
+        torch.is_autocast_enabled("cpu"),
     )
 
 
@@ -27,7 +28,7 @@ def altered():
     before = torch.get_num_threads(), torch.get_default_dtype()
     torch.set_num_threads(3)
     torch.set_default_dtype(torch.float64)
-    with torch.inference_mode(), torch.device("meta"):
+    with torch.inference_mode(), torch.device("meta"), torch.autocast("cpu", torch.bfloat16):
         yield
     torch.set_num_threads(before[0])
     torch.set_default_dtype(before[1])
@@ -35,9 +36,9 @@ def altered():
 
 def test_settings_are_ours_within_and_the_callers_afterwards(altered):
     theirs = settings()
-    assert theirs == (3, torch.float64, "meta", False, True)
+    assert theirs == (3, torch.float64, "meta", False, True, True)
     with own_settings(2):
-        assert settings() == (2, torch.float32, "cpu", True, False)
+        assert settings() == (2, torch.float32, "cpu", True, False, False)
     assert settings() == theirs
     with pytest.raises(RuntimeError, match="on the way"), own_settings(2):
         raise RuntimeError("on the way")
@@ -64,11 +65,15 @@ def test_a_callers_settings_change_nothing(options, tmp_path):
 
     plain = compressed("plain.onnx")
     threads = torch.get_num_threads()
+    torch.set_num_threads(2)
     torch.set_default_dtype(torch.float64)
     try:
-        with torch.no_grad(), torch.device("meta"):
+        with torch.inference_mode(), torch.device("meta"), torch.autocast("cpu", torch.bfloat16):
             assert compressed("altered.onnx") == plain
+        with torch.no_grad():
+            assert compressed("no_grad.onnx") == plain
             assert not torch.is_grad_enabled()
+        assert torch.get_num_threads() == 2
     finally:
         torch.set_default_dtype(torch.float32)
-    assert torch.get_num_threads() == threads
+        torch.set_num_threads(threads)

@@ -1,6 +1,6 @@
 """A plan that cuts, carried out by the pipeline: what is written, what is told, what stops it."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -186,24 +186,22 @@ def test_a_target_that_blocks_overshoot_is_told(block, target, told):
     assert any("widths come in blocks of 16" in w and "0.5 of the" in w for w in run.warnings) == told
 
 
-def test_a_decision_that_rounding_flips_hides_nothing_and_breaks_no_report(tmp_path):
-    """Rounding alone turns a threshold's output into another, without a limit: that is told as not known."""
-    proto = network()
-    proto.graph.output[0].name = "z"
-    node = helper.make_node("Binarizer", ["y"], ["z"], domain="ai.onnx.ml", threshold=0.0)
-    proto.graph.node.append(node)
-    proto.graph.input.append(helper.make_tensor_value_info("e", onnx.TensorProto.FLOAT, ["N", 3]))
-    near = helper.make_node("Mul", ["m", "e"], ["y"])
-    proto.graph.node[4].output[0] = "m"
-    proto.graph.node.insert(5, near)
-    proto.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3))
-    onnx.save(proto, tmp_path / "in.onnx")
-    run = onnxcompress.compress(tmp_path / "in.onnx", method="magnitude", keep=0.5, round_to=1).run
+def test_a_decision_that_rounding_flips_is_told():
+    """What a threshold makes of rounding errors differs everywhere: it proves nothing, and is named."""
+    model = model_of(
+        f"{BODY} t = Mul (y, three) u = Div (t, three) d = Sub (u, y) p = Greater (d, zero) "
+        "z = Cast <to = 1> (p)",
+        "float[N, 6] x",
+        "float[N, 3] y, float[N, 3] z",
+        {**SHAPES, "three": np.array(3, np.float32), "zero": np.array(0, np.float32)},
+    )
+    run = onnxcompress.compress(model.ir, method="magnitude", keep=0.5, round_to=1).run
     (cut,) = run.cuts
-    assert cut.proof.ort_tolerance < 1, "nothing is allowed to differ as much as it is large"
-    unlimited = replace(run, cuts=(replace(cut, proof=replace(cut.proof, float64_floor=None)),))
-    assert "rounding alone" in report.render(run, "markdown")
-    assert "rounding alone may do" not in report.render(unlimited, "markdown")
+    assert cut.proof.drowned_outputs == ("z",)
+    assert cut.proof.ort_tolerance < 0.01, "of the other output as much is asked for as ever"
+    assert "Rounding alone turns these outputs" in report.render(run, "markdown")
+    plain = onnxcompress.compress(network(), method="magnitude", keep=0.5, round_to=1).run
+    assert plain.cuts[0].proof.drowned_outputs == ()
 
 
 def test_a_newer_format_is_told(tmp_path):

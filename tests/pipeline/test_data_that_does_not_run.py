@@ -45,7 +45,7 @@ def test_what_the_original_runs_is_no_fault_of_the_data(embedding, monkeypatch):
     def fails(*_):
         raise ExecutionError("no way to execute operator 'Gather'")
 
-    monkeypatch.setattr(compression, "_decide", fails)
+    monkeypatch.setattr(compression, "_run_methods", fails)
     with pytest.raises(ExecutionError, match="no way to execute"):
         compress(embedding, np.arange(120).reshape(40, 3) % 10)
 
@@ -64,3 +64,28 @@ def test_a_scalar_beside_batches_says_how_examples_look(tmp_path):
             pipeline.compress(request)
     np.savez(tmp_path / "data.npz", x=rows[:, None], t=np.ones(20, np.float32))
     assert pipeline.compress(request).weights
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_an_example_that_cannot_be_read_is_told_before_any_training(tmp_path, monkeypatch, labels):
+    proto = proto_of("y = MatMul (x, w)", "float[N, 6] x", "float[N, 64] y", {"w": (6, 64)})
+    onnx.save(proto, tmp_path / "net.onnx")
+    rng = np.random.default_rng(0)
+    data = {"x_train": rng.normal(size=(60, 6)), "x_test": rng.normal(size=(40, 6))}
+    if labels:
+        data |= {"y_train": rng.integers(0, 64, 60), "y_test": rng.integers(0, 64, 40)}
+    data["x_test"][33, 2] = np.nan
+    np.savez(
+        tmp_path / "data.npz", **{k: v.astype(np.float32 if k[0] == "x" else int) for k, v in data.items()}
+    )
+
+    def trained(*_, **__):
+        raise AssertionError("training has begun")
+
+    monkeypatch.setattr(compression, "_run_methods", trained)
+    method = LcQuant(bits=2, steps=2, epochs=1.0, lr=0.01)
+    request = pipeline.Request(
+        source=tmp_path / "net.onnx", recipe=Recipe((method,), {"path": tmp_path / "data.npz"}, 0)
+    )
+    with pytest.raises(DataError, match=r"NaN or infinity .*test split, input 'x', example 33"):
+        pipeline.compress(request)

@@ -10,7 +10,7 @@ from text_graphs import proto_of
 
 import onnxcompress
 from onnxcompress import exporter
-from onnxcompress.core.errors import UnsupportedError
+from onnxcompress.core.errors import DataError, UnsupportedError
 from onnxcompress.engine.runtime import open_session
 from onnxcompress.pipeline import sensitivity as stage
 from onnxcompress.pipeline._original import open_original
@@ -130,9 +130,14 @@ def test_labels_that_nothing_can_be_held_to_are_left_out(tmp_path):
     body = "h = MatMul (x, w) r = Relu (h) z = MatMul (r, v) s = NonZero (z) y = Identity (s)"
     model = proto_of(body, "float[N, 4] x", "int64[2, M] y", {"w": (4, 64), "v": (64, 3)})
     x = np.ones((20, 4), np.float32)
-    np.savez(tmp_path / "data.npz", x=x, labels=np.arange(20) % 2)
-    run = onnxcompress.compress(model, data=tmp_path / "data.npz", method="magnitude", keep=0.5).run
+    data = tmp_path / "data.npz"
+    np.savez(data, x=x, labels=np.arange(20) % 2)
+    run = onnxcompress.compress(model, data=data, method="magnitude", keep=0.5).run
     assert run.accuracy is None
+    with pytest.raises(DataError, match=r"labels 'labels' cannot be used .*no output of real numbers"):
+        onnxcompress.compress(
+            model, data=data, data_options={"labels": "labels"}, method="magnitude", keep=0.5
+        )
 
 
 def test_damage_is_measured_by_what_decides():

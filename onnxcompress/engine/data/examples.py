@@ -14,6 +14,9 @@ from onnxcompress.engine.data.feeding import Feeding
 from onnxcompress.engine.data.fit import Fit
 from onnxcompress.engine.data.labels import Labels
 
+_LOOKED_AT = 64
+"""Examples that are read at once where only whether they can be read counts."""
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -54,17 +57,27 @@ class Examples:
                 rows = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
                 raise DataError(
                     "the data holds NaN or infinity",
-                    where=self._place(name, int(np.asarray(indices)[~rows][0])),
+                    where=self.place(int(np.asarray(indices)[~rows][0]), name),
                 )
             stack[name] = values
         return stack
 
-    def _place(self, name: str, index: int) -> str:
-        """Return where an example of an input lies, in the data's own words and numbers."""
+    def look_through(self, indices: Array) -> None:
+        """Read these examples and keep nothing of them; raises DataError where one cannot be read."""
+        order = np.sort(indices)  # neighbours are read together
+        for start in range(0, len(order), _LOOKED_AT):
+            self.inputs(order[start : start + _LOOKED_AT])
+
+    def place(self, index: int, name: str | None = None) -> str:
+        """Return where an example lies, counted within its split, and the input that it is about."""
         split = next(split for split, held in self.splits.items() if len(held) and index <= held[-1])
-        if split == next(iter(self.splits)):
-            return f"{self.origin}, key '{self.fits[name].key or name}', example {index}"
-        return f"{self.origin}, {split} split, input '{name}', example {index - int(self.splits[split][0])}"
+        about = [self.origin]
+        if len(self.splits) > 1:
+            about.append(f"{split} split")
+        if name is not None:  # the key is that of the first split: others have keys of their own
+            key = self.fits[name].key
+            about.append(f"key '{key or name}'" if split == next(iter(self.splits)) else f"input '{name}'")
+        return ", ".join([*about, f"example {index - int(self.splits[split][0])}"])
 
     def labels(self, indices: Array) -> Array | None:
         """Return the labels of these examples, None where the data has none for them."""

@@ -64,7 +64,7 @@ def open_data(
         fits = {i.name: find_fit(*columns[i.name], i, feeding, opts) for i in inputs}
     splits = take_indices([(s, next(iter(parts[s].inputs.values()))[1].shape[0]) for s in names])
     bare = Examples({n: c for n, (_, c) in columns.items()}, fits, None, splits, feeding, store.origin)
-    candidates = _labels(parts, names, bare, outputs, predict, notes=notes)
+    candidates = _labels(parts, names, bare, outputs, predict, notes=notes, named=opts.labels is not None)
 
     def scaled(examples: Examples) -> Examples:
         fits, said, warnings = _scale(examples, inputs, opts, predict, seed)
@@ -134,6 +134,7 @@ def _labels(
     predict: Predict | None,
     *,
     notes: list[str],
+    named: bool,
 ) -> tuple[Labels, ...]:
     """Join and check the labels of all splits; a later split without labels ends the labelled range.
 
@@ -154,9 +155,10 @@ def _labels(
     key, column = _join("labels", keyed) if len(keyed) > 1 else keyed[0]
     shapes = _output_shapes(outputs, examples, predict)
     if predict is not None and not shapes:
-        notes.append(
-            "labels are not used: the model has no output of real numbers that they could be held to"
-        )
+        why = "the model has no output of real numbers that they could be held to"
+        if named:
+            raise DataError(f"labels '{key}' cannot be used", where=examples.origin, why=why)
+        notes.append(f"labels '{key}' are not used: {why}")
         return ()
     return fitting_labels(key, column, shapes, examples.origin)
 

@@ -18,7 +18,6 @@ from onnxcompress.engine.data.examples import Examples
 
 VALIDATION_FRACTION = 0.1
 VALIDATION_MOST = 5000
-_LOOKED_AT = 64
 
 
 def make_task(
@@ -84,20 +83,6 @@ def make_task(
         warnings=samples.warnings,
         loss_named=loss is not None,
     )
-
-
-def look_through(task: Task) -> None:
-    """Read every example that training is judged by: one that cannot be read must not cost a training.
-
-    Training reads its own in the first pass.
-
-    Raises:
-        DataError: NaN, or a file that cannot be read.
-    """
-    judging = [task.validation, *([task.test] if task.test is not None and task.labelled else [])]
-    for indices in judging:
-        for start in range(0, len(indices), _LOOKED_AT):
-            task.samples.inputs(np.sort(indices)[start : start + _LOOKED_AT])
 
 
 def _split(samples: Examples, train: Array, val: float | int | None, seed: int) -> tuple[Array, Array]:
@@ -191,7 +176,10 @@ def _guarded(given: str | Callable[..., Any], noun: str) -> str | Callable[..., 
         if noun == "loss" and not hasattr(found, "backward"):
             raise failed(f"it returned {type(found).__name__}")
         if noun == "loss" and not found.requires_grad and any(o.requires_grad for o in outputs.values()):
-            raise failed("its result has no gradient: torch cannot follow how it comes from the outputs")
+            raise failed(
+                "its result has no gradient: torch cannot follow how it comes from the outputs (where a "
+                "batch has nothing to judge, return 0 times their sum)"
+            )
         return number if noun == "metric" else found
 
     return call

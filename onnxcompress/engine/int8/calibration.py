@@ -11,6 +11,7 @@ import onnx
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.task import Feeds
 from onnxcompress.engine import runtime
+from onnxcompress.engine.proto import tapped
 
 Range = tuple[float, float]
 How = Literal["minmax", "mse"]
@@ -34,17 +35,9 @@ class Recorder:
     """
 
     def __init__(self, proto: onnx.ModelProto, *, threads: int = 1) -> None:
-        tapped = onnx.ModelProto()
-        tapped.CopyFrom(proto)
-        declared = {o.name for o in proto.graph.output}
-        for node in proto.graph.node:
-            for name in node.output:
-                if name and name not in declared:
-                    tapped.graph.output.append(onnx.ValueInfoProto(name=name))
+        every = tapped(proto, (name for node in proto.graph.node for name in node.output))
         # Optimised away, an activation could not be handed out; layouts are changed, values are not.
-        self._session = runtime.open_session(
-            tapped.SerializeToString(), threads=threads, optimization="basic"
-        )
+        self._session = runtime.open_session(every.SerializeToString(), threads=threads, optimization="basic")
         self._inputs = [i.name for i in self._session.inputs]
         self.ranges: dict[str, Range] = {}
 

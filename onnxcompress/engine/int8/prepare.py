@@ -19,7 +19,7 @@ from onnxcompress.core.model import LEAST_IR_VERSION, Model
 from onnxcompress.engine import opset, runtime
 from onnxcompress.engine.dense_proto import Same, serialised
 from onnxcompress.engine.layers import layers
-from onnxcompress.engine.proto import name_nodes
+from onnxcompress.engine.proto import keep_declared, name_nodes
 
 LEAST_OPSET = 13
 """The first operator set whose quantising operators take one scale a channel."""
@@ -97,7 +97,6 @@ def prepare(model: Model, shapes: Mapping[str, tuple[int, ...]] | None = None) -
         proto = folded
     name_nodes(proto.graph)
     _flatten_biases(proto)
-    _declare_types(proto)
     return Prepared(proto, _weights_after(model, proto, weights), tuple(warnings))
 
 
@@ -134,29 +133,6 @@ def _flatten_biases(proto: onnx.ModelProto) -> None:
             node.input[2] = flat.name
 
 
-def _declare_types(proto: onnx.ModelProto) -> None:
-    """Declare the types of values that onnx cannot infer, behind operators of other domains.
-
-    onnxruntime's quantiser asks onnx, and leaves alone what it knows no type of.
-    """
-    inferred = onnx.shape_inference.infer_shapes(proto).graph
-    known = {v.name for v in (*inferred.input, *inferred.output, *inferred.value_info)}
-    unknown = [name for node in proto.graph.node for name in node.output if name and name not in known]
-    if not unknown:
-        return
-    shown = onnx.ModelProto()
-    shown.CopyFrom(proto)
-    shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in unknown)
-    try:
-        found = runtime.open_session(shown.SerializeToString(), optimization="none").outputs
-    except UnsupportedError:
-        return  # a value that cannot be an output: what the quantiser knows then is what onnx does
-    for info in found:
-        if info.name in unknown and info.numpy is not None:
-            kind = onnx.helper.np_dtype_to_tensor_dtype(info.numpy)
-            proto.graph.value_info.append(onnx.helper.make_tensor_value_info(info.name, kind, None))
-
-
 def _optimised(proto: onnx.ModelProto) -> onnx.ModelProto | None:
     """Return the graph after onnxruntime's basic optimisation, None where that used other operators."""
     with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder:
@@ -174,8 +150,5 @@ def _optimised(proto: onnx.ModelProto) -> onnx.ModelProto | None:
     for field in ("node", "initializer", "sparse_initializer"):
         result.graph.ClearField(field)
         getattr(result.graph, field).extend(getattr(found.graph, field))
-    # Inputs and outputs stay as they are: onnxruntime gives axes without a name one of its own.
-    made = {name for node in result.graph.node for name in node.output}
-    for value in [v for v in result.graph.value_info if v.name not in made]:
-        result.graph.value_info.remove(value)
+    keep_declared(result.graph, proto.graph)
     return result

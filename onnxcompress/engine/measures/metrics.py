@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -159,3 +160,36 @@ def _squares(outputs: Mapping[str, Array], labels: Array, top: int) -> tuple[flo
 def _misfit(outputs: Mapping[str, Array], labels: Array) -> DataError:
     found = ", ".join(f"'{name}' {value.shape}" for name, value in outputs.items()) or "none"
     return DataError("the labels fit no output", why=f"labels {labels.shape}, outputs {found}")
+
+
+class OneAnswer:
+    """What a metric would be if all examples got the same answer: the most frequent class, the labels' mean.
+
+    Args:
+        metric: as for :class:`Metric`; nothing is known of others than ``top1`` and ``mse``.
+    """
+
+    def __init__(self, metric: str | Callable[..., Any]) -> None:
+        self._metric = metric
+        self._counts: Counter[int] = Counter()
+        self._sums: list[Any] = [0, 0.0, 0.0]
+
+    def add(self, labels: Array | None) -> None:
+        """Count a batch of labels."""
+        if labels is None or not isinstance(self._metric, str):
+            return
+        if self._metric == "top1":
+            classes, counts = np.unique(labels, return_counts=True)
+            self._counts.update(dict(zip(classes.tolist(), counts.tolist(), strict=True)))
+        elif self._metric == "mse":
+            wide = labels.astype(np.float64)
+            self._sums = [
+                self._sums[0] + len(wide), self._sums[1] + wide.sum(0), self._sums[2] + np.square(wide).sum(0)
+            ]  # fmt: skip
+
+    def value(self) -> float | None:
+        """Return the metric over all that was counted; None where it is not known."""
+        if self._counts:
+            return max(self._counts.values()) / self._counts.total()
+        count, total, squares = self._sums
+        return float(np.mean(squares / count - np.square(total / count))) if count else None

@@ -125,7 +125,7 @@ def _proof(run: Run, cut: CutFacts) -> list[Block]:
         Term("error in float64", "float64_error"),
         " ",
         Strong(_error(proof.float64_error)),
-        f" over {fmt.plural(proof.places, 'place')}{_rounding(proof.float64_floor)}; ",
+        f" over {fmt.plural(proof.places, 'place')} (rounding alone may do {_error(proof.float64_floor)}); ",
         Term("in onnxruntime", "ort_error"),
         " ",
         Strong(_error(proof.ort_error)),
@@ -164,6 +164,16 @@ def _remarks(proof: CutProof) -> list[Block]:
             ".",
         )
         found.append(Callout("warning", "Outputs that say nothing", told_silent))
+    if proof.drowned_outputs:
+        found.append(
+            Paragraph(
+                (
+                    "Rounding alone turns these outputs into something else, which proves nothing: ",
+                    Names(proof.drowned_outputs),
+                    ".",
+                )
+            )
+        )
     if proof.single_precision:
         found.append(
             Paragraph(
@@ -171,10 +181,6 @@ def _remarks(proof: CutProof) -> list[Block]:
             )
         )
     return found
-
-
-def _rounding(floor: float | None) -> str:
-    return "" if floor is None else f" (rounding alone may do {_error(floor)})"
 
 
 def _error(value: float) -> str:

@@ -83,6 +83,12 @@ def _proof(proof: SameProof) -> list[Inline]:
         )
     if proof.single_precision:
         parts += ["These operators had to run in single precision: ", Names(proof.single_precision), ". "]
+    if proof.drowned_outputs:
+        parts += [
+            "Rounding alone turns these outputs into something else, which proves nothing: ",
+            Names(proof.drowned_outputs),
+            ". ",
+        ]
     if proof.unrepeatable:
         parts += [
             "Random from run to run, so that nothing was proven of them: ",

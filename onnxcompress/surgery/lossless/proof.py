@@ -24,7 +24,7 @@ from onnxcompress.engine import runtime
 from onnxcompress.engine.channels.other_sizes import PROOFS, Place, Shapes, attempted, by_name
 from onnxcompress.engine.feeds import random_feeds
 from onnxcompress.engine.measures import shapes as measured
-from onnxcompress.surgery.agreement import TELLING, Comparison64, distance
+from onnxcompress.surgery.agreement import NOISE_SLACK, Comparison64, distance, drowns
 
 TOLERANCE = 1e-4
 """Largest difference of an output in onnxruntime, relative to its largest value, once numbers are rounded
@@ -95,16 +95,17 @@ def prove_rounding(
         found = _open(after, Path(folder) / "after", optimization="all")
         inputs, sizes = _inputs(before, expected, shapes, seed)
         exact, proof = _compare64(before, precise, inputs, proof)
-        error, tolerance = 0.0, TOLERANCE
+        error, tolerance, drowned = 0.0, TOLERANCE, set(proof.drowned_outputs)
         for index, feeds in enumerate(inputs):
             wanted, got = expected.run(feeds), _run(found, feeds)
             for name, value in wanted.items():
                 if name in proof.unrepeatable:
                     continue
                 noise = distance(exact[index][name], value) if index < len(exact) else 0.0
-                if not noise < TELLING:
-                    continue  # rounding alone turns this output into something else
-                allowed, off = max(TOLERANCE, 4 * noise), distance(value, got[name])
+                if drowns(noise):
+                    drowned.add(name)
+                    continue
+                allowed, off = max(TOLERANCE, NOISE_SLACK * noise), distance(value, got[name])
                 if off > allowed:
                     raise VerificationError(
                         "the simplified model computes something else in onnxruntime",
@@ -119,6 +120,7 @@ def prove_rounding(
         sizes=max(proof.sizes, sizes),
         ort_error=error,
         ort_tolerance=tolerance,
+        drowned_outputs=tuple(sorted(drowned)),
     )
 
 
@@ -146,8 +148,9 @@ def _compare64(
     return outputs, replace(
         proof,
         float64_error=agreement.error,
-        float64_floor=agreement.rounding,
+        float64_floor=agreement.floor,
         single_precision=agreement.single,
+        drowned_outputs=tuple(sorted(agreement.drowned.intersection(*outputs[:1]))),
     )
 
 
