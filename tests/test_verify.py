@@ -310,6 +310,8 @@ def test_maps_from_class_to_score_are_compared_as_scores() -> None:
     found = compared([{0: 0.9, 1: 0.1}, {0: 0.3, 1: 0.7}], [{0: 0.8, 1: 0.2}, {0: 0.6, 1: 0.4}])
     assert found.top1_agreement == 0.5
     assert found.max_abs == pytest.approx(0.3)
+    turned = compared([{0: 0.9, 1: 0.1}, {0: 0.3, 1: 0.7}], [{1: 0.1, 0: 0.9}, {1: 0.7, 0: 0.3}])
+    assert turned.max_abs == 0, "a map has no order"
 
 
 @pytest.mark.parametrize(

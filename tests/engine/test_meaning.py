@@ -62,7 +62,8 @@ def test_labels_beyond_one_output_are_those_of_another():
     assert labels.max() >= 4
     found = opened(model, labels)
     assert found.targets.output == "a"
-    assert found.notes == (), "there was nothing to choose"
+    (note,) = found.notes
+    assert "those of output 'a', not 'c'" in note, "'b' has too few classes; numbers they might have been"
     with pytest.raises(DataError, match="output 'a' has 10 classes"):
         opened(model, labels + 9)
 

@@ -225,3 +225,12 @@ def test_nothing_to_cut_says_so():
 def test_options_out_of_range(options):
     with pytest.raises(UsageError):
         Vib(**options)
+
+
+@pytest.mark.parametrize(("gamma", "told"), [(1e6, True), (0.01, False)])
+def test_a_gamma_that_leaves_the_least_of_every_group_is_told(gamma, told):
+    task = task_for((10,), 4, count=500)
+    found = plan(
+        teacher_with_idle_channels(), task, {"x": (1, 10)}, epochs=12.0, after=0.0, gamma=gamma, augment=False
+    )
+    assert any("fell to the least width" in warning for warning in found.warnings) == told

@@ -110,15 +110,19 @@ def test_labels_belong_to_the_decision_where_scores_come_one_by_one(tmp_path, ma
     assert run.accuracy.after > 0.9
 
 
-def test_a_regression_beside_a_decision_keeps_its_labels(tmp_path):
-    """Labels that are no classes are for the number."""
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_regression_beside_a_decision_keeps_its_labels(tmp_path, whole):
+    """Labels are for the number where the original is good at it, also where they could name classes."""
     body = "h = MatMul (x, w) r = Relu (h) y = MatMul (r, v) s = MatMul (r, u) d = ArgMax <axis = 1> (s)"
-    weights = {"w": (4, 640), "v": (640, 1), "u": (640, 3)}
+    rng = np.random.default_rng(0)
+    weights = {"w": (4, 640), "v": (0.02 * rng.normal(size=(640, 1))).astype(np.float32), "u": (640, 9)}
     model = proto_of(body, "float[N, 4] x", "float[N, 1] y, int64[N, 1] d", weights)
-    x = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
+    x = rng.normal(size=(1200, 4)).astype(np.float32)
     y = open_session(model.SerializeToString()).run({"x": x})["y"]
-    for shift, told in ((0.0, False), (3 * float(y.std()), True)):
-        np.savez(tmp_path / "data.npz", x=x, labels=y + shift)
+    y, x = y[(y > 0) & (y < 8)].reshape(-1, 1), x[((y > 0) & (y < 8)).ravel()]
+    labels = y.round().astype(np.int64) if whole else y
+    for shift, told in ((0, False), *(((20.5, True),) if not whole else ())):
+        np.savez(tmp_path / "data.npz", x=x, labels=labels + shift)
         run = onnxcompress.compress(
             model, data=tmp_path / "data.npz", method="lc-quant", bits=8, mode="dc"
         ).run

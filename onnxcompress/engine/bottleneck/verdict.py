@@ -53,6 +53,16 @@ def _limit(job: Job) -> Limit | None:
 
 def doubts(job: Job, decision: Decision) -> tuple[str, ...]:
     """Return what the user must know of a verdict."""
+    least = narrowest(job.groups, job.wishes.round_to)
+    kept = [decision.keep.get(group.name) for group in job.groups]
+    if job.measures is None and all(
+        mask is not None and mask.sum() == least[group.name].sum()
+        for group, mask in zip(job.groups, kept, strict=True)
+    ):
+        return (
+            "every group of channels fell to the least width that it may have: --gamma is too large for this "
+            "model, or --threshold too high; a --target says what is to stay",
+        )
     if job.measures is None or USUAL[0] <= decision.threshold <= USUAL[1]:
         return ()
     return (

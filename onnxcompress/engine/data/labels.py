@@ -59,7 +59,7 @@ def fitting_labels(
 ) -> tuple[Labels, ...]:
     """Return what the labels of ``key`` may be, in the order of the outputs (name, shape of one example).
 
-    Whole numbers name classes where an output has as many, and are values where none has.
+    Whole numbers name classes where an output has as many; they may be values of one that is a number.
     Zeros and ones name the two classes of an output with a single number, taken for a logit here.
 
     Raises DataError where they fit no output, are not numbers, hold NaN, or name a class that is not there.
@@ -91,7 +91,7 @@ def fitting_labels(
     if beyond and not named:
         raise _out_of_range(key, found, beyond[0], origin)
     if named or values:
-        return tuple(named or values)
+        return (*named, *values)
     raise DataError(
         f"labels '{key}' fit no output",
         where=origin,

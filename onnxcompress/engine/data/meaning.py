@@ -21,6 +21,9 @@ LOOKED_AT = 512
 _CLEARLY = 0.05
 """Share of right answers by which one half has to be the better threshold."""
 
+_FEW = 3
+"""Names that a sentence takes."""
+
 Completion = Callable[[Examples], Examples]
 """Completes examples that have labels: how numbers are scaled may depend on them."""
 
@@ -43,12 +46,14 @@ def understood(
     tried = [_with_meaning(one, predict, seed) for one in tried]
     if len(tried) == 1:
         return tried[0]
-    scores = [_goodness(one, predict, seed) for one in tried]
-    best = int(np.argmax(scores))
-    others = " or ".join(f"'{one.targets.output}'" for one in tried if one is not tried[best] and one.targets)
+    found = [_goodness(one, predict, seed) for one in tried]
+    best = int(np.argmax([goodness for goodness, _ in found]))
+    others = _listed([one.targets.output or "" for one in tried if one is not tried[best] and one.targets])
     targets = tried[best].targets
     assert targets is not None
-    why = f"gets {_words(scores[best], targets)} right" if targets.kind == "classes" else "is nearer to them"
+    why = (
+        f"gets {_words(found[best][1], targets)} right" if targets.kind == "classes" else "is nearer to them"
+    )
     note = f"the labels are taken for those of output '{targets.output}', not {others}: the original {why}"
     return replace(tried[best], notes=(*tried[best].notes, note))
 
@@ -80,15 +85,30 @@ def _with_meaning(examples: Examples, predict: Predict, seed: int) -> Examples:
     return examples
 
 
-def _goodness(examples: Examples, predict: Predict, seed: int) -> float:
-    """Return the share of class labels that is right; of values the share of their variance explained."""
+def _goodness(examples: Examples, predict: Predict, seed: int) -> tuple[float, float]:
+    """Return how much better than one answer to all the original is, 1 being perfect, and its metric."""
     # Imported here: metrics know labels.
-    from onnxcompress.engine.measures.metrics import metric_of  # noqa: PLC0415
+    from onnxcompress.engine.measures.metrics import OneAnswer, metric_of  # noqa: PLC0415
 
     targets, some = examples.targets, _some(examples, seed)
     assert targets is not None
-    metric = metric_of("top1" if targets.kind == "classes" else "mse", targets)
+    name = "top1" if targets.kind == "classes" else "mse"
+    metric, one_answer = metric_of(name, targets), OneAnswer(name)
     found, labels = examples.feeding.predict(predict, examples.inputs(some)), targets.take(some)
     metric.add(found, labels)
-    value = metric.value()
-    return value if targets.kind == "classes" else 1 - value / max(float(labels.var()), 1e-30)
+    one_answer.add(labels)
+    value, trivial = metric.value(), one_answer.value() or 0.0
+    if name == "top1":
+        return (value - trivial) / max(1 - trivial, 1e-9), value
+    return 1 - value / max(trivial, 1e-30), value
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return names for a sentence, the first of many.
+
+    >>> _listed(["a", "b"]), _listed(["a", "b", "c", "d"])
+    ("'a' or 'b'", "'a' or 3 more")
+    """
+    if len(names) > _FEW:
+        return f"'{names[0]}' or {len(names) - 1} more"
+    return " or ".join(f"'{name}'" for name in names)

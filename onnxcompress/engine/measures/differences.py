@@ -217,11 +217,14 @@ def _is_sequence(value: Any) -> bool:
 
 
 def _matrix(value: Any) -> Any:
-    """Return the values of maps with the same keys as a matrix, a row a map; anything else as it is."""
+    """Return the values of maps with the same keys as a matrix, a row a map; anything else as it is.
+
+    Columns are in the order of the keys: onnxruntime sorts them, whoever makes a map need not.
+    """
     if not _is_sequence(value) or not value or not all(isinstance(v, Mapping) for v in value):
         return value
-    keys = list(value[0])
-    if any(list(v) != keys for v in value) or not all(
+    keys = sorted(value[0])
+    if any(v.keys() != value[0].keys() for v in value) or not all(
         isinstance(x, float) for v in value for x in v.values()
     ):
         return value

@@ -95,9 +95,13 @@ def open_images(spec: Path, inputs: Sequence[TensorLike], options: DataOptions) 
         raise DataError(
             "a folder of images can feed only a model with one input", why=f"this model has {len(inputs)}"
         )
-    folders = {SPLITS[f.name.lower()]: f for f in folders_in(spec) if f.name.lower() in SPLITS}
-    folders = folders or {"train": spec}
-    held = {split: classes_in(folder) for split, folder in folders.items()}
+    try:
+        folders = {SPLITS[f.name.lower()]: f for f in folders_in(spec) if f.name.lower() in SPLITS}
+        folders = folders or {"train": spec}
+        held = {split: classes_in(folder) for split, folder in folders.items()}
+    except OSError as error:
+        where = str(error.filename or spec)
+        raise DataError("cannot look into the folder", where=where, why=error.strerror) from error
     first = next((file for classes in held.values() for files in classes.values() for file in files), None)
     if first is None:
         raise DataError("the folder holds no images and no arrays", where=spec.name or str(spec))
