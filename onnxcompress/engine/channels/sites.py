@@ -78,9 +78,7 @@ class _Twin:
         self._nodes = dict(zip(original.ir.graph, self._clone.graph, strict=True))
         made = {v.name for n in self._clone.graph for v in n.outputs if v.name}
         self._names = made | set(self._clone.graph.initializers)
-        self._clone.ir_version = max(
-            self._clone.ir_version, LEAST_IR_VERSION
-        )  # else initializers must be inputs
+        self._clone.ir_version = max(self._clone.ir_version, LEAST_IR_VERSION)
 
     def model(self) -> Model:
         original = self._channels.model
