@@ -61,8 +61,13 @@ class Goal:
 
 
 def read_goals(text: str) -> tuple[Goal, ...]:
-    """Read goals with commas between them; raises UsageError."""
-    return tuple(Goal.read(part) for part in text.split(","))
+    """Read goals with commas between them, one of each quantity; raises UsageError."""
+    goals = tuple(Goal.read(part) for part in text.split(","))
+    named = [goal.quantity for goal in goals]
+    twice = next((quantity for quantity in named if named.count(quantity) > 1), None)
+    if twice is not None:
+        raise UsageError(f"the target {text!r} names {twice} twice", fix="keep the one that is meant")
+    return goals
 
 
 @dataclass(frozen=True)

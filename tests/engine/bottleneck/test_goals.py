@@ -37,6 +37,11 @@ def test_what_cannot_be_read(text):
         read_goals(text)
 
 
+def test_a_quantity_is_named_once():
+    with pytest.raises(UsageError, match="names macs twice"):
+        read_goals("macs=0.5,params=0.4,macs=0.3")
+
+
 def test_units():
     assert [(g.quantity, g.limit) for g in read_goals("macs=1.5M, params=7k,elements=0.5")] == [
         ("macs", 1.5e6), ("params", 7e3), ("elements", 0.5),
