@@ -77,3 +77,11 @@ def test_revealed_and_concealed_again_it_is_the_model_that_it_was():
     assert serialised(hidden) == serialised(model)
     assert [v.name for v in model.ir.graph.outputs] == ["y"], "the argument is not changed"
     assert concealed(model, []) is model
+
+
+def test_only_the_outputs_in_question_are_followed():
+    body = "h = MatMul (x, w) k = MatMul (x, v) y = ArgMax <axis = 1> (h) z = ArgMax <axis = 1> (k)"
+    model = model_of(body, "float[N, 4] x", "int64[N, 1] y, int64[N, 1] z", {"w": (4, 3), "v": (4, 5)})
+    assert deciding(model, ["z"]) == ("k",)
+    assert set(deciding(model, ["y", "z"])) == {"h", "k"}
+    assert deciding(model, []) == ()
