@@ -19,7 +19,7 @@ import onnx
 from onnxcompress.core.errors import UnsupportedError
 from onnxcompress.core.quantization import Quantization
 from onnxcompress.engine import runtime
-from onnxcompress.engine.proto import keep_declared, tapped
+from onnxcompress.engine.proto_edits import keep_declared, tapped
 
 MICROSOFT = "com.microsoft"
 

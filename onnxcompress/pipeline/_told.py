@@ -18,6 +18,9 @@ OVERSHOT = 0.9
 FEW_LABELS = 20
 """Examples below which an accuracy says little."""
 
+LEAST_ELEMENTS = 16
+"""A tensor of fewer whole numbers is no weight: a zero point, a shape."""
+
 MOSTLY = 0.5
 """Share of the most frequent class above which others are rare."""
 
@@ -83,6 +86,13 @@ def labels_doubtful(accuracy: Accuracy | None) -> tuple[str, ...]:
         f"all of them would be on {100 * trivial:.3g} %: check that the labels are its classes in its order, "
         "and that inputs are scaled as it expects",
     )
+
+
+def few_bits(model: Model) -> str:
+    """Say how many tensors are stored in few bits by whoever made the model: no weights to methods."""
+    tensors = [v.const_value for v in model.ir.graph.initializers.values() if v.const_value is not None]
+    count = sum(t.dtype.is_integer() and t.dtype.bitwidth <= 8 and t.size >= LEAST_ELEMENTS for t in tensors)
+    return f"; {count} of its tensors hold whole numbers of at most 8 bits already" if count else ""
 
 
 def newer_format(before: Model, after: Model) -> tuple[str, ...]:

@@ -44,11 +44,15 @@ from onnxcompress.pipeline._quantized import (
     stopwatch,
 )
 from onnxcompress.pipeline._request import Request, names_of, staging
-from onnxcompress.pipeline._told import labels_doubtful, newer_format, overshot, scores_told, torch_differs
+from onnxcompress.pipeline._told import (
+    few_bits,
+    labels_doubtful,
+    newer_format,
+    overshot,
+    scores_told,
+    torch_differs,
+)
 from onnxcompress.surgery.factoring import Factored
-
-_LEAST_ELEMENTS = 16
-"""A tensor of fewer whole numbers is no weight: a zero point, a shape."""
 
 TORCH_TOLERANCE = 1e-4
 """Relative ℓ2 to which the file must agree with the torch model, or 4 times what the original file does."""
@@ -304,16 +308,9 @@ def _nothing_changed(
     return NothingChangedError(
         "nothing would change, so nothing was written",
         where=model.source.path,
-        why=(in_words(refusals) or ", and ".join(dict.fromkeys(m.idle for m in methods))) + _few_bits(model),
+        why=(in_words(refusals) or ", and ".join(dict.fromkeys(m.idle for m in methods))) + few_bits(model),
         fix="`onnxcompress inspect` shows what the model consists of",
     )
-
-
-def _few_bits(model: Model) -> str:
-    """Say how many tensors are stored in few bits by whoever made the model: no weights to methods."""
-    tensors = [v.const_value for v in model.ir.graph.initializers.values() if v.const_value is not None]
-    count = sum(t.dtype.is_integer() and t.dtype.bitwidth <= 8 and t.size >= _LEAST_ELEMENTS for t in tensors)
-    return f"; {count} of its tensors hold whole numbers of at most 8 bits already" if count else ""
 
 
 def _verify(

@@ -54,7 +54,7 @@ class Agreement:
         worst: the place with a difference that rounding does not explain; None: there is none.
         single: operators that ran in float32.
         speaking: places whose values were neither all zero nor all no numbers, on some input.
-        drowned: places that rounding alone turns into something else, as it does decisions.
+        drowned: places that differ, and that rounding alone turns into something else, as it does decisions.
     """
 
     error: float = 0.0
@@ -124,7 +124,8 @@ class Comparison64:
             if not _explained(error, floor):
                 found.worst = found.worst or (place, error, floor)
             elif not np.isfinite(floor):
-                found.drowned.add(place)
+                if error > 0:
+                    found.drowned.add(place)
             elif np.isfinite(error) and (error, floor) > (found.error, found.floor):
                 found.error, found.floor = error, floor
         return outputs

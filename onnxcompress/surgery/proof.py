@@ -229,7 +229,8 @@ class _Ort:
             error = _relative_l2(value, found[name])
             noise = 0.0 if exact is None else _relative_l2(exact[name], value)
             if drowns(noise):
-                self.drowned.add(name)
+                if error > 0:
+                    self.drowned.add(name)
                 continue
             if _within_rounding(value, found[name]):
                 error = min(error, ORT_TOLERANCE)

@@ -1,6 +1,6 @@
 """A plan that cuts, carried out by the pipeline: what is written, what is told, what stops it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -186,8 +186,8 @@ def test_a_target_that_blocks_overshoot_is_told(block, target, told):
     assert any("widths come in blocks of 16" in w and "0.5 of the" in w for w in run.warnings) == told
 
 
-def test_a_decision_that_rounding_flips_is_told():
-    """What a threshold makes of rounding errors differs everywhere: it proves nothing, and is named."""
+def test_a_decision_made_of_rounding_errors_loosens_no_proof():
+    """A threshold on rounding errors is another in float64: more than it differs by must not be allowed."""
     model = model_of(
         f"{BODY} t = Mul (y, three) u = Div (t, three) d = Sub (u, y) p = Greater (d, zero) "
         "z = Cast <to = 1> (p)",
@@ -197,11 +197,10 @@ def test_a_decision_that_rounding_flips_is_told():
     )
     run = onnxcompress.compress(model.ir, method="magnitude", keep=0.5, round_to=1).run
     (cut,) = run.cuts
-    assert cut.proof.drowned_outputs == ("z",)
-    assert cut.proof.ort_tolerance < 0.01, "of the other output as much is asked for as ever"
-    assert "Rounding alone turns these outputs" in report.render(run, "markdown")
-    plain = onnxcompress.compress(network(), method="magnitude", keep=0.5, round_to=1).run
-    assert plain.cuts[0].proof.drowned_outputs == ()
+    assert cut.proof.ort_tolerance < 0.01
+    assert "Rounding alone turns these outputs" not in report.render(run, "markdown")
+    drowned = replace(run, cuts=(replace(cut, proof=replace(cut.proof, drowned_outputs=("z",))),))
+    assert "Rounding alone turns these outputs" in report.render(drowned, "markdown")
 
 
 def test_a_newer_format_is_told(tmp_path):

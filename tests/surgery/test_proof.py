@@ -9,7 +9,7 @@ from text_graphs import model_of
 
 from onnxcompress.core.errors import VerificationError
 from onnxcompress.encodings.dense import Dense
-from onnxcompress.surgery import agreement, cut, prove
+from onnxcompress.surgery import agreement, cut, proof, prove
 
 RNG = np.random.default_rng(3)
 
@@ -174,3 +174,20 @@ def _all_but_tanh(node):
 )
 def test_distance(a, b, expected):
     assert agreement.distance(a, b) == expected
+
+
+def test_what_rounding_drowns_hides_nothing_else():
+    """What float32 alone turns into something else is named where it differs; others are held to theirs."""
+    y, z = np.array([[1.0, 2.0]], np.float32), np.array([[0.0, 1.0]], np.float32)
+    exact = {"y": y.astype(np.float64), "z": 1 - z.astype(np.float64)}
+
+    def compared(found):
+        runs = proof._Ort(lambda feeds: {"y": y, "z": z}, lambda feeds: found)
+        runs.add({}, exact)
+        return runs
+
+    flipped = compared({"y": y, "z": 1 - z})
+    assert (flipped.drowned, flipped.tolerance) == ({"z"}, proof.ORT_TOLERANCE)
+    assert compared({"y": y, "z": z}).drowned == set(), "what is equal needs no excuse"
+    with pytest.raises(VerificationError, match="output 'y'"):
+        compared({"y": y + 0.01, "z": 1 - z})

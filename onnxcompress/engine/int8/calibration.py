@@ -11,7 +11,7 @@ import onnx
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.task import Feeds
 from onnxcompress.engine import runtime
-from onnxcompress.engine.proto import tapped
+from onnxcompress.engine.proto_edits import tapped
 
 Range = tuple[float, float]
 How = Literal["minmax", "mse"]

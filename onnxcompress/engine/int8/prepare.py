@@ -19,7 +19,7 @@ from onnxcompress.core.model import LEAST_IR_VERSION, Model
 from onnxcompress.engine import opset, runtime
 from onnxcompress.engine.dense_proto import Same, serialised
 from onnxcompress.engine.layers import layers
-from onnxcompress.engine.proto import keep_declared, name_nodes
+from onnxcompress.engine.proto_edits import keep_declared, name_nodes
 
 LEAST_OPSET = 13
 """The first operator set whose quantising operators take one scale a channel."""

@@ -172,7 +172,9 @@ class OneAnswer:
     def __init__(self, metric: str | Callable[..., Any]) -> None:
         self._metric = metric
         self._counts: Counter[int] = Counter()
-        self._sums: list[Any] = [0, 0.0, 0.0]
+        self._count = 0
+        self._total: Any = 0.0
+        self._squares: Any = 0.0
 
     def add(self, labels: Array | None) -> None:
         """Count a batch of labels."""
@@ -183,13 +185,14 @@ class OneAnswer:
             self._counts.update(dict(zip(classes.tolist(), counts.tolist(), strict=True)))
         elif self._metric == "mse":
             wide = labels.astype(np.float64)
-            self._sums = [
-                self._sums[0] + len(wide), self._sums[1] + wide.sum(0), self._sums[2] + np.square(wide).sum(0)
-            ]  # fmt: skip
+            self._count += len(wide)
+            self._total = self._total + wide.sum(0)
+            self._squares = self._squares + np.square(wide).sum(0)
 
     def value(self) -> float | None:
         """Return the metric over all that was counted; None where it is not known."""
         if self._counts:
             return max(self._counts.values()) / self._counts.total()
-        count, total, squares = self._sums
-        return float(np.mean(squares / count - np.square(total / count))) if count else None
+        if not self._count:
+            return None
+        return float(np.mean(self._squares / self._count - np.square(self._total / self._count)))

@@ -22,7 +22,7 @@ import onnx
 from onnxcompress.core.profile import OperatorProfile, OperatorTime
 from onnxcompress.core.task import Feeds
 from onnxcompress.engine import runtime
-from onnxcompress.engine.proto import name_nodes
+from onnxcompress.engine.proto_edits import name_nodes
 
 RUNS = 40
 """Inferences recorded, if the time allows."""

@@ -168,7 +168,7 @@ def _remarks(proof: CutProof) -> list[Block]:
         found.append(
             Paragraph(
                 (
-                    "Rounding alone turns these outputs into something else, which proves nothing: ",
+                    "Rounding alone turns these outputs into others, so that nothing is proven of them: ",
                     Names(proof.drowned_outputs),
                     ".",
                 )

@@ -85,7 +85,7 @@ def _proof(proof: SameProof) -> list[Inline]:
         parts += ["These operators had to run in single precision: ", Names(proof.single_precision), ". "]
     if proof.drowned_outputs:
         parts += [
-            "Rounding alone turns these outputs into something else, which proves nothing: ",
+            "Rounding alone turns these outputs into others, so that nothing is proven of them: ",
             Names(proof.drowned_outputs),
             ". ",
         ]
