@@ -29,7 +29,6 @@ from onnxcompress.core.task import Task
 from onnxcompress.engine.graph.torchgraph import TorchGraph
 from onnxcompress.engine.training.augmentation import Augmentation
 from onnxcompress.engine.training.checkpoint import Checkpoint
-from onnxcompress.engine.training.classes import with_classes
 from onnxcompress.engine.training.evaluation import Evaluation
 from onnxcompress.engine.training.numbers import TrainedNumbers
 from onnxcompress.engine.training.rates import largest_good, tried
@@ -129,11 +128,13 @@ class _Run:
         moving = job.statistics and any(n.op_type == "BatchNormalization" for n in job.model.ir.graph)
         self.trainer = Trainer(
             self.graph,
-            with_classes(job.task, self.graph),
+            job.task,
             job.resources,
-            batch_size=job.batch_size or BATCH_SIZE,
+            batch_size=job.batch_size,
+            usual=BATCH_SIZE,
             bn="train" if moving else "eval",
             teacher=teacher,
+            classes=True,
         )
         shifts = fitting_shifts(self.graph if teacher is None else teacher, job.task) if job.shift else {}
         self.augmentation = Augmentation(shifts)

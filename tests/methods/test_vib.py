@@ -19,7 +19,7 @@ from onnxcompress.core.errors import NothingChangedError, UnsupportedError, Usag
 from onnxcompress.core.resources import Resources
 from onnxcompress.engine.channels import analyse, silenced
 from onnxcompress.engine.graph.torchgraph import TorchGraph
-from onnxcompress.engine.training.classes import CLASSES_LOSS
+from onnxcompress.engine.training.losses import CLASSES_LOSS
 from onnxcompress.methods.vib import Vib
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -40,7 +41,6 @@ from onnxcompress.engine.channels import site_key, tapped
 from onnxcompress.engine.graph.torchgraph import TorchGraph
 from onnxcompress.engine.training.augmentation import Augmentation
 from onnxcompress.engine.training.checkpoint import Checkpoint
-from onnxcompress.engine.training.classes import with_classes
 from onnxcompress.engine.training.noise import fitting_noise
 from onnxcompress.engine.training.scoring import in_words, point
 from onnxcompress.engine.training.shifts import fitting_shifts, no_farther
@@ -68,18 +68,20 @@ class _Run:
         self.graph = TorchGraph(model, device=job.resources.device)
         # The teacher is a graph of its own: this one's answers go through the gates.
         self.teacher = TorchGraph(job.resources.teacher or channels.model)
-        batch_size = min(job.wishes.batch_size or BATCH_SIZE, len(job.task.train))
         # Of one example there are no statistics to learn from: those stored are used.
-        self.batch_norm = batch_size > 1 and any(
+        one = min(job.wishes.batch_size or BATCH_SIZE, len(job.task.train)) == 1
+        self.batch_norm = not one and any(
             node.op_type == "BatchNormalization" for node in channels.model.ir.graph
         )
         self.trainer = Trainer(
             self.graph,
-            with_classes(job.task, self.graph),
+            job.task,
             job.resources,
-            batch_size=batch_size,
+            batch_size=job.wishes.batch_size,
+            usual=BATCH_SIZE,
             bn="train" if self.batch_norm else "eval",
             teacher=self.teacher,
+            classes=True,
         )
         self.gates = Gates(job.groups, taps, site_key, job.task.seed).to(job.resources.device)
         self.recurrent = Recurrence(channels, job.groups, self.gates)
@@ -121,7 +123,8 @@ class _Run:
                 (self.gated_epochs, self.after_epochs), self.warnings = passes, said
             if before is None:
                 steps = round(self.gated_epochs * self.trainer.steps_per_epoch)
-                give_head_start(self.job, self.gates, passes=self.gated_epochs, steps=steps)
+                timed = not math.isinf(self.trainer.seconds_left)
+                give_head_start(self.job, self.gates, passes=self.gated_epochs, steps=steps, timed=timed)
             if phase == "gated":
                 stopped = self._gated()
                 alphas = self.gates.alphas()

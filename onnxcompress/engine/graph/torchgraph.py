@@ -19,6 +19,7 @@ from onnxcompress.engine import randomness
 from onnxcompress.engine.graph import batch as graph_batch
 from onnxcompress.engine.graph import gradients as graph_gradients
 from onnxcompress.engine.graph import roles
+from onnxcompress.engine.graph.footprint import Footprint
 from onnxcompress.engine.graph.program import ABSENT, Block, Step, compile_model
 from onnxcompress.engine.graph.values import Value, element_type, to_array, to_value
 from onnxcompress.engine.graph.ways import Executor, Setting, Way, reads
@@ -85,6 +86,7 @@ class TorchGraph(nn.Module):
         self._random = any(roles.among(randomness.EVER, step.node) for step in self._program.steps)
         self._batchable: bool | None = None
         self._setting = Setting(self._dtype, self._device, False)
+        self._footprint: Footprint | None = None
         self.register_load_state_dict_post_hook(  # type: ignore[no-untyped-call]
             lambda graph, keys: graph.set_arrays({})
         )
@@ -159,6 +161,16 @@ class TorchGraph(nn.Module):
             if isinstance(arrays[name], np.ndarray):
                 arrays[name] = [dict(zip(labels, row, strict=True)) for row in arrays[name].tolist()]
         return arrays
+
+    @torch.no_grad()
+    def footprint(self, feeds: Mapping[str, Any]) -> Footprint:
+        """Run the graph without gradient and return what it needs of memory."""
+        found = self._footprint = Footprint()
+        try:
+            self(feeds)
+            return found
+        finally:
+            self._footprint = None
 
     def batchable(self, feeds: Sequence[Mapping[str, Any]] | None = None) -> bool:
         """Return whether several examples fed at once give what they give one by one; measured once.
@@ -350,6 +362,8 @@ class TorchGraph(nn.Module):
             inputs = graph_batch.widen(step, inputs, next(iter(self._batch.values())), factor)
         runners = {n: _Runner(self, b, env, factor) for n, b in step.blocks.items()} if step.blocks else None
         outputs = self.executors[step](inputs, self._setting, runners)
+        if self._footprint is not None:
+            self._footprint.add(inputs, outputs)
         for slot, value in zip(step.outputs, outputs, strict=False):
             if slot != ABSENT:
                 env[slot] = self._hooked(slot, value)

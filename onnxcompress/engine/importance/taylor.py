@@ -125,7 +125,7 @@ def _scalars(
     rows = evaluator.batches.rows(indices)
     stack, labels = evaluator.batches.inputs(indices, rows), evaluator.batches.labels(indices, rows)
     teacher = evaluator.teacher.outputs(indices, rows) if evaluator.loss.needs_teacher and labelled else None
-    for part in execution.slices(len(indices), len(indices)):
+    for part in execution.slices(len(indices), min(len(indices), execution.at_once)):
         fed = part.stop - part.start
         for _ in range(draws):
             outputs = execution.call({n: v[part] for n, v in stack.items()})

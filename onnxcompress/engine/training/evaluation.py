@@ -19,7 +19,7 @@ from onnxcompress.engine.graph.torchgraph import TorchGraph
 from onnxcompress.engine.measures.metrics import Metric, is_class_scores
 from onnxcompress.engine.training.batches import Batches
 from onnxcompress.engine.training.execution import Execution
-from onnxcompress.engine.training.losses import make_loss, with_others
+from onnxcompress.engine.training.losses import CLASSES_LOSS, make_loss, with_others
 from onnxcompress.engine.training.teacher import Teacher, array_outputs
 
 _CHUNK = 512
@@ -49,6 +49,8 @@ class Evaluator:
         cache_bytes: inputs up to this size are kept in memory.
         deadline: moment of ``time.monotonic`` that ends what is computed ahead.
         teacher: the original model where it is another one; None: the graph as it is now.
+        classes: whether, without labels or a loss of the user's choice, outputs that look like scores of
+            classes are held to the original's by ``CLASSES_LOSS``.
 
     Attributes:
         batches: the examples as tensors.
@@ -72,6 +74,7 @@ class Evaluator:
         cache_bytes: int,
         deadline: float = math.inf,
         teacher: TorchGraph | None = None,
+        classes: bool = False,
     ) -> None:
         self._graph, self.warnings = graph, list[str]()
         dtype = next((p.dtype for p in graph.parameters() if p.is_floating_point()), torch.float32)
@@ -97,17 +100,18 @@ class Evaluator:
         facts = self.teacher.facts(output if task.labelled else None)
         facts = replace(facts, binary=target.binary if target is not None else None)
         self.facts, self.guarded = facts, guarded
-        self.loss = make_loss(task.loss, facts, task.labelled)
-        if guarded:
-            self.loss = with_others(self.loss, facts)
-        if output in facts.probabilities and task.labelled and self.loss.needs_labels and task.loss != "mse":
-            self.warnings.append(f"output '{output}' holds probabilities; the loss is −log of the label's")
-        self._output = output if task.labelled else None
         metric: str | Callable[..., Any] | None = task.metric
         if metric is None:
             one = list(self.teacher.outputs(self.batches.known[:1]).values())
             metric = "agreement" if len(one) == 1 and is_class_scores(one[0]) else "relative_l2"
-        self._metric = metric
+        self._metric, self._output = metric, output if task.labelled else None
+        own = task.labelled or task.loss_named or task.loss != "l2"
+        scores = classes and not own and self.metric().name == "agreement"
+        self.loss = make_loss(CLASSES_LOSS if scores else task.loss, facts, task.labelled)
+        if guarded:
+            self.loss = with_others(self.loss, facts)
+        if output in facts.probabilities and task.labelled and self.loss.needs_labels and task.loss != "mse":
+            self.warnings.append(f"output '{output}' holds probabilities; the loss is −log of the label's")
 
     def metric(self) -> Metric:
         """Return the task's metric, nothing counted yet."""

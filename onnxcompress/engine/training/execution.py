@@ -12,6 +12,13 @@ from onnxcompress.engine.data.feeding import Feeding
 from onnxcompress.engine.graph.torchgraph import TorchGraph
 from onnxcompress.engine.graph.values import Value
 
+AT_ONCE_BYTES = 256 << 20
+"""What one step of the graph may read and give where examples are only looked at: beyond it calls take
+fewer of them, which costs no time, and memory ends."""
+
+MOST_AT_ONCE, LEAST_AT_ONCE = 512, 8
+"""Examples of such a call: so few are looked at whatever they need."""
+
 
 class Execution:
     """Runs a graph on a stack of examples.
@@ -23,6 +30,8 @@ class Execution:
 
     Attributes:
         group: examples a call takes at most; None: any number.
+        at_once: examples that a call takes at most where they are only looked at.
+        kept_bytes: what a gradient keeps of one example, about; 0 where examples are run one by one.
         outputs: the floating-point outputs with an example axis, those a loss can be taken of.
     """
 
@@ -33,9 +42,17 @@ class Execution:
         if not feeding.whole and not self._together(probe, count):
             self.group = feeding.fixed or 1
         self.outputs: tuple[str, ...] = ()
+        self.at_once, self.kept_bytes = MOST_AT_ONCE, 0
+        if self.group is None:
+            step = feeding.fixed or 1
+            needed = graph.footprint({n: v[:step] for n, v in probe.items()})
+            self.at_once = AT_ONCE_BYTES // max(1, needed.widest) * step
+            self.at_once = min(max(self.at_once, LEAST_AT_ONCE), MOST_AT_ONCE)
+            self.kept_bytes = needed.given // step
         with torch.no_grad():
             found = self.run(probe)
-            steady = self._steady(probe, count)
+            # What examples give together has one length.
+            steady = set(found) if self.group is None else self._steady(probe, count)
         self.outputs = tuple(n for n, value in found.items() if value.is_floating_point() and n in steady)
 
     def _together(self, probe: Mapping[str, Value], count: int) -> bool:
@@ -47,7 +64,7 @@ class Execution:
 
     def _steady(self, probe: Mapping[str, Value], count: int) -> set[str]:
         """Return the outputs of one length for every example: together they cannot be told apart else."""
-        step = self.group or self._feeding.fixed or 1
+        step = self._feeding.fixed or 1
         alone = [self.call({n: v[s : s + step] for n, v in probe.items()}) for s in range(0, count, step)]
         names = set(alone[0]).intersection(*alone)
         return {name for name in names if len({part[name].shape[1:] for part in alone}) == 1}
@@ -82,8 +99,8 @@ class Execution:
         self._require(kept)
         return kept
 
-    def run(self, stack: Mapping[str, Value], size: int = 512) -> dict[str, torch.Tensor]:
-        """Run a stack in as many calls as it takes.
+    def run(self, stack: Mapping[str, Value]) -> dict[str, torch.Tensor]:
+        """Run a stack in as many calls as it takes; in training mode, where examples are one batch, in one.
 
         Outputs whose length differs from call to call are left out of a first look.
 
@@ -91,7 +108,8 @@ class Execution:
             UnsupportedError: it differs of one of ``outputs``.
         """
         count = len(next(iter(stack.values())))
-        parts = [self.call({n: v[s] for n, v in stack.items()}) for s in self.slices(count, size)]
+        most = MOST_AT_ONCE if self.graph.training else self.at_once
+        parts = [self.call({n: v[s] for n, v in stack.items()}) for s in self.slices(count, most)]
         if len(parts) == 1:
             return parts[0]
         joined = {}

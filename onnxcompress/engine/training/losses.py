@@ -28,6 +28,10 @@ from onnxcompress.engine.data.labels import Binary
 Outputs = Mapping[str, torch.Tensor]
 LossFunction = Callable[[Outputs, "torch.Tensor | None", "Outputs | None"], torch.Tensor]
 
+CLASSES_LOSS = "kl+0.1*l2"
+"""Loss without labels where an output looks like scores of classes: kl weighs what decides between them, and
+some l2 keeps outputs in place that look so and are none, of which kl does not see a common shift."""
+
 _SMALLEST = 1e-37
 """Probabilities are not taken smaller than this before the logarithm; its inverse is still a float32."""
 

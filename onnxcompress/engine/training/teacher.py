@@ -71,7 +71,7 @@ class Teacher:
         elif total <= memory_bytes:
             self._keep_in_memory(first)
         elif total <= disk_bytes:
-            self._keep_on_disk()
+            self._keep_on_disk(first)
         else:
             self._measure(first)
         if needed:
@@ -129,28 +129,29 @@ class Teacher:
         finally:
             graph.train(training)
 
-    def _chunks(self) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
+    def _chunks(self, first: Mapping[str, torch.Tensor]) -> Iterator[tuple[int, Mapping[str, torch.Tensor]]]:
+        """Yield the outputs of all examples; ``first`` are those of a draw, which may be all."""
         known = self._batches.known
         for start in range(0, len(known), _CHUNK):
             if start and time.monotonic() >= self._deadline:
                 self.broken_off = True
                 return
-            outputs = self._compute(known[start : start + _CHUNK])
+            outputs = first if len(known) <= _CHUNK else self._compute(known[start : start + _CHUNK])
             self._measure(outputs)
             yield start, outputs
 
     def _keep_in_memory(self, first: Mapping[str, torch.Tensor]) -> None:
         count = len(self._batches.known)
         kept = {name: v.new_empty((count, *v.shape[1:])) for name, v in first.items()}
-        for start, outputs in self._chunks():
+        for start, outputs in self._chunks(first):
             for name, values in outputs.items():
                 kept[name][start : start + len(values)] = values
         self._memory = None if self.broken_off else kept
 
-    def _keep_on_disk(self) -> None:
+    def _keep_on_disk(self, first: Mapping[str, torch.Tensor]) -> None:
         files: dict[str, BinaryIO] = {}
         columns: dict[str, FileColumn] = {}
-        for _, outputs in self._chunks():
+        for _, outputs in self._chunks(first):
             for name, values in outputs.items():
                 array = values.cpu().contiguous().numpy()
                 if name not in files:

@@ -29,6 +29,10 @@ from onnxcompress.engine.training.state import RunState, optimizer_arrays
 
 __all__ = ["Evaluation", "Outcome", "Penalty", "QuadraticPenalty", "Trainer", "torch_device"]
 
+KEPT_BYTES, LEAST_BATCH = 4 << 30, 8
+"""What a step may keep of its examples for the gradient, and how many it has at least, where no size of a
+batch is asked for."""
+
 
 class Trainer:
     """Trains and evaluates a graph on a task.
@@ -39,12 +43,14 @@ class Trainer:
         graph: the graph; its parameters are changed in place.
         task: data, loss, metric and seed.
         resources: device, time limit, whom to tell of progress. The time limit counts from here.
-        batch_size: examples a step; None: 128, fewer where there are few examples.
+        batch_size: examples a step; None: ``usual``, fewer where there are few examples or each is large.
+        usual: see ``batch_size``.
         bn: ``"eval"``: BatchNormalization keeps its statistics and Dropout is off, as fits fine-tuning;
             ``"train"``: both as in training.
         clip_norm: the gradient's largest ℓ2 norm; None: not clipped.
         cache_bytes: inputs up to this size are kept in memory.
         teacher: the original model where it is not what the graph is now: it was cut in between.
+        classes: see :class:`~onnxcompress.engine.training.evaluation.Evaluator`.
 
     Attributes:
         graph: the graph.
@@ -67,10 +73,12 @@ class Trainer:
         resources: Resources,
         *,
         batch_size: int | None = None,
+        usual: int = 128,
         bn: Literal["eval", "train"] = "eval",
         clip_norm: float | None = None,
         cache_bytes: int = CACHE_BYTES,
         teacher: TorchGraph | None = None,
+        classes: bool = False,
     ) -> None:
         if batch_size is not None and batch_size < 1:
             raise UsageError(f"--batch-size cannot be {batch_size}")
@@ -79,7 +87,6 @@ class Trainer:
         self._deadline = math.inf if limit is None else time.monotonic() + limit
         self.graph, self._task, self._resources = graph.to(self._device), task, resources
         self._bn, self._clip_norm = bn, clip_norm
-        self.batch_size = min(batch_size or 128, len(task.train))
         self._evaluator = Evaluator(
             self.graph,
             task,
@@ -87,14 +94,28 @@ class Trainer:
             cache_bytes=cache_bytes,
             deadline=self._deadline,
             teacher=None if teacher is None else teacher.to(self._device),
+            classes=classes,
         )
         self.warnings = [*self._evaluator.warnings]
+        self.batch_size = min(batch_size or self._fitting(usual), len(task.train))
         metric = self._evaluator.metric()
         self.loss_name, self.metric_name = self._evaluator.loss.name, metric.name
         self.higher_is_better = metric.higher_is_better
         self._runs = 0
         self._loop: Loop | None = None
         self._restored: RunState | None = None
+
+    def _fitting(self, usual: int) -> int:
+        """Return the usual size of a batch, or as many examples as a step may keep the values of."""
+        each, wanted = self._evaluator.execution.kept_bytes, min(usual, len(self._task.train))
+        fitting = max(KEPT_BYTES // max(each, 1), LEAST_BATCH)
+        if fitting >= wanted:
+            return usual
+        self.warnings.append(
+            f"steps of {fitting} examples instead of {wanted}, which would need about "
+            f"{wanted * each / 1e9:.2g} GB; --batch-size chooses"
+        )
+        return fitting
 
     @property
     def steps_per_epoch(self) -> int:
