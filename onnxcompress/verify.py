@@ -18,6 +18,9 @@ from onnxcompress.engine.measures.metrics import OneAnswer, metric_of
 LIFELESS = 0.02
 """An output that varies over examples by less than this share of the original's has lost what it said."""
 
+LOST, LOST_EXAMPLES = 0.5, 10
+"""So much of its variance over so many examples an output may lose before it is told of."""
+
 RANKS_ALIKE = 0.9
 """Unless its largest score is at the same place for so many of the examples."""
 
@@ -159,6 +162,31 @@ def lifeless(comparison: Comparison) -> tuple[str, ...]:
             f"examples it {much} the original's"
         )
     return tuple(told)
+
+
+def forgotten(comparison: Comparison, *, labelled: str | None = None) -> tuple[str, ...]:
+    """Return a sentence for each output that has lost most of what the original's says of its input.
+
+    Relative errors do not tell where most of an output is the same for all inputs. Random inputs prove
+    nothing; outputs that answer everything alike are told of by ``lifeless``.
+
+    Args:
+        comparison: with the original.
+        labelled: the output that was trained towards labels, away from the original's perhaps.
+    """
+    whose = "" if comparison.candidate is None else f" of {comparison.candidate}"
+    if comparison.random_inputs or comparison.examples < LOST_EXAMPLES:
+        return ()
+    return tuple(
+        f"output {o.name!r}{whose} has lost what it said of the input: over {comparison.examples} examples "
+        f"its mean square error is {o.lost:.2g} of the variance of the original's"
+        for o in comparison.outputs
+        if o.lost is not None
+        and o.lost >= LOST
+        and o.name != labelled
+        and (o.spread is None or o.spread >= LIFELESS)
+        and (o.top1_agreement is None or o.top1_agreement < RANKS_ALIKE)
+    )
 
 
 def worst(comparison: Comparison) -> float:

@@ -51,7 +51,7 @@ def compared(expected: object, actual: object, tolerance: float | None = None) -
 def test_a_model_equals_itself() -> None:
     result = verify.compare(linear(WEIGHT), linear(WEIGHT), FEEDS, inputs="random", random_inputs=True)
     assert result.outputs == (
-        OutputDifference("y", (4, 5), 0.0, 0.0, pytest.approx(1.0), 1.0, True, spread=1.0),
+        OutputDifference("y", (4, 5), 0.0, 0.0, pytest.approx(1.0), 1.0, True, spread=1.0, lost=0.0),
     )
     assert (result.reference, result.examples, result.passed) == ("original", 7, None)
     assert result.random_inputs

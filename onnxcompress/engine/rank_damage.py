@@ -158,7 +158,7 @@ def _squared_effects(changes: Mapping[str, Sequence[_Changes]], ground: _Ground)
 
     graph, evaluator, some = ground.graph, ground.evaluator, ground.some
     weights = [graph.weight(name) for name in changes]
-    variance = evaluator.teacher.facts(None).variance
+    divisors = evaluator.teacher.facts(None).divisors
     left_out = [
         [torch.from_numpy(c.left_out).to(weights[0].device) for c in found] for found in changes.values()
     ]
@@ -169,7 +169,7 @@ def _squared_effects(changes: Mapping[str, Sequence[_Changes]], ground: _Ground)
         stack = evaluator.batches.inputs(indices, evaluator.batches.rows(indices))
         for part in evaluator.execution.slices(len(indices), len(indices)):
             outputs = evaluator.execution.call({n: v[part] for n, v in stack.items()})
-            scalar = signed_sum(outputs, variance, ground.rng)
+            scalar = signed_sum(outputs, divisors, ground.rng)
             gradients = torch.autograd.grad(scalar, weights, allow_unused=True)
             for gradient, found, sums in zip(gradients, left_out, squares, strict=True):
                 if gradient is not None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
+from onnxcompress import verify
 from onnxcompress.core.channel_facts import CutFacts
 from onnxcompress.core.model import Model
 from onnxcompress.core.run import Accuracy, Comparison
+from onnxcompress.core.task import Task
 from onnxcompress.engine.bottleneck.goals import read_goals
 from onnxcompress.engine.widths import FAST
 from onnxcompress.methods._base import Method
@@ -104,6 +106,16 @@ def newer_format(before: Model, after: Model) -> tuple[str, ...]:
         f"the file is of IR version {new} now, not {old}: there weights need not be inputs of the graph, and "
         "no longer are",
     )
+
+
+def too_much_lost(comparisons: tuple[Comparison, ...], task: Task | None) -> tuple[str, ...]:
+    """Say which outputs depend on the input no more, or are no better than if they did not."""
+    told = []
+    for comparison in (c for c in comparisons if c.reference == "original"):
+        target = getattr(task.samples, "targets", None) if task is not None and task.labelled else None
+        labelled = None if target is None else target.output or comparison.outputs[0].name
+        told += [*verify.lifeless(comparison), *verify.forgotten(comparison, labelled=labelled)]
+    return tuple(f"{said}; compress less, or train longer" for said in told)
 
 
 def torch_differs(comparisons: tuple[Comparison, ...]) -> tuple[str, ...]:

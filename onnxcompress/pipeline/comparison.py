@@ -100,7 +100,7 @@ def compare(
         comparisons=tuple(comparisons),
         accuracy=accuracy,
         warnings=(
-            *(said for c in comparisons for said in verify.lifeless(c)),
+            *(said for c in comparisons for said in (*verify.lifeless(c), *verify.forgotten(c))),
             *labels_doubtful(accuracy),
             *originals.latency_warnings(timings),
             *_overridable(names, opened),

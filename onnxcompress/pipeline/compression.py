@@ -50,6 +50,7 @@ from onnxcompress.pipeline._told import (
     newer_format,
     overshot,
     scores_told,
+    too_much_lost,
     torch_differs,
 )
 from onnxcompress.surgery.factoring import Factored
@@ -114,8 +115,7 @@ def _compressed(request: Request, found: Opened, clock: _Clock) -> Run:
         quantised = any(plan.quantization is not None for plan in plans)
         comparisons = _verify(original, model, witness, compared, request.threads, quantised=quantised)
         warnings += () if quantised else torch_differs(comparisons)
-        dead = [said for c in comparisons if c.reference == "original" for said in verify.lifeless(c)]
-        warnings += [f"{said}; compress less, or train longer" for said in dead]
+        warnings += too_much_lost(comparisons, task)
         accuracy = _accuracy(original, witness, task, request.threads)
         warnings += labels_doubtful(accuracy)
         benchmark = _benchmark(request, original, staged.path, (before, name), compared)

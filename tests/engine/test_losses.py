@@ -7,8 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import helper
+from small_models import model_of, task_of
 
+from onnxcompress.core.resources import Resources
+from onnxcompress.engine.graph.torchgraph import TorchGraph
 from onnxcompress.engine.training.losses import OutputFacts, cross_entropy, make_loss
+from onnxcompress.engine.training.trainer import Trainer
 
 RNG = np.random.default_rng(0)
 
@@ -78,6 +83,35 @@ def test_l2_counts_outputs_of_different_scale_alike():
     only_b = {"a": teacher["a"], "b": torch.from_numpy(b + 0.1 * b.std())}
     assert float(loss(only_a, None, teacher)) == pytest.approx(0.01 / 2)
     assert float(loss(only_b, None, teacher)) == pytest.approx(0.01 / 2)
+
+
+def test_of_several_outputs_what_is_the_same_for_all_examples_weighs_nothing():
+    """Boxes decoded with a constant grid and scores: the grid must not hide what the boxes say."""
+    grid, moves, scores = np.linspace(0, 500, 8), RNG.standard_normal((40, 8)), RNG.standard_normal((40, 3))
+    x = np.hstack([moves, scores]).astype(np.float32)
+    weight = np.eye(11, dtype=np.float32)
+    nodes = [
+        helper.make_node("MatMul", ["x", "B"], ["moved"]),
+        helper.make_node("Add", ["moved", "grid"], ["boxes"]),
+        helper.make_node("MatMul", ["x", "S"], ["scores"]),
+    ]
+    weights = {"B": weight[:, :8].copy(), "S": weight[:, 8:].copy(), "grid": grid.astype(np.float32)}
+    outputs = {"boxes": ["N", 8], "scores": ["N", 3]}
+    model = model_of(nodes, {"x": ["N", 11]}, outputs, weights)
+    found = Trainer(TorchGraph(model), task_of(model, {"x": x}), Resources())._evaluator
+    known = x[np.sort(found.batches.known)].astype(np.float64)
+    expected = {
+        "boxes": known[:, :8].var(axis=0, ddof=1).mean(),
+        "scores": known[:, 8:].var(axis=0, ddof=1).mean(),
+    }
+    assert found.facts.divisors == pytest.approx(expected, rel=1e-4)
+    assert found.facts.variance["boxes"] > 10_000
+    # An output on its own is weighed against none: its whole variance.
+    alone = OutputFacts({"y": 4.0}, frozenset(), None, varying={"y": 1.0})
+    assert alone.divisors == {"y": 4.0}
+    # A constant output has no other.
+    constant = OutputFacts({"y": 4.0, "z": 2.0}, frozenset(), None, varying={"y": 1.0, "z": 0.0})
+    assert constant.divisors == {"y": 1.0, "z": 2.0}
 
 
 def test_gradient_of_l2_is_two_over_n_times_the_difference():

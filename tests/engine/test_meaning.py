@@ -140,14 +140,18 @@ def test_outputs_that_labels_say_nothing_of_are_held_to_the_original():
     labels = torch.randint(0, 3, (9,))
     plain = make_loss("ce", facts, True)
     guarded = with_others(plain, facts)
-    expected = (
-        plain(outputs, labels, teacher)
-        + (F.mse_loss(outputs["b"], teacher["b"]) / 4 + F.mse_loss(outputs["c"], teacher["c"]) / 0.25) / 2
-    )
+    lost = [F.mse_loss(outputs[n], teacher[n]) / variance for n, variance in (("b", 4), ("c", 0.25))]
+    # Beyond three tenths of the variance it is the logarithm that counts.
+    bounded = [0.3 * torch.log(1 + share / 0.3) for share in lost]
+    expected = plain(outputs, labels, teacher) + sum(bounded) / 2
     torch.testing.assert_close(guarded(outputs, labels, teacher), expected)
     assert guarded.name == "ce+l2 of 'b', 'c'"
     assert guarded.needs_teacher
     assert with_others(plain, OutputFacts({"a": 1.0}, frozenset(), "a")) is plain
+    # A little that is lost counts in full.
+    near = {**outputs, "b": teacher["b"] + 0.01, "c": teacher["c"]}
+    rest = guarded(near, labels, teacher) - plain(near, labels, teacher)
+    assert float(rest) == pytest.approx(0.01**2 / 4 / 2, rel=1e-2)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 
 from onnxcompress.core.run import Comparison, OutputDifference
 from onnxcompress.engine.measures.spread import Spread
-from onnxcompress.verify import LIFELESS, compare, lifeless
+from onnxcompress.verify import LIFELESS, LOST, LOST_EXAMPLES, compare, forgotten, lifeless
 
 
 def ratio(*calls: tuple[np.ndarray, np.ndarray]) -> float | None:
@@ -41,6 +41,21 @@ def test_calls_of_one_size_are_compared_as_a_whole_too(one, other) -> None:
     if max(np.abs(c - varied[0]).max() for c in varied) > 0.1:
         assert ratio(*calls) == 0
     assert ratio(*[(c, c) for c in varied]) in (None, pytest.approx(1.0))
+
+
+@given(outputs, outputs, st.integers(1, 5))
+def test_what_is_lost_is_the_error_over_the_variance_place_by_place(one, other, cut) -> None:
+    cut = cut if cut != 3 else 2
+    spread = Spread()
+    spread.add(one[:cut], other[:cut])
+    spread.add(one[cut:], other[cut:])
+    varies = one.var(axis=0).sum() * len(one)
+    if varies > 0.1:
+        # What all examples share changes nothing.
+        assert spread.lost() == pytest.approx(np.square(other - one).sum() / varies)
+        raised = Spread()
+        raised.add(one + 50 * np.arange(3), other + 50 * np.arange(3))
+        assert raised.lost() == pytest.approx(spread.lost())
 
 
 def test_large_outputs_are_taken_in_parts(monkeypatch) -> None:
@@ -106,3 +121,32 @@ def test_the_sentence_names_the_output_and_how_little_it_varies() -> None:
     assert "'y'" in sentence
     assert "0.2 %" in sentence
     assert "5 examples" in sentence
+
+
+def grid(examples: int, error: float, *, random_inputs: bool = False) -> Comparison:
+    """Boxes around a constant grid, of which some share of the variance is lost."""
+    rng = np.random.default_rng(3)
+    moves = rng.standard_normal((examples, 5, 4)).astype(np.float32)
+    errors = (error**0.5 * rng.standard_normal((examples, 5, 4))).astype(np.float32)
+    calls = [{"k": np.array([k])} for k in range(examples)]
+    place = np.linspace(0, 500, 20, dtype=np.float32).reshape(5, 4)
+    return compare(
+        lambda feed: {"boxes": place + moves[feed["k"]]},
+        lambda feed: {"boxes": place + moves[feed["k"]] + errors[feed["k"]]},
+        calls,
+        inputs="made",
+        random_inputs=random_inputs,
+        examples=examples,
+    )
+
+
+def test_an_output_that_lost_what_it_said_is_told_of_though_its_error_is_small() -> None:
+    lost = grid(40, 1.0)
+    assert lost.outputs[0].relative_l2 < 0.01
+    (sentence,) = forgotten(lost)
+    assert "'boxes'" in sentence
+    assert not lifeless(lost)
+    assert not forgotten(lost, labelled="boxes")
+    assert not forgotten(grid(40, LOST / 4))
+    assert not forgotten(grid(40, 1.0, random_inputs=True))
+    assert not forgotten(grid(LOST_EXAMPLES - 1, 1.0))

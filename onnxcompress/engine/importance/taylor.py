@@ -121,7 +121,7 @@ def _scalars(
 
     execution, facts = evaluator.execution, evaluator.facts
     # What labels say nothing of has no gradient at the original, from which its loss measures the distance.
-    variance = facts.others().variance if labelled and evaluator.guarded else facts.variance
+    divisors = (facts.others() if labelled and evaluator.guarded else facts).divisors
     rows = evaluator.batches.rows(indices)
     stack, labels = evaluator.batches.inputs(indices, rows), evaluator.batches.labels(indices, rows)
     teacher = evaluator.teacher.outputs(indices, rows) if evaluator.loss.needs_teacher and labelled else None
@@ -136,7 +136,7 @@ def _scalars(
                 if not evaluator.guarded:
                     continue
                 outputs = execution.call({n: v[part] for n, v in stack.items()})
-            yield signed_sum(outputs, variance, rng), fed
+            yield signed_sum(outputs, divisors, rng), fed
 
 
 class _Listener:

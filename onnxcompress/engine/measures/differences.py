@@ -109,6 +109,7 @@ class Difference:
             equal=self._equal,
             problem=self._problem,
             spread=self._spread.ratio() if measured else None,
+            lost=self._spread.lost() if measured else None,
         )
 
     def _relative_l2(self) -> float | None:

@@ -5,8 +5,8 @@
 ``mse``     mean square of output − label
 ``kl``      Σ_c t_c (log t_c − log s_c), t the teacher's class probabilities, s the student's; scores that
             are large in the original are divided by a temperature first (see ``_temperature``)
-``l2``      mean square of output − teacher's output, divided by the variance of the teacher's
-            output, mean over outputs: the share of the variance that is lost, whatever the scale
+``l2``      mean square of output − teacher's output, divided by the variance of the teacher's output:
+            the share of the variance that is lost, whatever the scale; mean over outputs
 ==========  ===================================================================================
 
 All are means over examples. Terms can be added, with factors: ``"0.5*ce+kl"``.
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -32,6 +32,10 @@ CLASSES_LOSS = "kl+0.1*l2"
 """Loss without labels where an output looks like scores of classes: kl weighs what decides between them, and
 some l2 keeps outputs in place that look so and are none, of which kl does not see a common shift."""
 
+BOUND = 0.3
+"""Share of their variance that outputs without labels lose before they pull less: one that is lost, perhaps
+because it hardly varies, must not outshout the labels."""
+
 _SMALLEST = 1e-37
 """Probabilities are not taken smaller than this before the logarithm; its inverse is still a float32."""
 
@@ -42,6 +46,7 @@ class OutputFacts:
 
     Attributes:
         variance: output name -> variance of the original's output; only outputs a loss can be taken of.
+        varying: output name -> the part of it that is not the same for all examples, place by place.
         probabilities: outputs that hold class probabilities already.
         labelled: the output that the labels are for, None without labels.
         binary: what that output is where it is one number for two classes.
@@ -51,11 +56,24 @@ class OutputFacts:
     probabilities: frozenset[str]
     labelled: str | None
     binary: Binary | None = None
+    varying: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def divisors(self) -> dict[str, float]:
+        """What mean square errors are divided by.
+
+        What is constant would weigh outputs wrongly: the grid that boxes are decoded with says nothing of
+        the input, and errors of the boxes would count for next to nothing beside it. A single output is
+        weighed against none.
+        """
+        if len(self.variance) < 2 and len(self.varying) < 2:
+            return dict(self.variance)
+        return {name: self.varying.get(name) or size for name, size in self.variance.items()}
 
     def others(self) -> OutputFacts:
         """Return the facts of the outputs that the labels say nothing of."""
         rest = {name: size for name, size in self.variance.items() if name != self.labelled}
-        return OutputFacts(rest, self.probabilities - {self.labelled}, None)
+        return OutputFacts(rest, self.probabilities - {self.labelled}, None, varying=self.varying)
 
 
 @dataclass(frozen=True)
@@ -106,7 +124,7 @@ def with_others(loss: Loss, facts: OutputFacts) -> Loss:
     others = facts.others()
     if facts.labelled is None or not others.variance:
         return loss
-    rest = _l2(others)
+    rest = _l2(others, bound=BOUND)
 
     def total(outputs: Outputs, labels: torch.Tensor | None, teacher: Outputs | None) -> torch.Tensor:
         return loss(outputs, labels, teacher) + rest(outputs, labels, teacher)
@@ -213,12 +231,16 @@ def _kl(facts: OutputFacts) -> LossFunction:
     return loss
 
 
-def _l2(facts: OutputFacts) -> LossFunction:
-    weights = {name: 1.0 / (variance * len(facts.variance)) for name, variance in facts.variance.items()}
+def _l2(facts: OutputFacts, bound: float = math.inf) -> LossFunction:
+    """Return the share of the variance that is lost; beyond ``bound`` it grows with its logarithm only."""
+    count = len(facts.variance)
+    weights = {name: 1.0 / (divisor * count) for name, divisor in facts.divisors.items()}
 
     def loss(outputs: Outputs, labels: torch.Tensor | None, teacher: Outputs | None) -> torch.Tensor:
         assert teacher is not None
         terms = [F.mse_loss(outputs[name], teacher[name]) * weight for name, weight in weights.items()]
+        if bound < math.inf:
+            terms = [bound / count * torch.log1p(term * count / bound) for term in terms]
         return terms[0] if len(terms) == 1 else torch.stack(terms).sum()
 
     return loss

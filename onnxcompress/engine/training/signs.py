@@ -13,19 +13,19 @@ import torch
 
 
 def signed_sum(
-    outputs: Mapping[str, torch.Tensor], variance: Mapping[str, float], rng: np.random.Generator
+    outputs: Mapping[str, torch.Tensor], divisors: Mapping[str, float], rng: np.random.Generator
 ) -> torch.Tensor:
-    """Return rᵀ y over all elements of the outputs, each divided by its standard deviation; a scalar.
+    """Return rᵀ y over all elements of the outputs, each divided by the root of its divisor; a scalar.
 
     Args:
         outputs: by name, of any shapes.
-        variance: of each output that counts, by name.
+        divisors: of the square of each output that counts, by name: its variance, or so.
         rng: draws the signs.
     """
     terms = []
-    for name in variance:
+    for name in divisors:
         values = outputs[name]
         signs = torch.from_numpy(rng.choice([-1.0, 1.0], size=tuple(values.shape)))
-        signs = signs.to(values.device, values.dtype) / variance[name] ** 0.5
+        signs = signs.to(values.device, values.dtype) / divisors[name] ** 0.5
         terms.append((values * signs).sum())
     return torch.stack(terms).sum()

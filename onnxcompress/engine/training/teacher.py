@@ -25,6 +25,9 @@ MEMORY_BYTES = 256 << 20
 
 _CHUNK = 256
 
+_CONSTANT = 1e-12
+"""Variance as share of the mean square below which an output is constant: it is rounding."""
+
 
 class Teacher:
     """Outputs of the original model on training and validation examples.
@@ -62,6 +65,7 @@ class Teacher:
         # Stored examples may be sorted: what stands for all of them is drawn.
         some = np.random.default_rng(0).permutation(batches.known)[:_CHUNK]
         first = self._compute(np.sort(some))
+        self._varying = {name: _varying(values) for name, values in first.items()}
         row_bytes = sum(v[0].numel() * v.element_size() for v in first.values())
         total = row_bytes * len(batches.known)
         if disk_bytes is None:
@@ -110,8 +114,8 @@ class Teacher:
             mean = total / count
             spread = squares / count - mean * mean
             scale = squares / count
-            variance[name] = spread if spread > 1e-12 * scale and spread > 0 else (scale or 1.0)
-        return OutputFacts(variance, frozenset(self._probabilities), labelled)
+            variance[name] = spread if spread > _CONSTANT * scale and spread > 0 else (scale or 1.0)
+        return OutputFacts(variance, frozenset(self._probabilities), labelled, varying=self._varying)
 
     # inside ------------------------------------------------------------------------------------------------
 
@@ -188,6 +192,13 @@ class Teacher:
         finally:
             for parameter, values in zip(parameters, present, strict=True):
                 parameter.data = values
+
+
+def _varying(values: torch.Tensor) -> float:
+    """Return the mean over places of the variance over examples; 0 where there is none worth the name."""
+    wide = values.double()
+    found = float(wide.var(0).mean()) if len(wide) > 1 else 0.0
+    return found if found > _CONSTANT * float(wide.square().mean()) else 0.0
 
 
 def _are_probabilities(values: torch.Tensor) -> bool:
