@@ -19,7 +19,7 @@ from onnxcompress.core.encoding import Encoding
 from onnxcompress.core.errors import ExecutionError, NothingChangedError
 from onnxcompress.core.model import Model
 from onnxcompress.core.plan import Plan
-from onnxcompress.core.refusal import Refusal, in_words
+from onnxcompress.core.refusal import Refusal, advice, in_words
 from onnxcompress.core.run import SCHEMA, Accuracy, Benchmark, Comparison, MethodFacts, Run
 from onnxcompress.core.simplification import SimplificationFacts
 from onnxcompress.core.task import Task
@@ -309,7 +309,7 @@ def _nothing_changed(
         "nothing would change, so nothing was written",
         where=model.source.path,
         why=(in_words(refusals) or ", and ".join(dict.fromkeys(m.idle for m in methods))) + few_bits(model),
-        fix="`onnxcompress inspect` shows what the model consists of",
+        fix=advice(refusals, "`onnxcompress inspect` shows what the model consists of"),
     )
 
 
