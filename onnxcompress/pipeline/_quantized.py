@@ -72,5 +72,6 @@ def quantised_tolerance(
         examples=compared.examples,
         threads=threads,
         tolerance=0.0,
+        decided=original.decided,
     )
-    return SHARE * verify.worst(change)
+    return SHARE * verify.worst(change, original.decided)

@@ -332,16 +332,16 @@ def _verify(
         random_inputs=compared.random,
         examples=compared.examples,
         threads=threads,
+        decided=original.decided,
     )
-    floor = verify.worst(
-        against_torch(TorchGraph(original.model).run, original.witness, tolerance=TORCH_TOLERANCE)
-    )
+    plain = against_torch(TorchGraph(original.model).run, original.witness, tolerance=TORCH_TOLERANCE)
+    floor = verify.worst(plain, original.decided)
     tolerance = max(TORCH_TOLERANCE, 4 * floor)
     if quantised:
         tolerance = max(tolerance, quantised_tolerance(original, TorchGraph(model).run, compared, threads))
     believed = against_torch(TorchGraph(model).run, written, tolerance=tolerance)
     verify.require(believed)
-    cost = originals.compare_outputs(original.witness, written, compared, threads)
+    cost = originals.compare_outputs(original.witness, written, compared, threads, decided=original.decided)
     verify.require(cost)
     return cost, believed
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -75,6 +75,7 @@ class TorchGraph(nn.Module):
         self._constants = {slot: self._constant(array) for slot, array in self._program.constants.items()}
         self._folded: dict[int, Value] | None = None
         self._folded_steps: frozenset[Step] = frozenset()
+        self._idle: frozenset[Step] = frozenset()
         self._folded_without: frozenset[str] = frozenset()
         self._batch = self._fixed_batch()
         self._maps = {
@@ -135,7 +136,7 @@ class TorchGraph(nn.Module):
         with self._repeatable():
             env, factor = self._feed(feeds)
             self._run(self._program.main, env, factor)
-        return {name: env[slot] for name, slot in zip(self.outputs, self._program.main.outputs, strict=True)}
+        return {name: env[slot] for name, slot in self._results().items()}
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """Run the graph in evaluation mode, without gradient, on NumPy arrays.
@@ -152,13 +153,18 @@ class TorchGraph(nn.Module):
         double = self._dtype is torch.float64
         types = {
             name: None if double else element_type(self._program.values[slot])
-            for name, slot in zip(self.outputs, self._program.main.outputs, strict=True)
+            for name, slot in self._results().items()
         }
         arrays = {name: to_array(value, types[name]) for name, value in outputs.items()}
         for name, labels in self._maps.items():
-            if isinstance(arrays[name], np.ndarray):
+            if isinstance(arrays.get(name), np.ndarray):
                 arrays[name] = [dict(zip(labels, row, strict=True)) for row in arrays[name].tolist()]
         return arrays
+
+    def leave_out(self, outputs: Collection[str]) -> None:
+        """Compute all outputs but these, and nothing that only these need."""
+        self.outputs = tuple(name for name in self._program.outputs if name not in outputs)
+        self._idle = self._program.idle(self.outputs) if outputs else frozenset()
 
     def batchable(self, feeds: Sequence[Mapping[str, Any]] | None = None) -> bool:
         """Return whether several examples fed at once give what they give one by one; measured once.
@@ -223,6 +229,11 @@ class TorchGraph(nn.Module):
             yield
 
     # inside ------------------------------------------------------------------------------------------------
+
+    def _results(self) -> dict[str, int]:
+        """Return the slot of each output that is computed."""
+        every = zip(self._program.outputs, self._program.main.outputs, strict=True)
+        return {name: slot for name, slot in every if name in self.outputs}
 
     def _tensor(self, array: Array) -> torch.Tensor:
         value = to_value(np.array(array), self._dtype, self._device)
@@ -338,7 +349,7 @@ class TorchGraph(nn.Module):
 
     def _run(self, block: Block, env: list[Value], factor: int) -> None:
         for step in block.steps:
-            if step in self._folded_steps:
+            if step in self._folded_steps or step in self._idle:
                 continue
             self._step(step, env, factor)
             for slot in step.free:
