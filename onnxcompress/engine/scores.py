@@ -120,6 +120,22 @@ def decided(model: Model) -> frozenset[str]:
     return frozenset(value.name or "" for value in model.ir.graph.outputs if value in found)
 
 
+def made_of_others(model: Model) -> frozenset[str]:
+    """Return the outputs that are decided by other outputs alone: where these are right, so are they."""
+    own = {value.name for value in model.ir.graph.outputs}
+    behind = {name: _behind(model, [name]) for name in decided(model)}
+    return frozenset(
+        name
+        for name, (found, tables) in behind.items()
+        if found and own.issuperset(found) and not any(len(model.weights[t].shape) > 1 for t in tables)
+    )
+
+
+def tables(model: Model, outputs: Collection[str]) -> tuple[str, ...]:
+    """Return the weights that are read behind the decisions: looked up, or reckoned with."""
+    return _behind(model, outputs)[1]
+
+
 def deciding(model: Model, outputs: Collection[str], *, own: bool = False) -> tuple[str, ...]:
     """Return the real numbers that these outputs are decided by, and select from, nearest first.
 
@@ -128,8 +144,15 @@ def deciding(model: Model, outputs: Collection[str], *, own: bool = False) -> tu
         outputs: names of outputs that are decisions, or of types that only decisions have.
         own: also those that are outputs already.
     """
+    hidden = set() if own else {value.name for value in model.ir.graph.outputs}
+    return tuple(name for name in _behind(model, outputs)[0] if name not in hidden)
+
+
+def _behind(model: Model, outputs: Collection[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return what decides these outputs, and the weights that are read on the way."""
     kinds = _Kinds(model.ir.graph)
     found: dict[str, None] = {}
+    weights: dict[str, None] = {}
     waiting = [value for value in model.ir.graph.outputs if value.name in outputs]
     seen = set(waiting)
     while waiting:
@@ -137,6 +160,8 @@ def deciding(model: Model, outputs: Collection[str], *, own: bool = False) -> tu
         if node is None or node.op_type not in _DECIDES | _PASSES | _SELECTS.keys():
             continue
         for value in _read(node):
+            if value.name is not None and value.name in model.weights:
+                weights.setdefault(value.name)
             if value in kinds.given or value in seen:
                 continue
             if value in kinds.decided or value in kinds.whole:
@@ -144,8 +169,7 @@ def deciding(model: Model, outputs: Collection[str], *, own: bool = False) -> tu
                 waiting.append(value)
             else:
                 found.setdefault(_before_rounding(value).name or "")
-    hidden = set() if own else {value.name for value in model.ir.graph.outputs}
-    return tuple(name for name in found if name and name not in hidden)
+    return tuple(name for name in found if name), tuple(weights)
 
 
 def _read(node: ir.Node) -> Iterator[ir.Value]:

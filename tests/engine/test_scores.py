@@ -6,7 +6,7 @@ from text_graphs import model_of
 
 from onnxcompress.engine.dense_proto import serialised
 from onnxcompress.engine.runtime import open_session
-from onnxcompress.engine.scores import concealed, decided, deciding, revealed
+from onnxcompress.engine.scores import concealed, decided, deciding, made_of_others, revealed, tables
 
 INT = np.int64
 
@@ -167,3 +167,15 @@ def test_what_is_an_output_already_is_told_when_asked():
     assert decided(model) == {"y"}
     assert deciding(model, ["y"]) == ()
     assert deciding(model, ["y"], own=True) == ("s",)
+    assert made_of_others(model) == {"y"}
+    alone = model_of(TOPK + "y = Identity (t)", "float[N, 4] x", "float[N, 2] y", VALUES)
+    assert made_of_others(alone) == set()
+    assert made_of_others(revealed(alone, ["s"])) == {"y"}
+
+
+def test_what_is_looked_up_in_weights_hangs_on_these_as_well():
+    body = HEADS + "b = ArgMin <axis = 1, keepdims = 0> (s) z = Gather (table, b) y = Mul (z, half)"
+    model = model_of(body, "float[N, 4] x", "float[N, 5] y, float[N, 3] s", VALUES)
+    assert tables(model, ["y"]) == ("half", "table")
+    assert decided(model) == {"y"}
+    assert made_of_others(model) == set()

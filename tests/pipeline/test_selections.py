@@ -9,6 +9,8 @@ from onnx import TensorProto, helper
 from text_graphs import proto_of
 
 import onnxcompress
+from onnxcompress import exporter
+from onnxcompress.core.errors import VerificationError
 from onnxcompress.engine.damage import Yardstick
 from onnxcompress.engine.graph.torchgraph import TorchGraph
 from onnxcompress.engine.runtime import open_session
@@ -106,6 +108,28 @@ def test_8_bits_may_turn_a_decision_around(made):
     assert believed.passed
     errors = {o.name: o.relative_l2 for o in run.comparisons[0].outputs}
     assert errors["b"] < 0.05
+
+
+@pytest.mark.parametrize("wrong", ["table", "c"])
+def test_what_is_looked_up_in_weights_is_proven_where_these_change(monkeypatch, wrong):
+    """Nothing but the output itself says what such a table holds."""
+    body = "h = MatMul (x, w) r = Relu (h) s = MatMul (r, v) i = ArgMax <axis = 1, keepdims = 0> (s) "
+    body += "y = Gather (table, i) c = Identity (i)"
+    weights = {"w": (6, 48), "v": (48, 20), "table": (20, 50)}
+    proto = proto_of(body, "float[N, 6] x", "float[N, 50] y, int64[N] c", weights)
+    written = exporter.dense_bytes
+
+    def sabotaged(model):
+        found = onnx.load_from_string(written(model))
+        if model.encodings:
+            where = {"table": "table", "c": "v"}[wrong]
+            tensor = next(t for t in found.graph.initializer if t.name == where)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(1.1 * onnx.numpy_helper.to_array(tensor), where))
+        return found.SerializeToString()
+
+    monkeypatch.setattr(exporter, "dense_bytes", sabotaged)
+    with pytest.raises(VerificationError, match="output 'y'" if wrong == "table" else "output 's'"):
+        onnxcompress.compress(proto, method="lc-quant", bits=4, mode="dc", benchmark=False)
 
 
 def test_what_a_decision_selects_is_told_in_the_right_number():
