@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ def compare(
     tolerance: float | None = None,
     threads: int = 1,
     same_types: bool = True,
+    decided: Collection[str] = (),
 ) -> Comparison:
     """Compare outputs with those of the original on the same inputs; memory does not grow with their number.
 
@@ -56,6 +57,8 @@ def compare(
             a number that turned into NaN or infinity fails.
         threads: onnxruntime's threads inside an operator.
         same_types: outputs must have the same types; False between two implementations.
+        decided: outputs that are decisions, or selected by some, made of other outputs: rounding may turn
+            them around, so that they may differ, also in length, whatever the tolerance.
 
     Where the reference is a file, an output's length along an axis that its file leaves open and no input
     shares may differ (the boxes that a detector keeps): that is a difference, not an error.
@@ -77,7 +80,9 @@ def compare(
             )
         for name, value in expected.items():
             if name not in differences:
-                differences[name] = Difference(name, same_types=same_types, open_axes=open_axes.get(name))
+                differences[name] = Difference(
+                    name, same_types=same_types, open_axes=open_axes.get(name), decided=name in decided
+                )
             differences[name].add(value, actual[name])
         calls += 1
     outputs = tuple(d.result() for d in differences.values())
@@ -85,7 +90,7 @@ def compare(
     if any(d.broken for d in differences.values()):
         passed = False
     elif tolerance is not None and outputs:
-        passed = all(d.within(tolerance) for d in differences.values())
+        passed = all(d.within(tolerance) for name, d in differences.items() if name not in decided)
     return Comparison(
         reference="original",
         inputs=inputs,
@@ -107,6 +112,7 @@ def against_torch(
     tolerance: float,
     examples: int | None = None,
     threads: int = 1,
+    decided: Collection[str] = (),
 ) -> Comparison:
     """Compare the written file with the model the method worked on, which must agree to ``tolerance``.
 
@@ -118,12 +124,14 @@ def against_torch(
     Args:
         believed: the torch model's outputs, as NumPy arrays.
         written: the file.
-        feeds: as for ``compare``, with ``inputs``, ``random_inputs``, ``examples`` and ``threads``.
+        feeds: as for ``compare``, with ``inputs``, ``random_inputs``, ``examples``, ``threads`` and
+            ``decided``.
         inputs: where they come from.
         random_inputs: they are random numbers.
         tolerance: largest relative ℓ2 difference that passes.
         examples: number of examples in ``feeds``.
         threads: onnxruntime's threads inside an operator.
+        decided: outputs that are made of others.
 
     Raises:
         VerificationError: outputs missing, or of another type or shape. A difference beyond the tolerance
@@ -139,6 +147,7 @@ def against_torch(
         tolerance=tolerance,
         threads=threads,
         same_types=False,
+        decided=decided,
     )
     return replace(comparison, reference="torch")
 
@@ -189,12 +198,12 @@ def forgotten(comparison: Comparison, *, labelled: str | None = None) -> tuple[s
     )
 
 
-def worst(comparison: Comparison) -> float:
-    """Return the largest relative ℓ2 difference of all outputs, absolute where the reference is zero.
+def worst(comparison: Comparison, without: Collection[str] = ()) -> float:
+    """Return the largest relative ℓ2 difference of all other outputs, absolute where the reference is zero.
 
     Of decisions it is the share that differs.
     """
-    return max(map(_size, comparison.outputs), default=0.0)
+    return max((_size(o) for o in comparison.outputs if o.name not in without), default=0.0)
 
 
 def _size(output: OutputDifference) -> float:

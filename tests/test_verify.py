@@ -227,7 +227,7 @@ def test_another_number_of_detections_is_a_difference_but_no_error() -> None:
     found = verify.compare(above(1), above(2), feeds, inputs="x", random_inputs=False)
     kept, everything = found.outputs
     assert (kept.equal, everything.equal, found.passed) == (False, True, None)
-    assert kept.problem == "has shape 2 where the reference has 3"
+    assert kept.problem == "has shape 2 where the reference has 3; 0 of 1 calls could be compared"
     verify.require(found)
     strict = verify.compare(above(1), above(2), feeds, inputs="x", random_inputs=False, tolerance=1.0)
     with pytest.raises(VerificationError, match="has shape 2"):
@@ -241,6 +241,32 @@ def test_another_number_of_detections_is_a_difference_but_no_error() -> None:
             inputs="x",
             random_inputs=False,
         )
+
+
+def test_decisions_may_differ_where_what_they_are_made_of_does_not() -> None:
+    feeds = [{"x": np.arange(n, dtype=np.float32)} for n in (5, 2, 2, 6)]
+    options = {"inputs": "x", "random_inputs": False, "tolerance": 1e-3}
+    found = verify.compare(above(1), above(2), feeds, **options, decided={"kept"})  # type: ignore[arg-type]
+    assert found.passed
+    assert found.outputs[0].problem == "has shape 2 where the reference has 3; 2 of 4 calls could be compared"
+    assert verify.worst(found, {"kept"}) == 0
+    # Nothing is declared here.
+    original, other = (lambda f, n=n: {"kept": f["x"][n:], "all": f["x"]} for n in (1, 2))
+    assert verify.against_torch(original, other, feeds, **options, decided={"kept"}).passed  # type: ignore[arg-type]
+    assert not verify.compare(above(1), above(2), feeds, **options).passed  # type: ignore[arg-type]
+
+    def wrong(f):
+        return {"kept": f["x"][1:], "all": f["x"] + 1}
+
+    assert not verify.against_torch(original, wrong, feeds, **options, decided={"kept"}).passed  # type: ignore[arg-type]
+
+
+def test_what_is_sorted_has_no_classes() -> None:
+    best = np.array([[3.0, 2.0, 1.0]], np.float32)
+    for decided, agreement in ((True, None), (False, 1.0)):
+        difference = Difference("y", same_types=True, decided=decided)
+        difference.add(best, best)
+        assert difference.result().top1_agreement == agreement
 
 
 def test_missing_outputs_are_errors() -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+CALL = "whose body is a function of the model"
+"""Said of nodes that call model-local functions, through which channels are not traced."""
+
 
 @dataclass(frozen=True)
 class Refusal:
@@ -12,6 +15,16 @@ class Refusal:
 
     where: str
     why: str
+
+
+def advice(refusals: Iterable[Refusal], else_: str) -> str:
+    """Return what to do where these are why channels stay: inline functions, where there are calls."""
+    if any(CALL in refusal.why for refusal in refusals):
+        return (
+            "put the bodies of its functions into the graph first: "
+            "onnx.inliner.inline_local_functions(model), saved as another file"
+        )
+    return else_
 
 
 def in_words(refusals: Iterable[Refusal]) -> str:

@@ -48,6 +48,8 @@ class Task:
         seed: of every random choice made with this task.
         warnings: sentences on the data that the user must see.
         loss_named: whether the user chose the loss.
+        decided: outputs that are decisions, or selected by some, made of others: nothing is measured by them
+            while methods work (:mod:`onnxcompress.engine.scores`).
     """
 
     samples: Samples
@@ -62,3 +64,14 @@ class Task:
     seed: int
     warnings: tuple[str, ...] = ()
     loss_named: bool = False
+    decided: frozenset[str] = frozenset()
+
+    @property
+    def left_out(self) -> frozenset[str]:
+        """Outputs that training does without: those decided, unless labels are for them.
+
+        A function of the user's may ask for any.
+        """
+        if callable(self.loss) or callable(self.metric):
+            return frozenset()
+        return self.decided - {getattr(getattr(self.samples, "targets", None), "output", None)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,12 +67,14 @@ class Yardstick:
     Args:
         reference: computes the original's outputs.
         calls: inputs, one example (or fixed batch) a call.
+        without: outputs that are not measured by.
     """
 
-    def __init__(self, reference: Computes, calls: Sequence[Feeds]) -> None:
+    def __init__(self, reference: Computes, calls: Sequence[Feeds], *, without: Collection[str] = ()) -> None:
         assert calls
         self.calls = tuple(calls)
-        self.expected = [_floats(reference(feed)) for feed in calls]
+        found = [_floats(reference(feed)) for feed in calls]
+        self.expected = [{n: v for n, v in outputs.items() if n not in without} for outputs in found]
         self.outputs = tuple(self.expected[0])
         if not self.outputs:
             raise UnsupportedError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from onnxcompress.core.errors import UnsupportedError, UsageError
-from onnxcompress.core.refusal import in_words
+from onnxcompress.core.refusal import advice, in_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,5 +49,5 @@ def require_channels(target: str | None, refusals: Sequence[Refusal]) -> None:
         raise UnsupportedError(
             f"the target {target} cannot be reached",
             why=f"no channel can be cut: {in_words(refusals) or 'the model has none'}",
-            fix="let more be cut, or, of several methods, cut before weights are encoded",
+            fix=advice(refusals, "let more be cut, or, of several methods, cut before weights are encoded"),
         )

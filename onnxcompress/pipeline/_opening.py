@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from onnxcompress import gates
 from onnxcompress.core.errors import UsageError
 from onnxcompress.core.task import Task
-from onnxcompress.engine.data import Examples, make_task
+from onnxcompress.engine.data import Examples
 from onnxcompress.methods._base import Method, Needs
 from onnxcompress.pipeline import _original as originals
 from onnxcompress.pipeline._original import COMPARED_EXAMPLES, Original
@@ -67,7 +67,7 @@ def _task(request: Request, original: Original) -> Task | None:
     if options.get("path") is not None:
         raise UsageError("--data and --random-data exclude each other", fix="leave one of them out")
     examples = originals.random_examples(original, options.get("limit") or RANDOM_EXAMPLES, seed)
-    return make_task(examples, seed=seed, **{k: v for k, v in options.items() if k in TASK_OPTIONS})
+    return originals.task_of(original, examples, options, seed)
 
 
 def _look_through(request: Request, task: Task) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,9 @@ from onnxcompress.core.errors import DataError, OnnxCompressError, UnsupportedEr
 from onnxcompress.core.model import Model
 from onnxcompress.core.run import Benchmark, Comparison
 from onnxcompress.core.task import Feeds, Task
-from onnxcompress.engine import feeds, runtime
+from onnxcompress.engine import feeds, runtime, scores
 from onnxcompress.engine.data import Examples, make_task, open_data
 from onnxcompress.engine.denormals import NOTABLE
-from onnxcompress.engine.scores import deciding, revealed
 from onnxcompress.recipe import TASK_OPTIONS
 from onnxcompress.surgery import store_computed_weights
 
@@ -52,6 +51,7 @@ class Original:
         shapes: of its inputs.
         scores: outputs that ``model`` has and ``file`` has not (:mod:`onnxcompress.engine.scores`).
         witness: the file of ``model``: ``file`` itself unless there are such outputs.
+        decided: outputs that are decisions, or selected by some, made of other outputs of ``model``.
     """
 
     model: Model
@@ -60,6 +60,7 @@ class Original:
     shapes: Mapping[str, tuple[int, ...]]
     scores: tuple[str, ...]
     witness: Path | bytes
+    decided: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,9 @@ def open_original(source: Source, input_shapes: Mapping[str, tuple[int, ...]], t
     path = path_of(source)
     file = path if path is not None else exporter.dense_bytes(model)
     session = runtime.open_session(file, threads=threads)
-    model, scores = _with_scores(model, session)
-    witness = exporter.dense_bytes(model) if scores else file
-    if scores:
+    model, shown, decided = _with_scores(model, session)
+    witness = exporter.dense_bytes(model) if shown else file
+    if shown:
         session = runtime.open_session(witness, threads=threads)
     try:
         shapes = feeds.resolve_shapes(model, session, input_shapes)
@@ -94,7 +95,7 @@ def open_original(source: Source, input_shapes: Mapping[str, tuple[int, ...]], t
         raise UsageError(
             error.what, where=error.where or model.source.path, why=error.why, fix=error.fix
         ) from error
-    return Original(model, file, session, shapes, scores, witness)
+    return Original(model, file, session, shapes, shown, witness, decided)
 
 
 def with_stored_weights(original: Original) -> tuple[Original, tuple[str, ...]]:
@@ -103,23 +104,34 @@ def with_stored_weights(original: Original) -> tuple[Original, tuple[str, ...]]:
     return (replace(original, model=model), names) if names else (original, ())
 
 
-def _with_scores(model: Model, session: runtime.OrtSession) -> tuple[Model, tuple[str, ...]]:
-    """Make what decides an output as well, where no output has scores; return it and its names."""
-    real = [o for o in session.outputs if o.numpy is not None and o.numpy.kind not in "iubO"]
-    if not all(_one_number(o.shape) for o in real):
-        return model, ()
-    names = deciding(model, {o.name for o in session.outputs} - {o.name for o in real})
+def _with_scores(model: Model, session: runtime.OrtSession) -> tuple[Model, tuple[str, ...], frozenset[str]]:
+    """Make what decides an output as well, where no output has scores; return it, its names, and of what."""
+    real = {o.name: o for o in session.outputs if o.numpy is not None and o.numpy.kind not in "iubO"}
+    selected = scores.decided(model) & real.keys()
+    plain = [o for name, o in real.items() if name not in selected]
+    asked = set(selected)
+    if all(_one_number(o.shape) for o in plain):
+        asked |= {o.name for o in session.outputs} - real.keys()
+    shown = _showable(model, scores.deciding(model, asked))
+    if plain and not selected:  # one number tells as much as its threshold does, but not which of several
+        shown = {name: shape for name, shape in shown.items() if not _one_number(shape)}
+    there = shown.keys() | {o.name for o in plain}
+    decided = {name for name in asked if there.intersection(scores.deciding(model, [name], own=True))}
+    if not shown:
+        return model, (), frozenset(decided & selected)
+    return scores.revealed(model, tuple(shown)), tuple(shown), frozenset(decided)
+
+
+def _showable(model: Model, names: Sequence[str]) -> dict[str, Sequence[int | str | None]]:
+    """Return those of these values that can be outputs and hold real numbers, with their shapes."""
     if not names:
-        return model, ()
+        return {}
     try:
-        all_revealed = runtime.open_session(exporter.dense_bytes(revealed(model, names)))
+        session = runtime.open_session(exporter.dense_bytes(scores.revealed(model, names)))
     except UnsupportedError:  # too large for one message, or values that cannot be outputs
-        return model, ()
-    found = {o.name: o for o in all_revealed.outputs if o.numpy is not None and o.numpy.kind == "f"}
-    scores = tuple(name for name in names if name in found)
-    if real:  # one number tells as much as its threshold does, but not which of several classes it is
-        scores = tuple(name for name in scores if not _one_number(found[name].shape))
-    return (revealed(model, scores), scores) if scores else (model, ())
+        return {}
+    found = {o.name: o.shape for o in session.outputs if o.numpy is not None and o.numpy.kind == "f"}
+    return {name: found[name] for name in names if name in found}
 
 
 def _one_number(shape: Sequence[int | str | None]) -> bool:
@@ -138,7 +150,13 @@ def data_task(original: Original, options: Mapping[str, Any], seed: int) -> Task
         seed=seed,
         **reading,
     )
-    return make_task(examples, seed=seed, **{k: v for k, v in options.items() if k in TASK_OPTIONS})
+    return task_of(original, examples, options, seed)
+
+
+def task_of(original: Original, examples: Examples, options: Mapping[str, Any], seed: int) -> Task:
+    """Return the task that examples make for this model."""
+    task = make_task(examples, seed=seed, **{k: v for k, v in options.items() if k in TASK_OPTIONS})
+    return replace(task, decided=original.decided)
 
 
 def with_sizes_of_data(original: Original, task: Task | None, given: Mapping[str, Any]) -> Original:
@@ -244,8 +262,9 @@ def compare_outputs(
     threads: int,
     *,
     same_types: bool = True,
+    decided: Collection[str] = (),
 ) -> Comparison:
-    """Compare the outputs of two models in onnxruntime."""
+    """Compare the outputs of two models in onnxruntime, ``decided`` as in :func:`verify.compare`."""
     return verify.compare(
         reference,
         candidate,
@@ -255,6 +274,7 @@ def compare_outputs(
         examples=compared.examples,
         threads=threads,
         same_types=same_types,
+        decided=decided,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from onnxcompress import bench, verify
 from onnxcompress.core.encoding import Encoding
@@ -52,7 +52,11 @@ def quantised_weights(plans: Sequence[Plan]) -> dict[str, Encoding]:
 
 
 def quantised_tolerance(
-    original: Original, believed: verify.Computes, compared: Compared, threads: int
+    original: Original,
+    believed: verify.Computes,
+    compared: Compared,
+    threads: int,
+    decided: Collection[str] = (),
 ) -> float:
     """Return the relative ℓ2 to which a quantised file must agree with what was decided.
 
@@ -61,7 +65,8 @@ def quantised_tolerance(
     on the other one, and what is rounded later follows it: both are right to the resolution that was
     decided, and no closer. The yardstick is therefore the change that quantising makes: a file that is not
     clearly closer to what was decided than the original is (``SHARE``) computes something else, because a
-    scale is wrong or, on processors without the instructions for it, because 16-bit sums overflow.
+    scale is wrong or, on processors without the instructions for it, because 16-bit sums overflow. Outputs
+    that are ``decided``, made of others, are no yardstick.
     """
     change = verify.against_torch(
         believed,
@@ -72,5 +77,6 @@ def quantised_tolerance(
         examples=compared.examples,
         threads=threads,
         tolerance=0.0,
+        decided=decided,
     )
-    return SHARE * verify.worst(change)
+    return SHARE * verify.worst(change, decided)

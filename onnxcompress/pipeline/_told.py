@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from onnxcompress import verify
 from onnxcompress.core.channel_facts import CutFacts
@@ -31,14 +32,30 @@ TORCH_DIFFERS = 0.1
 
 
 def scores_told(original: Original) -> tuple[str, ...]:
-    """Say what is looked at besides outputs that hold no scores."""
-    if not original.scores:
-        return ()
-    names = " and ".join(f"'{name}'" for name in original.scores)
-    return (
-        f"no output holds the scores that decide: {names}, which does, is trained towards and compared with "
-        "the outputs; the written file has those of the original alone",
-    )
+    """Say what is looked at besides outputs that hold no scores, or only what was selected by them."""
+    outputs = {o.name: o for o in original.session.outputs if o.name not in original.scores}
+    real = [n for n, o in outputs.items() if o.numpy is not None and o.numpy.kind not in "iubO"]
+    selected = [name for name in real if name in original.decided]
+    said = []
+    if selected:
+        do = "holds" if len(selected) == 1 else "hold"
+        said.append(
+            f"{_listed(selected)} {do} what a decision selects, in an order that small changes turn around: "
+            "nothing is trained towards that, nor proven by it"
+        )
+    if original.scores:
+        does, is_ = ("does", "is") if len(original.scores) == 1 else ("do", "are")
+        said.append(
+            f"no output holds the scores that decide: {_listed(original.scores)}, which {does}, {is_} "
+            "trained towards and compared with the outputs; the written file has those of the original alone"
+        )
+    return tuple(said)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return names as a sentence lists them."""
+    first = ", ".join(f"'{name}'" for name in names[:-1])
+    return f"{first} and '{names[-1]}'" if first else f"'{names[-1]}'"
 
 
 def overshot(method: Method, cut: CutFacts | None) -> tuple[str, ...]:

@@ -71,7 +71,9 @@ def compare(
     comparisons = []
     for name, other in zip(names[1:], opened[1:], strict=True):
         if compared is not None:
-            found = originals.compare_outputs(first.file, other.file, compared, threads, same_types=False)
+            found = originals.compare_outputs(
+                first.file, other.file, compared, threads, same_types=False, decided=first.decided
+            )
             comparisons.append(replace(found, candidate=name))
     timed = dict(zip(names, sources, strict=True))
     timings = (

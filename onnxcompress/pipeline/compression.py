@@ -13,13 +13,15 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from onnxcompress import exporter, gates, surgery, verify
 from onnxcompress.core.channel_facts import CutFacts
 from onnxcompress.core.encoding import Encoding
 from onnxcompress.core.errors import ExecutionError, NothingChangedError
 from onnxcompress.core.model import Model
 from onnxcompress.core.plan import Plan
-from onnxcompress.core.refusal import Refusal, in_words
+from onnxcompress.core.refusal import Refusal, advice, in_words
 from onnxcompress.core.run import SCHEMA, Accuracy, Benchmark, Comparison, MethodFacts, Run
 from onnxcompress.core.simplification import SimplificationFacts
 from onnxcompress.core.task import Task
@@ -27,7 +29,7 @@ from onnxcompress.core.version import VERSION
 from onnxcompress.encodings.dense import Dense
 from onnxcompress.engine import runtime
 from onnxcompress.engine.measures import facts
-from onnxcompress.engine.scores import concealed
+from onnxcompress.engine.scores import concealed, tables
 from onnxcompress.methods._base import Method
 from onnxcompress.methods._options import options_of
 from onnxcompress.pipeline import _original as originals
@@ -309,7 +311,7 @@ def _nothing_changed(
         "nothing would change, so nothing was written",
         where=model.source.path,
         why=(in_words(refusals) or ", and ".join(dict.fromkeys(m.idle for m in methods))) + few_bits(model),
-        fix="`onnxcompress inspect` shows what the model consists of",
+        fix=advice(refusals, "`onnxcompress inspect` shows what the model consists of"),
     )
 
 
@@ -325,6 +327,9 @@ def _verify(
     """Compare the file with the original, and with the torch model the methods believed in."""
     from onnxcompress.engine.graph.torchgraph import TorchGraph  # noqa: PLC0415
 
+    decided = frozenset(
+        n for n in original.decided if _as_it_was(tables(original.model, [n]), original, model)
+    )
     against_torch = partial(
         verify.against_torch,
         feeds=compared.feeds,
@@ -332,18 +337,27 @@ def _verify(
         random_inputs=compared.random,
         examples=compared.examples,
         threads=threads,
+        decided=decided,
     )
-    floor = verify.worst(
-        against_torch(TorchGraph(original.model).run, original.witness, tolerance=TORCH_TOLERANCE)
-    )
+    plain = against_torch(TorchGraph(original.model).run, original.witness, tolerance=TORCH_TOLERANCE)
+    floor = verify.worst(plain, decided)
     tolerance = max(TORCH_TOLERANCE, 4 * floor)
     if quantised:
-        tolerance = max(tolerance, quantised_tolerance(original, TorchGraph(model).run, compared, threads))
+        computes = TorchGraph(model).run
+        tolerance = max(tolerance, quantised_tolerance(original, computes, compared, threads, decided))
     believed = against_torch(TorchGraph(model).run, written, tolerance=tolerance)
     verify.require(believed)
-    cost = originals.compare_outputs(original.witness, written, compared, threads)
+    cost = originals.compare_outputs(original.witness, written, compared, threads, decided=original.decided)
     verify.require(cost)
     return cost, believed
+
+
+def _as_it_was(names: Sequence[str], original: Original, model: Model) -> bool:
+    """Tell whether weights are what they were: what is looked up in others has to be proven."""
+    return all(
+        n in model.weights and np.array_equal(model.array(n), original.model.array(n), equal_nan=True)
+        for n in names
+    )
 
 
 def _accuracy(original: Original, written: Path | bytes, task: Task | None, threads: int) -> Accuracy | None:

@@ -24,7 +24,7 @@ from onnxcompress.core.version import VERSION
 from onnxcompress.engine import runtime
 from onnxcompress.engine.channels import analyse
 from onnxcompress.engine.damage import Damage, Yardstick
-from onnxcompress.engine.data import Examples, make_task
+from onnxcompress.engine.data import Examples
 from onnxcompress.engine.int8.prepare import prepare
 from onnxcompress.engine.measures import facts
 from onnxcompress.engine.quantizer import quantized
@@ -33,7 +33,7 @@ from onnxcompress.methods._options import options_of
 from onnxcompress.pipeline import _original as originals
 from onnxcompress.pipeline._original import Original, Source
 from onnxcompress.pipeline._repeatable import check_repeatable
-from onnxcompress.recipe import TASK_OPTIONS, Recipe
+from onnxcompress.recipe import Recipe
 
 EXAMPLES = 50
 """Examples the damage is measured on, unless told otherwise."""
@@ -122,7 +122,7 @@ def sensitivity(
             where=original.model.source.path,
             why="; ".join(dict.fromkeys(r.why for r in plan.refusals)) or None,
         )
-    yardstick = Yardstick(original.session.run, calls)
+    yardstick = Yardstick(original.session.run, calls, without=task.decided)
     if not yardstick.outputs:
         raise UsageError("the model has no floating-point output", why="damage is measured on those")
     damages = []
@@ -254,7 +254,7 @@ def _task(original: Original, recipe: Recipe, examples: int) -> Task:
     if options.get("path") is not None:
         return originals.data_task(original, options, seed)
     drawn = originals.random_examples(original, max(examples, CALIBRATION), seed)
-    return make_task(drawn, seed=seed, **{k: v for k, v in options.items() if k in TASK_OPTIONS})
+    return originals.task_of(original, drawn, options, seed)
 
 
 def _calls(task: Task, examples: int) -> tuple[Feeds, ...]:

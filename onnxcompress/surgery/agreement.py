@@ -16,6 +16,7 @@ import numpy as np
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.model import Model
 from onnxcompress.core.task import Feeds
+from onnxcompress.engine.scores import made_of_others
 
 if TYPE_CHECKING:
     import torch
@@ -76,6 +77,8 @@ class Comparison64:
         weights: names of the weights that are off when rounding is measured.
         rounded: values that the second model computes from something rounded to its storage type -> by how
             much they are off, relative.
+
+    Decisions made of other outputs are drowned where they differ: those others have to agree.
     """
 
     def __init__(
@@ -97,6 +100,7 @@ class Comparison64:
         self._places, self._parts = places, parts
         self._weights = [w for w in weights if w in expected.weights]
         self._rounded = rounded
+        self._decided = made_of_others(expected)
         self.agreement = Agreement()
         self._floors: dict[str, float] = {}
 
@@ -121,7 +125,9 @@ class Comparison64:
             if _speaks(expected[place]):
                 found.speaking.add(place)
             error, floor = errors[place], floors[place]
-            if not _explained(error, floor):
+            if place in self._decided and not _explained(error, floor):
+                found.drowned.add(place)
+            elif not _explained(error, floor):
                 found.worst = found.worst or (place, error, floor)
             elif not np.isfinite(floor):
                 if error > 0:

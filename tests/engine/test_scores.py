@@ -6,7 +6,7 @@ from text_graphs import model_of
 
 from onnxcompress.engine.dense_proto import serialised
 from onnxcompress.engine.runtime import open_session
-from onnxcompress.engine.scores import concealed, deciding, revealed
+from onnxcompress.engine.scores import concealed, decided, deciding, made_of_others, revealed, tables
 
 INT = np.int64
 
@@ -20,7 +20,7 @@ INT = np.int64
             "c = Unsqueeze (b, ax) y = Identity (c)",
             "int32[N, 1] y",
             {"ax": np.array([1], INT)},
-            ("a", "h"),
+            ("h",),
         ),
         (
             "h = MatMul (x, w) s = Sigmoid (h) y = Greater (s, half)",
@@ -85,3 +85,97 @@ def test_only_the_outputs_in_question_are_followed():
     assert deciding(model, ["z"]) == ("k",)
     assert set(deciding(model, ["y", "z"])) == {"h", "k"}
     assert deciding(model, []) == ()
+
+
+HEADS = "h = MatMul (x, w) r = Relu (h) s = MatMul (r, v) "
+TOPK = HEADS + "t, i = TopK <axis = 1> (s, k) "
+NMS = (
+    "h = MatMul (x, w) q = Reshape (h, boxes) g = Sigmoid (q) f = MatMul (x, v) l = Unsqueeze (f, one) "
+    "n = NonMaxSuppression (g, l, many, half) "
+)
+VALUES = {
+    "w": (4, 12), "v": (12, 3), "k": np.array([2], INT), "one": np.array([1], INT), "two": np.array([2], INT),
+    "three": np.array(3, INT), "half": np.array([0.5], np.float32), "boxes": np.array([-1, 3, 4], INT),
+    "many": np.array([3], INT), "wide": np.array([1, 1, 4], INT), "places": np.array([2, 0], INT),
+    "zero": np.array([0], INT), "table": (9, 5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("body", "output", "found"),
+    [
+        (TOPK + "y = Identity (t)", "float[N, 2] y", ("s",)),
+        (TOPK + "c = Cast <to = 1> (i) y = Concat <axis = 1> (t, c)", "float[N, 4] y", ("s",)),
+        (
+            TOPK + "q = Reshape (h, boxes) j = Mod (i, three) e = Unsqueeze (j, two) o = Expand (e, wide) "
+            "z = GatherElements <axis = 1> (q, o) y = Mul (z, half)",
+            "float[N, 2, 4] y",
+            ("q", "s"),
+        ),
+        (
+            NMS.replace("(x, v)", "(x, w)").replace("(f, one)", "(h, one)") + "y = GatherND (l, n)",
+            "float[K] y",
+            ("l", "g"),
+        ),
+        (
+            HEADS + "b = Greater (s, half) m = NonZero (b) p = Transpose (m) y = GatherND (s, p)",
+            "float[K] y",
+            ("s",),
+        ),
+        (
+            HEADS + "b = ArgMax <keepdims = 0> (s) a = Slice (b, zero, one) e = Add (a, one) "
+            "y = Slice (h, a, e, one)",
+            "float[N, K] y",
+            ("h", "s"),
+        ),
+        (HEADS + "b = ArgMin <axis = 1, keepdims = 0> (s) y = Gather (table, b)", "float[N, 5] y", ("s",)),
+        (HEADS + "b = Less (s, half) y = Cast <to = 1> (b)", "float[N, 3] y", ("s",)),
+        # of what does not change with the weights nothing is decided
+        (HEADS + "y = Gather <axis = 1> (s, places)", "float[N, 2] y", None),
+        (
+            HEADS + "z = Shape (h) a = Gather (z, zero) e = Sub (a, one) y = Gather (s, e)",
+            "float[1, 3] y",
+            None,
+        ),
+        ("b = ArgMax <axis = 1, keepdims = 0> (x) z = Gather (table, b) y = Relu (z)", "float[N, 5] y", None),
+        (
+            HEADS + "b = ArgMax <axis = 1> (x) m = Mod (b, three) y = GatherElements <axis = 1> (s, m)",
+            "float[N, 1] y",
+            None,
+        ),
+        # nor where each value keeps its place, or meets others that were not selected
+        (HEADS + "b = Greater (s, half) z = Mul (s, half) y = Where (b, s, z)", "float[N, 3] y", None),
+        (HEADS + "b = Greater (s, half) c = Cast <to = 1> (b) y = Mul (s, c)", "float[N, 3] y", None),
+        (TOPK + "a = Slice (h, zero, two, one) y = Mul (t, a)", "float[N, 2] y", None),
+        (TOPK + "u = MatMul (t, h2) y = Relu (u)", "float[N, 4] y", None),
+    ],
+)
+def test_real_numbers_that_a_decision_selects_are_decisions(body, output, found):
+    used = {
+        name: value
+        for name, value in {**VALUES, "h2": (2, 4)}.items()
+        if f"{name})" in body or f"{name}," in body
+    }
+    model = model_of(body, "float[N, 4] x", output, used)
+    assert decided(model) == (set() if found is None else {"y"})
+    if found is not None:
+        assert deciding(model, ["y"]) == found
+
+
+def test_what_is_an_output_already_is_told_when_asked():
+    model = model_of(TOPK + "y = Identity (t)", "float[N, 4] x", "float[N, 2] y, float[N, 3] s", VALUES)
+    assert decided(model) == {"y"}
+    assert deciding(model, ["y"]) == ()
+    assert deciding(model, ["y"], own=True) == ("s",)
+    assert made_of_others(model) == {"y"}
+    alone = model_of(TOPK + "y = Identity (t)", "float[N, 4] x", "float[N, 2] y", VALUES)
+    assert made_of_others(alone) == set()
+    assert made_of_others(revealed(alone, ["s"])) == {"y"}
+
+
+def test_what_is_looked_up_in_weights_hangs_on_these_as_well():
+    body = HEADS + "b = ArgMin <axis = 1, keepdims = 0> (s) z = Gather (table, b) y = Mul (z, half)"
+    model = model_of(body, "float[N, 4] x", "float[N, 5] y, float[N, 3] s", VALUES)
+    assert tables(model, ["y"]) == ("half", "table")
+    assert decided(model) == {"y"}
+    assert made_of_others(model) == set()

@@ -5,13 +5,14 @@ from typing import ClassVar
 
 import numpy as np
 import onnx
+import onnx.inliner
 import pytest
 from onnx import helper, numpy_helper, parser
 from text_graphs import model_of
 
 import onnxcompress
 from onnxcompress import pipeline, report, surgery
-from onnxcompress.core.errors import NothingChangedError, VerificationError
+from onnxcompress.core.errors import NothingChangedError, UnsupportedError, VerificationError
 from onnxcompress.core.plan import Plan
 from onnxcompress.core.run import Run
 from onnxcompress.encodings.codebook import AdaptiveCodebook
@@ -247,3 +248,26 @@ def test_a_cut_of_an_eight_bit_model_leaves_its_weights_in_eight_bits():
         kinds = {t.name: t.data_type for t in model.graph.initializer if len(t.dims) == 2}
         assert len(kinds) == 3
         assert set(kinds.values()) == {onnx.TensorProto.INT8}
+
+
+def calling():
+    """Return the network with its first activation in a function of the model."""
+    proto = network()
+    body = [helper.make_node("Relu", ["a"], ["b"])]
+    opsets = [helper.make_opsetid("", 17)]
+    proto.functions.append(helper.make_function("own", "Positive", ["a"], ["b"], body, opsets))
+    proto.opset_import.append(helper.make_opsetid("own", 1))
+    node = next(n for n in proto.graph.node if n.output[0] == "r")
+    node.op_type, node.domain = "Positive", "own"
+    node = next(n for n in proto.graph.node if n.output[0] == "s")
+    node.op_type, node.domain = "Positive", "own"
+    return proto
+
+
+@pytest.mark.parametrize("options", [{"keep": 0.5}, {"target": "macs=0.5"}])
+def test_calls_of_functions_are_told_with_what_to_do(options):
+    with pytest.raises((NothingChangedError, UnsupportedError), match=r"used by own\.Positive") as caught:
+        onnxcompress.compress(calling(), method="magnitude", benchmark=False, **options)
+    assert "onnx.inliner.inline_local_functions" in caught.value.fix
+    inlined = onnx.inliner.inline_local_functions(calling())
+    assert onnxcompress.compress(inlined, method="magnitude", benchmark=False, **options).run.cuts

@@ -191,3 +191,39 @@ def test_what_rounding_drowns_hides_nothing_else():
     assert compared({"y": y, "z": z}).drowned == set(), "what is equal needs no excuse"
     with pytest.raises(VerificationError, match="output 'y'"):
         compared({"y": y + 0.01, "z": 1 - z})
+
+
+def test_decisions_do_not_break_a_proof_that_holds_for_what_they_are_made_of():
+    """A decision that turns around is named; where what it is made of is wrong, that is what fails."""
+    y, z = np.array([[1.0, 2.0]], np.float32), np.array([[2.0]], np.float32)
+    exact = {"y": y.astype(np.float64), "z": z.astype(np.float64)}
+
+    def compared(found, decided):
+        runs = proof._Ort(lambda feeds: {"y": y, "z": z}, lambda feeds: found, decided)
+        runs.add({}, exact)
+        return runs
+
+    assert compared({"y": y, "z": np.zeros((1, 2), np.float32)}, {"z"}).drowned == {"z"}
+    for found, decided in (({"y": y + 0.01, "z": z}, {"z"}), ({"y": y, "z": z + 1}, ())):
+        with pytest.raises(VerificationError, match="output 'y'" if decided else "output 'z'"):
+            compared(found, decided)
+
+
+def test_in_float64_as_well():
+    """Two equal scores, of which rounding decides which is larger."""
+    body = "h = MatMul (x, w) s = MatMul (h, v) t, i = TopK <axis = 1> (s, k) y = Gather (b, i)"
+    weights = {"w": (4, 8), "v": (8, 2), "k": np.array([1]), "b": np.array([1.0, 2.0], np.float32)}
+    one, other = (model_of(body, "float[1, 4] x", "float[1, 1] y, float[1, 2] s", weights) for _ in range(2))
+    v = one.array("v")
+    tied = np.stack([v[:, 0], v[:, 0] * np.float32(1 + 1e-6)], 1)
+    one = one.with_encodings({"v": Dense(tied)}, "tied")
+
+    def compared(changed):
+        found = agreement.Comparison64(one, changed, [], {}, [], rounded={})
+        found.add({"x": np.ones((1, 4), np.float32)})
+        return found.agreement
+
+    turned = compared(other.with_encodings({"v": Dense(tied[:, ::-1].copy())}, "turned"))
+    assert turned.worst[0] == "s", "not the decision, which has turned around as well"
+    assert turned.drowned == {"y"}
+    assert compared(one).drowned == set()

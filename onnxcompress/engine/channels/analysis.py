@@ -9,7 +9,7 @@ from types import MappingProxyType
 import onnx_ir as ir
 
 from onnxcompress.core.model import FLOAT_TYPES, Model, constant_of
-from onnxcompress.core.refusal import Refusal
+from onnxcompress.core.refusal import CALL, Refusal
 from onnxcompress.couplings._base import COUPLINGS
 from onnxcompress.engine.channels.channels import Channels
 from onnxcompress.engine.channels.crossing import Ground, NodeCrossing, refused, settled, stop_at_varying
@@ -58,7 +58,7 @@ def _analysed(model: Model, input_shapes: Mapping[str, Shape]) -> Channels:
     unknown: Counter[str] = Counter()
     _freeze_captured(ground, graph)
     for node in graph:
-        _cross(ground, node, clone.ir.opset_imports, unknown)
+        _cross(ground, node, clone.ir, unknown)
     ground.settle_rivals()
     for value in graph.outputs:
         for labels in ground.along.get(value, {}).values():
@@ -135,12 +135,12 @@ def _inside(node: ir.Node) -> str:
     return f"is read inside {node.op_type} {node.name!r}, whose body is not cut"
 
 
-def _cross(ground: Ground, node: ir.Node, opsets: Mapping[str, int], unknown: Counter[str]) -> None:
+def _cross(ground: Ground, node: ir.Node, model: ir.Model, unknown: Counter[str]) -> None:
     """Carry labels over one node."""
     domain = "" if node.domain == "ai.onnx" else node.domain
     if node.op_type in _FREE and not domain:
         return
-    crossing = NodeCrossing(ground, as_node(node, opsets), node)
+    crossing = NodeCrossing(ground, as_node(node, model.opset_imports), node)
     labelled = any(v is not None and ground.along.get(v) for v in node.inputs)
     coupling = COUPLINGS.get((domain, node.op_type))
     given = [v for v in (*node.inputs, *node.outputs) if v is not None and v.name]
@@ -148,7 +148,8 @@ def _cross(ground: Ground, node: ir.Node, opsets: Mapping[str, int], unknown: Co
         if labelled:
             name = f"{domain}.{node.op_type}" if domain else node.op_type
             unknown[name] += 1
-            refused(crossing, f"is used by {name} {node.name!r}, for which no rule is known")
+            why = CALL if node.op_identifier() in model.functions else "for which no rule is known"
+            refused(crossing, f"is used by {name} {node.name!r}, {why}")
         return
     if any(v not in ground.trace.shapes for v in given):
         refused(crossing, f"is used by {node.op_type} {node.name!r}, of which not all shapes are known")

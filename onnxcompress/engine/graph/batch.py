@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+import onnx_ir as ir
 import torch
 
 from onnxcompress.core.errors import OnnxCompressError
@@ -51,6 +52,31 @@ class Runnable(Protocol):
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """Return output name -> value."""
         ...
+
+
+def fixed(inputs: Mapping[str, ir.Value]) -> dict[str, int]:
+    """Return for each input whose first axis the file fixes, its length."""
+    found = {}
+    for name, value in inputs.items():
+        shape = value.shape
+        if shape is not None and len(shape) > 0 and isinstance(shape[0], int) and shape[0] > 0:
+            found[name] = int(shape[0])
+    return found
+
+
+def times(fixed: Mapping[str, int], feeds: Mapping[str, Any]) -> int:
+    """Return how many times the file's batch is fed; 1 where inputs disagree.
+
+    Args:
+        fixed: input name -> length of the first axis that the file fixes.
+        feeds: input name -> what is fed.
+    """
+    factors = {
+        feeds[name].shape[0] // batch if feeds[name].shape[0] % batch == 0 else 1
+        for name, batch in fixed.items()
+        if getattr(feeds.get(name), "ndim", 0) > 0
+    }
+    return factors.pop() if len(factors) == 1 else 1
 
 
 def widen(step: Step, inputs: list[Value], batch: int, factor: int) -> list[Value]:

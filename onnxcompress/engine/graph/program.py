@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,6 +102,18 @@ class Program:
 
     def __post_init__(self) -> None:
         self.steps = list(self.main.walk())
+
+    def idle(self, outputs: Collection[str]) -> frozenset[Step]:
+        """Return the steps of the outermost block that these outputs do not need; none if one has weights."""
+        needed = {s for n, s in zip(self.outputs, self.main.outputs, strict=True) if n in outputs}
+        weights, found = set(self.weights.values()), set()
+        for step in reversed(self.main.steps):
+            if needed.isdisjoint(step.outputs):
+                found.add(step)
+            else:
+                needed.update(step.inputs, *(block.used for block in step.blocks.values()))
+        trained = {s for s in weights if len(self.values[s].shape or ()) > 1}
+        return frozenset() if any(trained.intersection(step.inputs) for step in found) else frozenset(found)
 
 
 def since_version(op_type: str, domain: str, opset: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -76,8 +76,10 @@ class TorchGraph(nn.Module):
         self._constants = {slot: self._constant(array) for slot, array in self._program.constants.items()}
         self._folded: dict[int, Value] | None = None
         self._folded_steps: frozenset[Step] = frozenset()
+        self._idle: frozenset[Step] = frozenset()
         self._folded_without: frozenset[str] = frozenset()
-        self._batch = self._fixed_batch()
+        fed = {name: self._program.values[self._program.slots[name]] for name in self.inputs}
+        self._batch = graph_batch.fixed(fed)
         self._maps = {
             self._program.names[step.outputs[0]]: zipmap.keys(step.node)
             for step in self._program.main.steps
@@ -137,7 +139,7 @@ class TorchGraph(nn.Module):
         with self._repeatable():
             env, factor = self._feed(feeds)
             self._run(self._program.main, env, factor)
-        return {name: env[slot] for name, slot in zip(self.outputs, self._program.main.outputs, strict=True)}
+        return {name: env[slot] for name, slot in self._results().items()}
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """Run the graph in evaluation mode, without gradient, on NumPy arrays.
@@ -154,11 +156,11 @@ class TorchGraph(nn.Module):
         double = self._dtype is torch.float64
         types = {
             name: None if double else element_type(self._program.values[slot])
-            for name, slot in zip(self.outputs, self._program.main.outputs, strict=True)
+            for name, slot in self._results().items()
         }
         arrays = {name: to_array(value, types[name]) for name, value in outputs.items()}
         for name, labels in self._maps.items():
-            if isinstance(arrays[name], np.ndarray):
+            if isinstance(arrays.get(name), np.ndarray):
                 arrays[name] = [dict(zip(labels, row, strict=True)) for row in arrays[name].tolist()]
         return arrays
 
@@ -171,6 +173,11 @@ class TorchGraph(nn.Module):
             return found
         finally:
             self._footprint = None
+
+    def leave_out(self, outputs: Collection[str]) -> None:
+        """Compute all outputs but these, and nothing that only these need."""
+        self.outputs = tuple(name for name in self._program.outputs if name not in outputs)
+        self._idle = self._program.idle(self.outputs) if outputs else frozenset()
 
     def batchable(self, feeds: Sequence[Mapping[str, Any]] | None = None) -> bool:
         """Return whether several examples fed at once give what they give one by one; measured once.
@@ -236,6 +243,11 @@ class TorchGraph(nn.Module):
 
     # inside ------------------------------------------------------------------------------------------------
 
+    def _results(self) -> dict[str, int]:
+        """Return the slot of each output that is computed."""
+        every = zip(self._program.outputs, self._program.main.outputs, strict=True)
+        return {name: slot for name, slot in every if name in self.outputs}
+
     def _tensor(self, array: Array) -> torch.Tensor:
         value = to_value(np.array(array), self._dtype, self._device)
         assert isinstance(value, torch.Tensor)
@@ -266,15 +278,6 @@ class TorchGraph(nn.Module):
         nested = {s for step in self._program.steps for block in step.blocks.values() for s in block.inputs}
         return frozenset(changing | outputs | nested | set(self._program.slots.values()))
 
-    def _fixed_batch(self) -> dict[str, int]:
-        """Return for each input whose first axis the file fixes, its length."""
-        found = {}
-        for name in self.inputs:
-            shape = self._program.values[self._program.slots[name]].shape
-            if shape is not None and len(shape) > 0 and isinstance(shape[0], int) and shape[0] > 0:
-                found[name] = int(shape[0])
-        return found
-
     def _feed(self, feeds: Mapping[str, Any]) -> tuple[list[Value], int]:
         """Return the values before the first step, and how many times the file's batch is fed."""
         unknown = [n for n in feeds if n not in self.inputs and n not in self._program.optional]
@@ -291,7 +294,7 @@ class TorchGraph(nn.Module):
         for name, value in feeds.items():
             slot = self._program.slots[name]
             env[slot] = self._hooked(slot, self._given(value, slot))
-        return env, self._factor(feeds)
+        return env, graph_batch.times(self._batch, feeds)
 
     def _given(self, value: Any, slot: int) -> Value:
         if isinstance(value, (np.ndarray, np.generic, list)) or np.isscalar(value):
@@ -300,14 +303,6 @@ class TorchGraph(nn.Module):
             double = element_type(self._program.values[slot]) is ir.DataType.DOUBLE
             return value.to(self._device, torch.float64 if double else self._dtype)
         return value.to(self._device) if isinstance(value, torch.Tensor) else value
-
-    def _factor(self, feeds: Mapping[str, Any]) -> int:
-        factors = {
-            feeds[name].shape[0] // batch if feeds[name].shape[0] % batch == 0 else 1
-            for name, batch in self._batch.items()
-            if getattr(feeds.get(name), "ndim", 0) > 0
-        }
-        return factors.pop() if len(factors) == 1 else 1
 
     def _hooked(self, slot: int, value: Value) -> Value:
         hook = self.hooks.get(self._program.names[slot]) if self.hooks else None
@@ -350,7 +345,7 @@ class TorchGraph(nn.Module):
 
     def _run(self, block: Block, env: list[Value], factor: int) -> None:
         for step in block.steps:
-            if step in self._folded_steps:
+            if step in self._folded_steps or step in self._idle:
                 continue
             self._step(step, env, factor)
             for slot in step.free:

@@ -39,7 +39,7 @@ class Limits:
         self._reference, self._calls, self._task, self._max_error = reference, calls, task, max_error
         self._outputs = {name: limit for name, limit in gates.items() if name in _OUTPUTS}
         self._drop = gates.get("max_drop") if task.labelled else None
-        self._yardstick = Yardstick(reference, calls) if max_error is not None else None
+        self._yardstick = None if max_error is None else Yardstick(reference, calls, without=task.decided)
         self._before: float | None = None
 
     def __bool__(self) -> bool:

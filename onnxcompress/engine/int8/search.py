@@ -84,7 +84,8 @@ class Search:
         self._threads, self._progress, self._how = threads, progress, how
         self._calibrating = calls_of(task, "train", examples)
         self.examples = min(examples, len(task.train))
-        self.yardstick = Yardstick(self._computes(serialised(model)), calls_of(task, "validation", JUDGED))
+        judged = calls_of(task, "validation", JUDGED)
+        self.yardstick = Yardstick(self._computes(serialised(model)), judged, without=task.decided)
         self.damages: dict[str, dict[str, float]] = {}
 
     @property

@@ -42,13 +42,23 @@ class Difference:
             within a tolerance where no larger share differs.
         open_axes: axes whose length depends on values (the boxes that are left of a detector); another length
             there is a difference like any other. None: another length is an error.
+        decided: it holds decisions, or what decisions selected: of whatever length, in an order that tells
+            nothing of classes.
     """
 
-    def __init__(self, name: str, *, same_types: bool, open_axes: frozenset[int] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        same_types: bool,
+        open_axes: frozenset[int] | None = None,
+        decided: bool = False,
+    ) -> None:
         self.name = name
         self._same_types = same_types
         self._open_axes = open_axes or frozenset()
-        self._other_length = False
+        self._decided = decided
+        self._calls = self._other_lengths = 0
         self.broken = False
         self._problem: str | None = None
         self._shape: tuple[int, ...] = ()
@@ -85,7 +95,7 @@ class Difference:
 
         Differences up to ``NOISE`` agree in any case: the last operator's own rounding.
         """
-        if self.broken or self._other_length:
+        if self.broken or self._other_lengths:
             return False
         if not self._numeric:
             return self._equal
@@ -96,7 +106,8 @@ class Difference:
 
     def result(self) -> OutputDifference:
         """Return what was gathered."""
-        top1 = self._agreeing / self._rows if self._rows else None
+        scores = self._rows and not self._decided and not self._other_lengths
+        top1 = self._agreeing / self._rows if scores else None
         # How far apart the numbers of two classes are says nothing.
         measured = self._numeric and not self._decisions
         return OutputDifference(
@@ -107,10 +118,17 @@ class Difference:
             cosine=self._cosine() if measured else None,
             top1_agreement=self._alike / self._decisions if self._decisions else top1,
             equal=self._equal,
-            problem=self._problem,
+            problem=self._told(),
             spread=self._spread.ratio() if measured else None,
             lost=self._spread.lost() if measured else None,
         )
+
+    def _told(self) -> str | None:
+        """Return the problem in words, and how many calls the numbers lack."""
+        if not self._other_lengths:
+            return self._problem
+        compared = self._calls - self._other_lengths
+        return f"{self._problem}; {compared} of {self._calls} calls could be compared"
 
     def _relative_l2(self) -> float | None:
         if self._difference_sq == 0:
@@ -126,6 +144,7 @@ class Difference:
     def _add_array(self, expected: Array, actual: Array) -> None:
         if not self._comparable(expected, actual):
             self._fail(_kind(actual), _kind(expected))
+        self._calls += 1
         if expected.shape != actual.shape:
             self._other_shape(expected, actual)
             return
@@ -173,9 +192,10 @@ class Difference:
     def _other_shape(self, expected: Array, actual: Array) -> None:
         """Note another length along open axes; anything else is an error."""
         differing = {i for i, (e, a) in enumerate(zip(expected.shape, actual.shape, strict=False)) if e != a}
-        if expected.ndim != actual.ndim or not differing <= self._open_axes:
+        if expected.ndim != actual.ndim or not (self._decided or differing <= self._open_axes):
             self._fail(_kind(actual), _kind(expected))
-        self._equal, self._other_length = False, True
+        self._equal = False
+        self._other_lengths += 1
         if self._problem is None:
             self._problem = f"has shape {_dims(actual)} where the reference has {_dims(expected)}"
 

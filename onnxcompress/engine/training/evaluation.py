@@ -81,12 +81,15 @@ class Evaluator:
         self.batches = Batches(task, dtype, device, cache_bytes=cache_bytes)
         feeding = getattr(task.samples, "feeding", None) or Feeding(False, None)
         probe = self.batches.inputs(task.train[: max(3, 2 * (feeding.fixed or 1))])
+        for each in (graph, *([] if teacher is None else [teacher])):
+            each.leave_out(task.left_out)
         graph.eval()
         self.execution = Execution(graph, feeding, probe)
         if not self.execution.outputs:
             raise UnsupportedError(
                 "the model has no output to train towards",
                 why="none holds real numbers with examples on its first axis and a fixed length",
+                fix="methods that do not train need none: magnitude alone, lc-quant --mode dc, int8",
             )
         target = getattr(task.samples, "targets", None)
         output = (target.output if target is not None else None) or self.execution.outputs[0]

@@ -46,6 +46,7 @@ def fitting_noise(graph: TorchGraph, task: Task, share: float = SHARE) -> dict[s
         return {}
     drawn = {name: generator.standard_normal(stack[name].shape) * value for name, value in spread.items()}
     feeding = getattr(task.samples, "feeding", None) or Feeding(False, None)
+    graph.leave_out(task.left_out)
     clean = feeding.predict(graph.run, stack)
 
     def moved(strength: float) -> float:

@@ -157,6 +157,7 @@ def fitting_shifts(
     }
     if not layouts:
         return {}
+    graph.leave_out(task.left_out)
     clean = feeding.predict(graph.run, stack)
     directions = torch.from_numpy(generator.uniform(-1, 1, (len(some), 2, 3)).astype(np.float32))
 
