@@ -175,6 +175,17 @@ def test_one_that_notices_nothing_is_shown_the_farthest():
     assert found.pixels == pytest.approx(2.0)
 
 
+def test_out_of_time_no_shift_is_shown_but_one_that_is_known_not_to_be_noticed():
+    x = np.ones((50, 1, 20, 20), np.float32) * np.arange(50, dtype=np.float32)[:, None, None, None]
+    blind = filtered(np.ones((20, 20)), (1, 20, 20))
+    assert fitting_shifts(blind, task_of(x), until=-np.inf)["x"].pixels == pytest.approx(2.0)
+    side = 40
+    weight = np.broadcast_to(np.sin(2 * np.pi * np.arange(side) / side), (side, side))
+    seeing, waving = filtered(weight, (1, side, side)), task_of(waves(300, side, 40.0))
+    assert fitting_shifts(seeing, waving, 0.02)
+    assert fitting_shifts(seeing, waving, 0.02, until=-np.inf) == {}
+
+
 def test_no_pictures_no_shift():
     x = np.random.default_rng(1).normal(size=(50, 6)).astype(np.float32)
     assert fitting_shifts(filtered(np.ones(6), (6,)), task_of(x)) == {}

@@ -46,3 +46,15 @@ def test_inputs_that_are_not_floating_point_or_constant_get_none():
     whole = np.random.default_rng(1).integers(0, 9, (50, 6))
     assert fitting_noise(linear(TensorProto.INT64), task_of(whole)) == {}
     assert fitting_noise(linear(), task_of(np.ones((50, 6), np.float32))) == {}
+
+
+def test_out_of_time_one_look_has_to_do():
+    graph, looks, x = linear(), [], np.random.default_rng(1).normal(size=(300, 6)).astype(np.float32)
+    run = graph.run
+    graph.run = lambda *given: (looks.append(1), run(*given))[1]
+    whole = fitting_noise(graph, task_of(x))["x"]
+    needed = len(looks)
+    looks.clear()
+    assert fitting_noise(graph, task_of(x), until=-np.inf)["x"] == pytest.approx(whole, rel=0.2)
+    assert needed == 7
+    assert len(looks) == 2  # clean and noisy

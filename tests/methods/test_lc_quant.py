@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 
 import numpy as np
@@ -326,13 +327,34 @@ def test_killed_run_is_taken_up_and_ends_alike(tmp_path, monkeypatch, mode):
         LcQuant(bits=1, mode=mode, **QUICK).plan(model, task, Resources(checkpoint_dir=tmp_path, resume=True))
 
 
-def test_time_limit_shortens_the_path_and_still_ends_compressed():
+@pytest.mark.parametrize("limit", [1.0, 1e6, None])
+def test_time_limit_shortens_the_path_which_comes_to_its_end(monkeypatch, limit):
+    ticks = itertools.count()  # a clock that goes on by a millisecond whenever somebody looks at it
+    monkeypatch.setattr(time, "monotonic", lambda: next(ticks) / 1000)
     model = mlp()
-    began = time.monotonic()
-    plan = LcQuant(bits=1, epochs=5000, steps=5).plan(model, task_of(model, False), Resources(max_time_s=3.0))
-    assert time.monotonic() - began < 20
+    plan = LcQuant(bits=1, mode="lc", epochs=10.0).plan(
+        model, task_of(model, False), Resources(max_time_s=limit)
+    )
     assert len(np.unique(plan.weights["fc1.w"].decode())) == 2
-    assert len(plan.training.points) > 1
+    training = plan.training
+    assert training.stopped.startswith(("all steps made", "w and"))
+    assert (training.epochs < 200) is (limit == 1.0)
+    assert training.points[-1].gap < 0.1 < training.points[0].gap
+    told = [w for w in plan.warnings if w.startswith("--max-time was enough for")]
+    assert len(told) == (limit == 1.0)
+    assert all(w.endswith(" of 400 passes over the data") for w in told)
+    # Times are counted from the beginning: before the first point a rate is searched, step by step.
+    assert training.points[0].elapsed_s > 0.05
+    assert [p.elapsed_s for p in training.points] == sorted(p.elapsed_s for p in training.points)
+
+
+def test_time_that_is_over_before_the_path_begins_is_told(monkeypatch):
+    ticks = itertools.count()
+    monkeypatch.setattr(time, "monotonic", lambda: next(ticks) / 1000)
+    model = mlp()
+    plan = LcQuant(bits=1, epochs=10.0).plan(model, task_of(model, False), Resources(max_time_s=0.005))
+    assert "--max-time was enough for 0 of 400 passes over the data" in plan.warnings
+    assert plan.training.epochs == 0
 
 
 def test_progress_goes_from_nothing_to_all():

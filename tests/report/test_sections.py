@@ -171,6 +171,21 @@ def test_few_bits_without_training_are_marked() -> None:
     assert warned(wide) == {}
 
 
+def test_what_to_do_about_few_bits_depends_on_what_was_given() -> None:
+    run = replace(compress(), warnings=())
+    trained = next(m.training for m in run.methods if m.training is not None)
+    nothing = replace(trained, epochs=0.0)
+    untrained = replace(run, methods=tuple(replace(m, training=None) for m in run.methods))
+    given = replace(run, methods=tuple(replace(m, training=nothing) for m in run.methods))
+    short = replace(given, warnings=("--max-time was enough for 0 of 200 passes over the data",))
+    assert "give --data to train, or use --bits 4" in said(section(untrained, "warnings"))
+    assert "give" not in said(section(given, "warnings"))
+    assert "usually costs accuracy: use --bits 4" in said(section(given, "warnings"))
+    assert warned(short) == {"Few bits, no time to train": "warning", "": "warning"}
+    assert "give more --max-time, or use --bits 4" in said(section(short, "warnings"))
+    assert "--data" not in said(section(short, "warnings"))
+
+
 def test_no_changed_weight_is_marked() -> None:
     run = compress()
     dense = tuple(replace(w, encoding="dense", entries=None) for w in run.weights)

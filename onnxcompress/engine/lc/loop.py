@@ -33,6 +33,8 @@ LOST = 3.0
 direct compression costs hardly anything, one with the loss of a coarse version, see ``Schedule.ceiling``)."""
 _MOST_HALVINGS = 6
 
+OUT_OF_TIME = "the time limit was reached"
+
 FAR = 0.07
 """‖w − Δ(Θ)‖ / ‖w‖ above which the path has not led to Δ(Θ): most of what w has learned is lost with w."""
 
@@ -67,6 +69,7 @@ class Schedule:
         tolerance: the path ends where ‖w − Δ(Θ)‖ / ‖w‖ is smaller.
         ceiling: a loss below which the reference is not lost: that of a coarse version of it.
         further: L steps, at most, that follow until w is ``CLOSE`` where it is ``FAR`` after ``steps``.
+        wished: passes over the training split in all L steps, had time not been limited.
     """
 
     mode: Mode
@@ -80,6 +83,7 @@ class Schedule:
     tolerance: float
     ceiling: float = 0.0
     further: int = 0
+    wished: float = 0.0
 
     def mu(self, step: int) -> float:
         """Return μ of an L step, counted from 0; 0 where the mode has no penalty."""
@@ -258,7 +262,7 @@ class _Loop:
         state.epochs += learned.epochs
         point = self._note(weights, mu or None, learned.loss)
         if learned.stopped == "time":
-            return "the time limit was reached"
+            return OUT_OF_TIME
         if schedule.mode == "lc" and point.gap is not None and point.gap < schedule.tolerance:
             return f"w and Δ(Θ) differ by less than {schedule.tolerance:g}"
         return None

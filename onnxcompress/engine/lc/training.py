@@ -6,7 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from onnxcompress.core.encoding import Array, Encoding
@@ -18,7 +18,7 @@ from onnxcompress.encodings.codebook import AdaptiveCodebook
 from onnxcompress.engine.graph.torchgraph import TorchGraph
 from onnxcompress.engine.lc.keeping import put_together, taken_apart
 from onnxcompress.engine.lc.learner import Score
-from onnxcompress.engine.lc.loop import Part, Schedule, State, compress, project
+from onnxcompress.engine.lc.loop import OUT_OF_TIME, Part, Result, Schedule, State, compress, project
 from onnxcompress.engine.lc.lstep import TrainedLearner
 from onnxcompress.engine.lc.schedule import Wishes, fit_schedule
 from onnxcompress.engine.training.augmentation import Augmentation
@@ -34,6 +34,9 @@ _REMEMBERED = 5e-3
 
 _FORGIVEN = 0.02
 """How much more than the original a late state may err there and still be kept: it has not seen them."""
+
+_FITTING_SHARE = 0.1
+"""Part of a limited time after which noise and shifts are what is known of them then."""
 
 _GROUPS = ("multipliers", "before", "best")
 _ENCODED = ("theta", "best_theta")
@@ -106,23 +109,24 @@ class _Run:
             None if given is None or given is job.model else TorchGraph(given, device=job.resources.device)
         )
         original = graph if teacher is None else teacher
+        limit = job.resources.max_time_s
+        until = math.inf if limit is None else self.began + _FITTING_SHARE * limit
         self.trained_on, self.mixtures = job.task, 0
         if job.mix:
             self.trained_on, self.mixtures = with_mixtures(
-                job.task, lambda: fitting_noise(original, job.task)
+                job.task, lambda: fitting_noise(original, job.task, until=until)
             )
-        self.trainer = Trainer(
-            graph, self.trained_on, job.resources, batch_size=job.batch_size, teacher=teacher
-        )
+        rest = replace(job.resources, max_time_s=self._left())
+        self.trainer = Trainer(graph, self.trained_on, rest, batch_size=job.batch_size, teacher=teacher)
         self.stuck = graph.without_gradient()
         unreached = {r.where for r in self.stuck} | (set(job.model.weights) - set(graph.trainable))
         self.parts, self.fixed = _separate(job.parts, unreached)
         compressed = tuple(name for part in self.parts for name in part.weights)
         along = tuple(n for n in job.others if n not in unreached and n not in compressed)
-        noise = fitting_noise(original, job.task, job.noise) if job.noise > 0 else {}
+        noise = fitting_noise(original, job.task, job.noise, until=until) if job.noise > 0 else {}
         # Where only the original teaches, it answers for any picture: the more they differ, the better.
         turned = not job.task.labelled
-        shifts = fitting_shifts(original, job.task, turned=turned) if job.shift else {}
+        shifts = fitting_shifts(original, job.task, turned=turned, until=until) if job.shift else {}
         # Without labels the loss says more than the share of equal decisions, of which few examples have few.
         self.learner = TrainedLearner(
             self.trainer,
@@ -163,10 +167,12 @@ class _Run:
             coarse = [Part((n,), AdaptiveCodebook(2)) for part in self.parts for n in part.weights]
             one_bit = {n: e.decode() for n, e in project(coarse, arrays).items()}
             self.resources.progress(0.0, "finding the learning rate", None)
+            seconds = 0.0 if self._left() is None else self._seconds_of_a_c_step(arrays)
             self.schedule = fit_schedule(
-                self.learner, self.trained_on, one_bit, self.wishes, time_s=self._left()
+                self.learner, self.trained_on, one_bit, self.wishes, time_s=self._left(), c_step_s=seconds
             )
         assert self.schedule is not None
+        self.state.elapsed_s += time.monotonic() - self.began
         result = compress(self.parts, self.learner, self.schedule, state=self.state, tell=self._tell)
         others = {
             name: array for name, array in result.others.items() if not _same(array, self.model.array(name))
@@ -174,7 +180,24 @@ class _Run:
         chosen = result.points[result.chosen].step
         stopped = f"{result.stopped}; the state after step {chosen} of {len(result.points) - 1} is kept"
         training = self._facts(result.points, result.epochs, stopped)
-        return Trained({**fixed, **result.encodings}, others, training, self.schedule, self._warnings())
+        warnings = (*self._warnings(), *self._shortened(result))
+        return Trained({**fixed, **result.encodings}, others, training, self.schedule, warnings)
+
+    def _seconds_of_a_c_step(self, arrays: Mapping[str, Array]) -> float:
+        """Measure a C step: how many there is time for."""
+        began = time.monotonic()
+        project(self.parts, {name: arrays[name] for part in self.parts for name in part.weights})
+        return time.monotonic() - began
+
+    def _shortened(self, result: Result) -> tuple[str, ...]:
+        """Return what has to be said of a path that time has made shorter, or broken off."""
+        assert self.schedule is not None
+        made, wished = self.schedule.steps * self.schedule.epochs, self.schedule.wished
+        if result.stopped.startswith(OUT_OF_TIME):
+            made = result.epochs
+        if made >= wished or self.schedule.mode == "dc":
+            return ()
+        return (f"--max-time was enough for {made:.2g} of {wished:.3g} passes over the data",)
 
     def _untrained(self, fixed: Mapping[str, Encoding]) -> Trained:
         found = self.trainer.evaluate()

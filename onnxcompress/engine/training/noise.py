@@ -8,6 +8,8 @@ deviation, proportional to that of each input, moves the original's outputs by `
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping
 
 import numpy as np
@@ -26,13 +28,16 @@ EXAMPLES = 256
 _LARGEST = 4.0
 
 
-def fitting_noise(graph: TorchGraph, task: Task, share: float = SHARE) -> dict[str, float]:
+def fitting_noise(
+    graph: TorchGraph, task: Task, share: float = SHARE, *, until: float = math.inf
+) -> dict[str, float]:
     """Return the standard deviation of the noise for each floating-point input; empty where none fits.
 
     Args:
         graph: holds the original's weights.
         task: the data; training examples are used.
         share: see the top of this file.
+        until: moment of ``time.monotonic`` after which what is found by then is returned.
     """
     generator = np.random.default_rng([task.seed, 0x4015E])
     stack = task.samples.inputs(generator.permutation(task.train)[:EXAMPLES])
@@ -63,6 +68,8 @@ def fitting_noise(graph: TorchGraph, task: Task, share: float = SHARE) -> dict[s
             return {}
         # The share grows about with the square of the strength.
         strength = min(strength * float(np.clip(np.sqrt(share / found), 0.2, 5.0)), _LARGEST)
+        if time.monotonic() >= until:
+            break
     return {name: strength * value for name, value in spread.items()}
 
 

@@ -11,6 +11,8 @@ the least shift (its inputs are no pictures, whatever their shape) is shown none
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -134,7 +136,12 @@ def may_shift(task: Task) -> bool:
 
 
 def fitting_shifts(
-    graph: TorchGraph, task: Task, share: float = SHARE, *, turned: bool = False
+    graph: TorchGraph,
+    task: Task,
+    share: float = SHARE,
+    *,
+    turned: bool = False,
+    until: float = math.inf,
 ) -> dict[str, Shift]:
     """Return the shift for each input that holds pictures; empty where none fits.
 
@@ -143,6 +150,7 @@ def fitting_shifts(
         task: the data; training examples are used.
         share: see the top of this file.
         turned: turn, stretch and shear them, too.
+        until: moment of ``time.monotonic`` after which what is found by then is returned.
     """
     feeding = getattr(task.samples, "feeding", None) or Feeding(False, None)
     if feeding.whole:
@@ -171,7 +179,7 @@ def fitting_shifts(
         return moved_share(clean, feeding.predict(graph.run, seen))
 
     sides = [min(stack[n].shape[1:3] if last else stack[n].shape[2:]) for n, last in layouts.items()]
-    pixels = _largest(lambda distance: moved(distance) <= share, FARTHEST * min(sides))
+    pixels = _largest(lambda distance: moved(distance) <= share, FARTHEST * min(sides), until)
     if pixels <= LEAST_PIXELS:
         return {}
     return {name: Shift(pixels, last, turned=turned, whole=not turned) for name, last in layouts.items()}
@@ -187,12 +195,14 @@ def no_farther(shifts: Mapping[str, Shift], pixels: float | None) -> dict[str, S
     }
 
 
-def _largest(good: Callable[[float], bool], most: float) -> float:
-    """Return the largest distance up to ``most`` that is good, by halving; 0 where none is."""
+def _largest(good: Callable[[float], bool], most: float, until: float) -> float:
+    """Return the largest distance up to ``most`` that is known to be good, by halving; 0 where none is."""
     low, high = 0.0, most
     if good(high):
         return high
     for _ in range(_HALVINGS):
+        if time.monotonic() >= until:
+            break
         middle = (low + high) / 2
         low, high = (middle, high) if good(middle) else (low, middle)
     return low

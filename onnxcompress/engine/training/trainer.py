@@ -194,6 +194,7 @@ class Trainer:
         progress: Callable[[float, str], None] | None = None,
         save: Callable[[], None] | None = None,
         save_every_s: float = 30.0,
+        until: float = math.inf,
     ) -> Outcome:
         """Train; a run that :meth:`restore` found in its middle is taken up there.
 
@@ -215,6 +216,7 @@ class Trainer:
             save: called about every ``save_every_s`` seconds, between two steps, where :meth:`state` is
                 complete: writes a checkpoint.
             save_every_s: see ``save``.
+            until: moment of ``time.monotonic`` at which the run ends, unless the time limit ends it before.
         """
         for name, value, good in (
             ("--epochs", epochs, epochs > 0),
@@ -236,7 +238,7 @@ class Trainer:
             save_every_s=save_every_s,
             batch_size=self.batch_size,
             clip_norm=self._clip_norm,
-            deadline=self._deadline,
+            deadline=min(self._deadline, until),
             schedule=schedule,
         )
         report = progress or (lambda fraction, text: self._resources.progress(fraction, text, None))

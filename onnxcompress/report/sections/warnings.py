@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxcompress.core.run import Run
+from onnxcompress.core.run import Run, WeightFacts
 from onnxcompress.report import format as fmt
 from onnxcompress.report.sections import _reading as reading
 from onnxcompress.report.sections._base import section
@@ -76,16 +76,22 @@ def _unmeasured(run: Run) -> list[Callout]:
     low = [w for w in run.weights if w.entries is not None and w.entries <= LOW_BITS_ENTRIES]
     told = any("--data" in warning for warning in run.warnings)
     if low and not reading.trained(run) and not told:
-        most = max(w.entries or 0 for w in low)
-        said = f"{fmt.plural(len(low), 'weight')} got a codebook of at most {most} values without training. "
-        parts: tuple[Inline, ...] = (
-            f"{said}At 3 bits or less that usually costs accuracy: give ",
-            Name("--data"),
-            " to train, or use ",
-            Name("--bits 4"),
-            ".",
-        )
-        found.append(Callout("warning", "Few bits, no training", parts))
+        found.append(_few_bits(run, low))
     if run.methods and not (reading.compressed(run) or run.cuts or run.simplifications):
         found.append(Callout("warning", "No weight changed", ("Every weight was left as it was.",)))
     return found
+
+
+def _few_bits(run: Run, low: list[WeightFacts]) -> Callout:
+    """Return what to do about codebooks of few values: what would have trained depends on what was given."""
+    most = max(w.entries or 0 for w in low)
+    said = (
+        f"{fmt.plural(len(low), 'weight')} got a codebook of at most {most} values without training. "
+        "At 3 bits or less that usually costs accuracy: "
+    )
+    title, fix = "Few bits, no training", tuple[Inline, ...](("give ", Name("--data"), " to train, or use "))
+    if any("--max-time" in warning for warning in run.warnings):
+        title, fix = "Few bits, no time to train", ("give more ", Name("--max-time"), ", or use ")
+    elif any(m.training is not None for m in run.methods):
+        fix = ("use ",)
+    return Callout("warning", title, (said, *fix, Name("--bits 4"), "."))
