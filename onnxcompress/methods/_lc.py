@@ -90,7 +90,7 @@ class LcMethod(Method):
     lr: float | None = option(None, "Learning rate of the first L step. [default: found by short runs]")
     mu0: float | None = option(None, "Penalty parameter of the first L step. [default: by the learning rate]")
     growth: float | None = option(None, "Factor of the penalty parameter from one L step to the next.")
-    batch_size: int | None = option(None, "Examples of one SGD step.")
+    batch_size: int | None = option(None, "Examples of one SGD step. [default: 128, fewer of large ones]")
     include: tuple[str, ...] = option((), "Compress only weights whose name, or whose node's name, matches.")
     exclude: tuple[str, ...] = option((), "Leave weights uncompressed whose name, or node's name, matches.")
 

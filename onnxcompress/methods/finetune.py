@@ -41,7 +41,7 @@ class Finetune(Method):
 
     epochs: float | None = option(None, f"Passes over the training data. [default: {EPOCHS:g}]")
     lr: float | None = option(None, "Learning rate of the first epoch. [default: found by short runs]")
-    batch_size: int | None = option(None, "Examples of one step. [default: 64]")
+    batch_size: int | None = option(None, "Examples of one step. [default: 64, fewer of large ones]")
     teacher: float = option(
         0.5,
         "Share of the loss, 0 to 1, that pulls towards the original's outputs where there are class labels.",

@@ -80,7 +80,7 @@ class Vib(Method):
     gate_lr: float | None = option(None, "Learning rate of the gates. [default: by the number of steps]")
     weight_decay: float = option(0.0, "Factor of the l2 penalty on weights.")
     warm_up: float = option(0.1, "Part of the gated training, 0 to 1, in which gamma grows from 0.")
-    batch_size: int | None = option(None, "Examples of one step. [default: 64]")
+    batch_size: int | None = option(None, "Examples of one step. [default: 64, fewer of large ones]")
     teacher: float = option(
         0.5,
         "Share of the loss, 0 to 1, that pulls towards the original's outputs where there are class labels.",
