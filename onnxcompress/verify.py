@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -43,6 +44,7 @@ def compare(
     threads: int = 1,
     same_types: bool = True,
     decided: Collection[str] = (),
+    allowed: Mapping[str, float] | None = None,
 ) -> Comparison:
     """Compare outputs with those of the original on the same inputs; memory does not grow with their number.
 
@@ -59,6 +61,7 @@ def compare(
         same_types: outputs must have the same types; False between two implementations.
         decided: outputs that are decisions, or selected by some, made of other outputs: rounding may turn
             them around, so that they may differ, also in length, whatever the tolerance.
+        allowed: output name -> another tolerance for this one.
 
     Where the reference is a file, an output's length along an axis that its file leaves open and no input
     shares may differ (the boxes that a detector keeps): that is a difference, not an error.
@@ -68,7 +71,7 @@ def compare(
         UnsupportedError: onnxruntime does not run one of the models.
     """
     expected_of, open_axes = _computes(reference, threads)
-    actual_of, _ = _computes(candidate, threads)
+    actual_of, written_axes = _computes(candidate, threads)
     differences: dict[str, Difference] = {}
     calls = 0
     for feed in feeds:
@@ -80,8 +83,11 @@ def compare(
             )
         for name, value in expected.items():
             if name not in differences:
+                axes = open_axes.get(name)
+                if axes is None and name in decided:
+                    axes = written_axes.get(name)
                 differences[name] = Difference(
-                    name, same_types=same_types, open_axes=open_axes.get(name), decided=name in decided
+                    name, same_types=same_types, open_axes=axes, decided=name in decided
                 )
             differences[name].add(value, actual[name])
         calls += 1
@@ -90,7 +96,10 @@ def compare(
     if any(d.broken for d in differences.values()):
         passed = False
     elif tolerance is not None and outputs:
-        passed = all(d.within(tolerance) for name, d in differences.items() if name not in decided)
+        limits = (
+            dict.fromkeys(differences, tolerance) | dict.fromkeys(decided, math.inf) | dict(allowed or {})
+        )
+        passed = all(limits[n] == math.inf or d.within(limits[n]) for n, d in differences.items())
     return Comparison(
         reference="original",
         inputs=inputs,
@@ -113,6 +122,7 @@ def against_torch(
     examples: int | None = None,
     threads: int = 1,
     decided: Collection[str] = (),
+    allowed: Mapping[str, float] | None = None,
 ) -> Comparison:
     """Compare the written file with the model the method worked on, which must agree to ``tolerance``.
 
@@ -132,6 +142,7 @@ def against_torch(
         examples: number of examples in ``feeds``.
         threads: onnxruntime's threads inside an operator.
         decided: outputs that are made of others.
+        allowed: as for ``compare``.
 
     Raises:
         VerificationError: outputs missing, or of another type or shape. A difference beyond the tolerance
@@ -148,6 +159,7 @@ def against_torch(
         threads=threads,
         same_types=False,
         decided=decided,
+        allowed=allowed,
     )
     return replace(comparison, reference="torch")
 

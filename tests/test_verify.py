@@ -245,18 +245,20 @@ def test_another_number_of_detections_is_a_difference_but_no_error() -> None:
 
 def test_decisions_may_differ_where_what_they_are_made_of_does_not() -> None:
     feeds = [{"x": np.arange(n, dtype=np.float32)} for n in (5, 2, 2, 6)]
+    original, other = (lambda f, n=n: {"kept": f["x"][n + 1 :], "all": f["x"]} for n in (1, 2))
     options = {"inputs": "x", "random_inputs": False, "tolerance": 1e-3}
     found = verify.compare(above(1), above(2), feeds, **options, decided={"kept"})  # type: ignore[arg-type]
     assert found.passed
     assert found.outputs[0].problem == "has shape 2 where the reference has 3; 2 of 4 calls could be compared"
     assert verify.worst(found, {"kept"}) == 0
-    # Nothing is declared here.
-    original, other = (lambda f, n=n: {"kept": f["x"][n:], "all": f["x"]} for n in (1, 2))
-    assert verify.against_torch(original, other, feeds, **options, decided={"kept"}).passed  # type: ignore[arg-type]
+    # The written file alone declares something here.
+    assert verify.against_torch(original, above(2), feeds, **options, decided={"kept"}).passed  # type: ignore[arg-type]
+    with pytest.raises(VerificationError, match="float32 of shape"):
+        verify.against_torch(original, other, feeds, **options, decided={"kept"})  # type: ignore[arg-type]
     assert not verify.compare(above(1), above(2), feeds, **options).passed  # type: ignore[arg-type]
 
     def wrong(f):
-        return {"kept": f["x"][1:], "all": f["x"] + 1}
+        return {"kept": f["x"][2:], "all": f["x"] + 1}
 
     assert not verify.against_torch(original, wrong, feeds, **options, decided={"kept"}).passed  # type: ignore[arg-type]
 

@@ -152,8 +152,8 @@ class OutputDifference:
     where the outputs cannot be called different but broken ("is NaN where the reference is a number").
     ``spread`` is how much the output varies from example to example as share of how much the reference's does
     (root mean square), None where that cannot be told: near 0, the network gives one answer to everything.
-    ``lost`` is the mean square difference as share of the reference's variance over examples, place by place:
-    at 1 the output says no more of its input than a constant would.
+    ``lost`` is the fraction of variance unexplained, 1 − R²: the mean square difference over the variance of
+    the reference over examples, place by place. At 1 the output says no more of its input than a constant.
     """
 
     name: str

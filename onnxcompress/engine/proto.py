@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -54,6 +55,13 @@ class _Carried:
     sparse: dict[str, bytes] = field(default_factory=dict)
     stand_ins: dict[str, ir.TensorProtocol] = field(default_factory=dict)
     nodes: list[tuple[tuple[bytes, ...], list[_Carried]]] = field(default_factory=list)
+
+
+def read_proto(written: Path | bytes) -> ir.Model:
+    """Return a serialised model, or one in a file, as onnx_ir; see ``from_proto``."""
+    if isinstance(written, bytes):
+        return from_proto(onnx.load_from_string(written))
+    return from_proto(onnx.load(written, load_external_data=False), base_dir=str(written.parent))
 
 
 def from_proto(proto: onnx.ModelProto, *, base_dir: str | None = None) -> ir.Model:

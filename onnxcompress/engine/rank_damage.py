@@ -167,7 +167,7 @@ def _squared_effects(changes: Mapping[str, Sequence[_Changes]], ground: _Ground)
         # Few examples are looked at several times, each time with other signs.
         indices = np.take(some, range(start, start + min(AT_ONCE, len(some))), mode="wrap")
         stack = evaluator.batches.inputs(indices, evaluator.batches.rows(indices))
-        for part in evaluator.execution.slices(len(indices), len(indices)):
+        for part in evaluator.execution.slices(len(indices), min(len(indices), evaluator.execution.at_once)):
             outputs = evaluator.execution.call({n: v[part] for n, v in stack.items()})
             scalar = signed_sum(outputs, divisors, ground.rng)
             gradients = torch.autograd.grad(scalar, weights, allow_unused=True)

@@ -10,11 +10,12 @@ has the outputs of the original.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import onnx_ir as ir
 
 from onnxcompress.core.model import FLOAT_TYPES, Model, constant_of
+from onnxcompress.engine.same_way import same_way
 
 _DECIDES = frozenset([
     "ArgMax", "ArgMin", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "NonMaxSuppression",
@@ -120,20 +121,28 @@ def decided(model: Model) -> frozenset[str]:
     return frozenset(value.name or "" for value in model.ir.graph.outputs if value in found)
 
 
-def made_of_others(model: Model) -> frozenset[str]:
-    """Return the outputs that are decided by other outputs alone: where these are right, so are they."""
+def ways(model: Model, outputs: Collection[str] | None = None) -> dict[str, tuple[str, ...]]:
+    """Return the outputs that are decided by other outputs alone, each with these.
+
+    Args:
+        model: the model.
+        outputs: those to look at; None: all that hold nothing but decisions, or what decisions select.
+    """
     own = {value.name for value in model.ir.graph.outputs}
-    behind = {name: _behind(model, [name]) for name in decided(model)}
-    return frozenset(
-        name
-        for name, (found, tables) in behind.items()
-        if found and own.issuperset(found) and not any(len(model.weights[t].shape) > 1 for t in tables)
-    )
+    looked_at = decided(model) if outputs is None else outputs
+    found = {name: deciding(model, [name], own=True) for name in looked_at}
+    return {name: ends for name, ends in found.items() if ends and own.issuperset(ends)}
 
 
-def tables(model: Model, outputs: Collection[str]) -> tuple[str, ...]:
-    """Return the weights that are read behind the decisions: looked up, or reckoned with."""
-    return _behind(model, outputs)[1]
+def made_alike(one: ir.Model, other: ir.Model, ways: Mapping[str, Sequence[str]]) -> frozenset[str]:
+    """Return the outputs that two models make of others in the same way: right where these are right.
+
+    Args:
+        one: a model.
+        other: another, its outputs named alike.
+        ways: output name -> the outputs it is decided by.
+    """
+    return frozenset(name for name, ends in ways.items() if same_way(one, other, name, ends))
 
 
 def deciding(model: Model, outputs: Collection[str], *, own: bool = False) -> tuple[str, ...]:
@@ -145,14 +154,12 @@ def deciding(model: Model, outputs: Collection[str], *, own: bool = False) -> tu
         own: also those that are outputs already.
     """
     hidden = set() if own else {value.name for value in model.ir.graph.outputs}
-    return tuple(name for name in _behind(model, outputs)[0] if name not in hidden)
+    return tuple(name for name in _behind(model, outputs) if name not in hidden)
 
 
-def _behind(model: Model, outputs: Collection[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return what decides these outputs, and the weights that are read on the way."""
+def _behind(model: Model, outputs: Collection[str]) -> tuple[str, ...]:
     kinds = _Kinds(model.ir.graph)
     found: dict[str, None] = {}
-    weights: dict[str, None] = {}
     waiting = [value for value in model.ir.graph.outputs if value.name in outputs]
     seen = set(waiting)
     while waiting:
@@ -160,8 +167,6 @@ def _behind(model: Model, outputs: Collection[str]) -> tuple[tuple[str, ...], tu
         if node is None or node.op_type not in _DECIDES | _PASSES | _SELECTS.keys():
             continue
         for value in _read(node):
-            if value.name is not None and value.name in model.weights:
-                weights.setdefault(value.name)
             if value in kinds.given or value in seen:
                 continue
             if value in kinds.decided or value in kinds.whole:
@@ -169,7 +174,7 @@ def _behind(model: Model, outputs: Collection[str]) -> tuple[tuple[str, ...], tu
                 waiting.append(value)
             else:
                 found.setdefault(_before_rounding(value).name or "")
-    return tuple(name for name in found if name), tuple(weights)
+    return tuple(name for name in found if name)
 
 
 def _read(node: ir.Node) -> Iterator[ir.Value]:

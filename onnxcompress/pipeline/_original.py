@@ -116,10 +116,11 @@ def _with_scores(model: Model, session: runtime.OrtSession) -> tuple[Model, tupl
     if plain and not selected:  # one number tells as much as its threshold does, but not which of several
         shown = {name: shape for name, shape in shown.items() if not _one_number(shape)}
     there = shown.keys() | {o.name for o in plain}
-    decided = {name for name in asked if there.intersection(scores.deciding(model, [name], own=True))}
+    made_of = {name: scores.deciding(model, [name], own=True) for name in asked}
+    decided = frozenset(name for name, found in made_of.items() if found and there.issuperset(found))
     if not shown:
-        return model, (), frozenset(decided & selected)
-    return scores.revealed(model, tuple(shown)), tuple(shown), frozenset(decided)
+        return model, (), decided & selected
+    return scores.revealed(model, tuple(shown)), tuple(shown), decided
 
 
 def _showable(model: Model, names: Sequence[str]) -> dict[str, Sequence[int | str | None]]:
@@ -129,7 +130,8 @@ def _showable(model: Model, names: Sequence[str]) -> dict[str, Sequence[int | st
     try:
         session = runtime.open_session(exporter.dense_bytes(scores.revealed(model, names)))
     except UnsupportedError:  # too large for one message, or values that cannot be outputs
-        return {}
+        singly = [_showable(model, [name]) for name in names] if len(names) > 1 else []
+        return {name: shape for found in singly for name, shape in found.items()}
     found = {o.name: o.shape for o in session.outputs if o.numpy is not None and o.numpy.kind == "f"}
     return {name: found[name] for name in names if name in found}
 

@@ -128,9 +128,10 @@ def newer_format(before: Model, after: Model) -> tuple[str, ...]:
 def too_much_lost(comparisons: tuple[Comparison, ...], task: Task | None) -> tuple[str, ...]:
     """Say which outputs depend on the input no more, or are no better than if they did not."""
     told = []
+    target = getattr(task.samples, "targets", None) if task is not None and task.labelled else None
     for comparison in (c for c in comparisons if c.reference == "original"):
-        target = getattr(task.samples, "targets", None) if task is not None and task.labelled else None
-        labelled = None if target is None else target.output or comparison.outputs[0].name
+        first = next((o.name for o in comparison.outputs), None)
+        labelled = None if target is None else target.output or first
         told += [*verify.lifeless(comparison), *verify.forgotten(comparison, labelled=labelled)]
     return tuple(f"{said}; compress less, or train longer" for said in told)
 

@@ -133,7 +133,7 @@ MEANING = {
     "OutputDifference.equal": "equal to the bit",
     "OutputDifference.problem": "what is broken, in words; null: nothing",
     "OutputDifference.spread": "variation over examples as share of the reference's; null: not known",
-    "OutputDifference.lost": "mean square difference as share of the reference's variance; null: not known",
+    "OutputDifference.lost": "fraction of variance over examples unexplained, 1 - R2; null: not known",
     "Accuracy.metric": "its name",
     "Accuracy.higher_is_better": "direction of the metric",
     "Accuracy.before": "of the original",

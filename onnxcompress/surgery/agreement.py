@@ -16,7 +16,7 @@ import numpy as np
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.model import Model
 from onnxcompress.core.task import Feeds
-from onnxcompress.engine.scores import made_of_others
+from onnxcompress.engine.scores import made_alike, ways
 
 if TYPE_CHECKING:
     import torch
@@ -100,7 +100,7 @@ class Comparison64:
         self._places, self._parts = places, parts
         self._weights = [w for w in weights if w in expected.weights]
         self._rounded = rounded
-        self._decided = made_of_others(expected)
+        self._decided = made_alike(expected.ir, found.ir, ways(expected))
         self.agreement = Agreement()
         self._floors: dict[str, float] = {}
 

@@ -31,7 +31,7 @@ from onnxcompress.core.task import Feeds
 from onnxcompress.engine import runtime
 from onnxcompress.engine.channels import Channels, site_key
 from onnxcompress.engine.measures import shapes as measured
-from onnxcompress.engine.scores import made_of_others
+from onnxcompress.engine.scores import made_alike, ways
 from onnxcompress.surgery.agreement import NOISE_SLACK, Comparison64, distance, drowns
 from onnxcompress.surgery.cutting import CutModel, cut
 from onnxcompress.surgery.proof_inputs import HEAVY_MACS, random_inputs
@@ -86,7 +86,7 @@ def prove(
             plain = reference(channels, cuts, {}), cut(channels, cuts).model
             doubles = replace(_compare64(channels, cuts, plain, precise, {}), outputs=doubles.outputs)
         session = _open(result.model, Path(folder) / "cut")
-        in_ort = _Ort(silent.run, session.run, made_of_others(expected))
+        in_ort = _Ort(silent.run, session.run, made_alike(expected.ir, result.model.ir, ways(expected)))
         for index, feed in enumerate(inputs):
             in_ort.add(feed, doubles.outputs[index] if index < len(doubles.outputs) else None)
         if any(channels.group(name).mixed for name in cuts):

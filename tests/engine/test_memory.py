@@ -46,8 +46,8 @@ def test_calls_that_only_look_keep_within_what_is_allowed(monkeypatch, allowed):
     monkeypatch.setattr(execution_module, "AT_ONCE_BYTES", allowed)
     model, data = perceptron(), blobs(600)
     execution, batches = probed(model, task_of(model, {"x": data["x"]}))
-    widest = execution.graph.footprint({"x": data["x"][:1]}).widest
-    assert execution.at_once == min(max(allowed // widest, LEAST_AT_ONCE), MOST_AT_ONCE)
+    one, two = (execution.graph.footprint({"x": data["x"][:k]}).widest for k in (1, 2))
+    assert execution.at_once == min(max(allowed // (two - one), LEAST_AT_ONCE), MOST_AT_ONCE)
     sizes, call = [], execution.call
     execution.call = lambda stack: sizes.append(len(stack["x"])) or call(stack)
     stack = batches.inputs(np.arange(300))
@@ -59,6 +59,30 @@ def test_calls_that_only_look_keep_within_what_is_allowed(monkeypatch, allowed):
     execution.graph.train()
     execution.run(stack)
     assert sizes[-1] == 300
+
+
+def test_what_examples_share_counts_for_none_of_them():
+    nodes = [
+        helper.make_node("Transpose", ["W"], ["V"]),
+        helper.make_node("MatMul", ["x", "V"], ["y"]),
+    ]
+    model = model_of(nodes, {"x": ["N", 4]}, {"y": ["N", 300]}, {"W": np.ones((300, 4), np.float32)})
+    execution, _ = probed(model, task_of(model, {"x": np.ones((20, 4), np.float32)}))
+    assert execution.graph.footprint({"x": np.ones((1, 4), np.float32)}).given == 4 * (300 * 4 + 300)
+    assert execution.kept_bytes == 4 * 300
+
+
+@pytest.mark.parametrize(("batch", "allowed"), [(3, 1), (64, 1), (600, 1), (64, 1 << 40)])
+def test_calls_are_whole_groups_where_the_file_fixes_how_many(monkeypatch, batch, allowed):
+    monkeypatch.setattr(execution_module, "AT_ONCE_BYTES", allowed)
+    nodes = [helper.make_node("Relu", ["x"], ["y"])]
+    model = model_of(nodes, {"x": [batch, 4]}, {"y": [batch, 4]}, {})
+    stack = {"x": torch.randn(2 * batch, 4)}
+    execution = Execution(TorchGraph(model), Feeding(False, batch), stack)
+    assert execution.at_once % batch == 0
+    # no more groups than make as many examples as are looked at in any case, unless memory allows for them
+    least, most = -(-LEAST_AT_ONCE // batch) * batch, max(MOST_AT_ONCE // batch, 1) * batch
+    assert execution.at_once == (least if allowed == 1 else most)
 
 
 def test_a_step_keeps_within_what_is_allowed_unless_a_batch_is_asked_for(monkeypatch):

@@ -45,5 +45,5 @@ def test_where_there_is_no_other_what_they_are_selected_from_is_trained_towards(
 
 
 def test_where_that_is_not_known_the_reason_is_told() -> None:
-    with pytest.raises(UnsupportedError, match=r"fixed length.*\n?.*magnitude alone"):
+    with pytest.raises(UnsupportedError, match=r"fixed length.*\n?.*lc-quant --mode dc"):
         compressed("float[K] c")

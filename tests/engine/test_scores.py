@@ -1,12 +1,13 @@
 """What decisions are made of: found behind whatever rearranges them, shown and hidden without a trace."""
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from text_graphs import model_of
 
 from onnxcompress.engine.dense_proto import serialised
 from onnxcompress.engine.runtime import open_session
-from onnxcompress.engine.scores import concealed, decided, deciding, made_of_others, revealed, tables
+from onnxcompress.engine.scores import concealed, decided, deciding, made_alike, revealed, ways
 
 INT = np.int64
 
@@ -167,15 +168,43 @@ def test_what_is_an_output_already_is_told_when_asked():
     assert decided(model) == {"y"}
     assert deciding(model, ["y"]) == ()
     assert deciding(model, ["y"], own=True) == ("s",)
-    assert made_of_others(model) == {"y"}
+    assert ways(model) == {"y": ("s",)}
     alone = model_of(TOPK + "y = Identity (t)", "float[N, 4] x", "float[N, 2] y", VALUES)
-    assert made_of_others(alone) == set()
-    assert made_of_others(revealed(alone, ["s"])) == {"y"}
+    assert ways(alone) == {}
+    shown = revealed(alone, ["s"])
+    assert ways(shown) == {"y": ("s",)}
 
 
-def test_what_is_looked_up_in_weights_hangs_on_these_as_well():
-    body = HEADS + "b = ArgMin <axis = 1, keepdims = 0> (s) z = Gather (table, b) y = Mul (z, half)"
-    model = model_of(body, "float[N, 4] x", "float[N, 5] y, float[N, 3] s", VALUES)
-    assert tables(model, ["y"]) == ("half", "table")
-    assert decided(model) == {"y"}
-    assert made_of_others(model) == set()
+TAIL = HEADS + "b = ArgMin <axis = 1, keepdims = 0> (s) z = Gather (table, b) y = Mul (z, half)"
+
+
+@pytest.mark.parametrize(
+    ("was", "is_"),
+    [
+        pytest.param("ArgMin", "ArgMax", id="another operator"),
+        pytest.param("keepdims = 0> (s)", "keepdims = 0> (other)", id="another value"),
+        pytest.param("ArgMin <axis = 1,", "ArgMin <axis = 1, select_last_index = 1,", id="an attribute"),
+        pytest.param("Mul (z, half)", "Mul (half, z)", id="another order"),
+        pytest.param("Mul (z, half)", "Div (z, half)", id="the last operator"),
+    ],
+)
+def test_outputs_are_made_alike_where_every_operator_on_the_way_is_the_same(was, is_):
+    outputs = "float[N, 5] y, float[N, 3] s"
+    model = model_of(TAIL, "float[N, 4] x", outputs, VALUES)
+    same = model_of(TAIL, "float[N, 4] x", outputs, VALUES)
+    assert made_alike(model.ir, same.ir, ways(model)) == {"y"}
+    assert was in TAIL
+    changed = TAIL.replace(was, is_).replace("(other)", "(o)")
+    if "(o)" in changed:
+        changed = changed.replace("b = ", "o = Neg (s) b = ")
+    other = model_of(changed, "float[N, 4] x", outputs, VALUES)
+    assert made_alike(model.ir, other.ir, ways(model)) == set()
+
+
+def test_outputs_looked_up_in_another_table_are_not_made_alike():
+    outputs = "float[N, 5] y, float[N, 3] s"
+    model = model_of(TAIL, "float[N, 4] x", outputs, VALUES)
+    other = model_of(TAIL, "float[N, 4] x", outputs, VALUES)
+    table = other.ir.graph.initializers["table"]
+    table.const_value = ir.tensor(table.const_value.numpy() * np.float32(1.001))
+    assert made_alike(model.ir, other.ir, ways(model)) == set()

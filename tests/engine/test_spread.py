@@ -49,7 +49,7 @@ def test_what_is_lost_is_the_error_over_the_variance_place_by_place(one, other, 
     spread = Spread()
     spread.add(one[:cut], other[:cut])
     spread.add(one[cut:], other[cut:])
-    varies = one.var(axis=0).sum() * len(one)
+    varies = one.var(axis=0, ddof=1).sum() * len(one)
     if varies > 0.1:
         # What all examples share changes nothing.
         assert spread.lost() == pytest.approx(np.square(other - one).sum() / varies)

@@ -187,3 +187,29 @@ def test_damage_is_not_measured_by_decisions():
 
     assert yardstick.measure(turned).relative_l2() == 0
     assert Yardstick(run, [{"x": ROWS[:1]}]).measure(turned).relative_l2() > 0.1
+
+
+@pytest.mark.parametrize("sabotage", ["TopK", "Mod", "GatherElements"])
+def test_a_decision_that_is_written_wrongly_is_no_rounding(monkeypatch, sabotage) -> None:
+    """Scores and boxes are right: what is made of them must be so, too."""
+    write = exporter.dense_bytes
+
+    def wrong(model):
+        proto = onnx.load_from_string(write(model))
+        place, node = next((k, n) for k, n in enumerate(proto.graph.node) if n.op_type == sabotage)
+        if not model.encodings:
+            return proto.SerializeToString()
+        if sabotage == "TopK":
+            node.attribute.append(helper.make_attribute("largest", 0))
+        elif sabotage == "Mod":
+            node.op_type = "Add"
+        else:
+            node.input[0] = "turned"
+            proto.graph.node.insert(place, helper.make_node("Neg", ["b"], ["turned"]))
+        return proto.SerializeToString()
+
+    options = {"method": "lc-quant", "bits": 8, "mode": "dc", "data": {"x": ROWS}, "benchmark": False}
+    assert onnxcompress.compress(best(), **options).run.comparisons[1].passed
+    monkeypatch.setattr(exporter, "dense_bytes", wrong)
+    with pytest.raises(VerificationError, match="does not compute what the method decided"):
+        onnxcompress.compress(best(), **options)

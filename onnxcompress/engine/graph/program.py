@@ -111,9 +111,13 @@ class Program:
             if needed.isdisjoint(step.outputs):
                 found.add(step)
             else:
-                needed.update(step.inputs, *(block.used for block in step.blocks.values()))
+                needed |= _read(step)
         trained = {s for s in weights if len(self.values[s].shape or ()) > 1}
-        return frozenset() if any(trained.intersection(step.inputs) for step in found) else frozenset(found)
+        return frozenset() if any(trained & _read(step) for step in found) else frozenset(found)
+
+
+def _read(step: Step) -> set[int]:
+    return set(step.inputs).union(*(block.used for block in step.blocks.values()))
 
 
 def since_version(op_type: str, domain: str, opset: int) -> int:

@@ -178,6 +178,7 @@ class TorchGraph(nn.Module):
         """Compute all outputs but these, and nothing that only these need."""
         self.outputs = tuple(name for name in self._program.outputs if name not in outputs)
         self._idle = self._program.idle(self.outputs) if outputs else frozenset()
+        self._batchable = None
 
     def batchable(self, feeds: Sequence[Mapping[str, Any]] | None = None) -> bool:
         """Return whether several examples fed at once give what they give one by one; measured once.

@@ -108,8 +108,8 @@ class Probe:
         for doublings in range(_CANDIDATES):
             rate = first * 2**doublings
             after = self._after(rate)
-            if after is None:
-                return best / 2  # out of time
+            if after is None:  # out of time
+                return best / 2 if largest is None else LIMIT_SHARE * largest
             excess = (after - base) / damage
             if excess < least:
                 best, least = rate, excess

@@ -93,11 +93,10 @@ def fit_schedule(
         left_s = time_s - (time.monotonic() - began)
         # What the user set is kept as long as anything else can give way.
         least_steps = steps if wishes.steps or wishes.growth else LEAST_L_STEPS
-        sgd_steps = round(epochs * per_epoch)
-        steps, sgd_steps = affordable(
-            (steps, sgd_steps), (probe.step_s(), around_s), left_s, least_steps=least_steps
-        )
-        epochs = min(epochs, sgd_steps / per_epoch)
+        asked_for = steps, max(1, round(epochs * per_epoch))
+        fitting = affordable(asked_for, (probe.step_s(), around_s), left_s, least_steps=least_steps)
+        if fitting != asked_for:
+            steps, epochs = fitting[0], min(epochs, fitting[1] / per_epoch)
     travelled = lr * epochs * per_epoch / (1 - learner.momentum)
     mu0 = wishes.mu0 or FIRST_PULL / travelled
     growth = wishes.growth or max(1.0, LAST_PULL / (mu0 * travelled)) ** (1 / max(1, steps - 1))

@@ -109,7 +109,7 @@ class _Run:
             None if given is None or given is job.model else TorchGraph(given, device=job.resources.device)
         )
         original = graph if teacher is None else teacher
-        limit = job.resources.max_time_s
+        self.job_limit = limit = job.resources.max_time_s
         until = math.inf if limit is None else self.began + _FITTING_SHARE * limit
         self.trained_on, self.mixtures = job.task, 0
         if job.mix:
@@ -197,7 +197,11 @@ class _Run:
             made = result.epochs
         if made >= wished or self.schedule.mode == "dc":
             return ()
-        return (f"--max-time was enough for {made:.2g} of {wished:.3g} passes over the data",)
+        enough, whole = (f"{passes:,.0f}" if passes >= 10 else f"{passes:.2g}" for passes in (made, wished))
+        said = f"--max-time was enough for {enough} of {whole} passes over the data"
+        if self.job_limit is None:
+            said += ", when this training began; taken up again it stays as short"
+        return (said,)
 
     def _untrained(self, fixed: Mapping[str, Encoding]) -> Trained:
         found = self.trainer.evaluate()

@@ -42,8 +42,8 @@ class Difference:
             within a tolerance where no larger share differs.
         open_axes: axes whose length depends on values (the boxes that are left of a detector); another length
             there is a difference like any other. None: another length is an error.
-        decided: it holds decisions, or what decisions selected: of whatever length, in an order that tells
-            nothing of classes.
+        decided: it holds decisions, or what decisions selected: in an order that tells nothing of classes,
+            and as far off as one likes where rounding turns a decision around.
     """
 
     def __init__(
@@ -119,8 +119,8 @@ class Difference:
             top1_agreement=self._alike / self._decisions if self._decisions else top1,
             equal=self._equal,
             problem=self._told(),
-            spread=self._spread.ratio() if measured else None,
-            lost=self._spread.lost() if measured else None,
+            spread=self._spread.ratio() if measured and not self._decided else None,
+            lost=self._spread.lost() if measured and not self._decided else None,
         )
 
     def _told(self) -> str | None:
@@ -155,9 +155,7 @@ class Difference:
             self._equal &= bool(np.array_equal(expected, actual))
             return
         self._numeric = True
-        # A detector's output of open length has no examples on its first axis.
-        if not self._open_axes:
-            self._spread.add(expected, actual)
+        self._spread.add(expected, actual)
         flat, other = expected.reshape(-1), actual.reshape(-1)
         for start in range(0, flat.size, _CHUNK):
             self._add_chunk(
@@ -192,9 +190,10 @@ class Difference:
     def _other_shape(self, expected: Array, actual: Array) -> None:
         """Note another length along open axes; anything else is an error."""
         differing = {i for i, (e, a) in enumerate(zip(expected.shape, actual.shape, strict=False)) if e != a}
-        if expected.ndim != actual.ndim or not (self._decided or differing <= self._open_axes):
+        if expected.ndim != actual.ndim or not differing <= self._open_axes:
             self._fail(_kind(actual), _kind(expected))
         self._equal = False
+        self._spread.give_up()
         self._other_lengths += 1
         if self._problem is None:
             self._problem = f"has shape {_dims(actual)} where the reference has {_dims(expected)}"

@@ -16,6 +16,10 @@ _LEAST = 1e-3
 """A reference that varies by less, relative to its size, says nothing: most of that may be rounding."""
 
 
+CALLS = 10
+"""Calls from which on their variance is taken for that of examples."""
+
+
 class Spread:
     """Accumulates how far outputs are from the first one, on both sides.
 
@@ -49,6 +53,10 @@ class Spread:
             some = slice(start, start + at_once)
             self._rows.add(rows[0][some], rows[1][some], first)
 
+    def give_up(self) -> None:
+        """Take it that examples cannot be told apart: one side had more than the other."""
+        self._rows.known = self._calls.known = False
+
     def ratio(self) -> float | None:
         """Return how much the output varies as share of how much the reference does.
 
@@ -59,14 +67,14 @@ class Spread:
         return min(found, default=None)
 
     def lost(self) -> float | None:
-        """Return the mean square error as share of the reference's variance over examples, place by place.
+        """Return the fraction of variance unexplained, 1 − R²: mean square error over the variance.
 
-        What is the same for all examples, like the grid that boxes are decoded with, makes a relative error
-        small and leaves this as it is. Of that over the first axis and that over calls the larger one; None
-        as for ``ratio``.
+        The variance is the reference's over examples, place by place: what is the same for all, like the grid
+        that boxes are decoded with, makes a relative error small and leaves this as it is. Of that over the
+        first axis and that over ``CALLS`` calls or more the larger one; None as for ``ratio``.
         """
-        found = [r for r in (self._rows.lost(), self._calls.lost()) if r is not None]
-        return max(found, default=None)
+        told = [self._rows, self._calls] if self._calls.examples >= CALLS else [self._rows]
+        return max((r for sums in told if (r := sums.lost()) is not None), default=None)
 
 
 @dataclass
@@ -98,7 +106,9 @@ class _Sums:
         if not self._tells():
             return None
         varies = self.expected - float(np.square(self.way).sum()) / self.examples
-        return self.apart / varies if varies > _LEAST**2 * self.size else None
+        if not varies > _LEAST**2 * self.size:
+            return None
+        return self.apart / varies * (self.examples - 1) / self.examples
 
     def _tells(self) -> bool:
         sums = self.size, self.expected, self.actual, self.apart

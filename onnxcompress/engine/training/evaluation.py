@@ -89,7 +89,7 @@ class Evaluator:
             raise UnsupportedError(
                 "the model has no output to train towards",
                 why="none holds real numbers with examples on its first axis and a fixed length",
-                fix="methods that do not train need none: magnitude alone, lc-quant --mode dc, int8",
+                fix="compress without training: lc-quant --mode dc",
             )
         target = getattr(task.samples, "targets", None)
         output = (target.output if target is not None else None) or self.execution.outputs[0]

@@ -14,7 +14,7 @@ from onnxcompress.engine.graph.values import Value
 
 AT_ONCE_BYTES = 256 << 20
 """What one step of the graph may read and give where examples are only looked at: beyond it calls take
-fewer of them, which costs no time, and memory ends."""
+fewer of them: memory ends."""
 
 MOST_AT_ONCE, LEAST_AT_ONCE = 512, 8
 """Examples of such a call: so few are looked at whatever they need."""
@@ -44,16 +44,23 @@ class Execution:
         self.outputs: tuple[str, ...] = ()
         self.at_once, self.kept_bytes = MOST_AT_ONCE, 0
         if self.group is None:
-            step = feeding.fixed or 1
-            needed = graph.footprint({n: v[:step] for n, v in probe.items()})
-            self.at_once = AT_ONCE_BYTES // max(1, needed.widest) * step
-            self.at_once = min(max(self.at_once, LEAST_AT_ONCE), MOST_AT_ONCE)
-            self.kept_bytes = needed.given // step
+            self._bound(probe, count)
         with torch.no_grad():
             found = self.run(probe)
-            # What examples give together has one length.
-            steady = set(found) if self.group is None else self._steady(probe, count)
+            steady = self._steady(probe, count)
         self.outputs = tuple(n for n, value in found.items() if value.is_floating_point() and n in steady)
+
+    def _bound(self, probe: Mapping[str, Value], count: int) -> None:
+        """Set what depends on the memory that an example needs: weights, which all share, aside."""
+        step = self._feeding.fixed or 1
+        one = self.graph.footprint({n: v[:step] for n, v in probe.items()})
+        widest, given = one.widest, one.given
+        if count >= 2 * step:
+            two = self.graph.footprint({n: v[: 2 * step] for n, v in probe.items()})
+            widest, given = two.widest - widest, two.given - given
+        calls = min(AT_ONCE_BYTES // max(1, widest), MOST_AT_ONCE // step)
+        self.at_once = max(calls, -(-LEAST_AT_ONCE // step)) * step
+        self.kept_bytes = max(given, 0) // step
 
     def _together(self, probe: Mapping[str, Value], count: int) -> bool:
         step = self._feeding.fixed or 1
@@ -64,7 +71,7 @@ class Execution:
 
     def _steady(self, probe: Mapping[str, Value], count: int) -> set[str]:
         """Return the outputs of one length for every example: together they cannot be told apart else."""
-        step = self._feeding.fixed or 1
+        step = self.group or self._feeding.fixed or 1
         alone = [self.call({n: v[s : s + step] for n, v in probe.items()}) for s in range(0, count, step)]
         names = set(alone[0]).intersection(*alone)
         return {name for name in names if len({part[name].shape[1:] for part in alone}) == 1}
@@ -100,7 +107,7 @@ class Execution:
         return kept
 
     def run(self, stack: Mapping[str, Value]) -> dict[str, torch.Tensor]:
-        """Run a stack in as many calls as it takes; in training mode, where examples are one batch, in one.
+        """Run a stack in as many calls as it takes; in training mode by ``MOST_AT_ONCE``.
 
         Outputs whose length differs from call to call are left out of a first look.
 

@@ -24,7 +24,7 @@ from onnxcompress.engine import runtime
 from onnxcompress.engine.channels.other_sizes import PROOFS, Place, Shapes, attempted, by_name
 from onnxcompress.engine.feeds import random_feeds
 from onnxcompress.engine.measures import shapes as measured
-from onnxcompress.engine.scores import made_of_others
+from onnxcompress.engine.scores import made_alike, ways
 from onnxcompress.surgery.agreement import NOISE_SLACK, Comparison64, distance, drowns
 
 TOLERANCE = 1e-4
@@ -96,7 +96,7 @@ def prove_rounding(
         found = _open(after, Path(folder) / "after", optimization="all")
         inputs, sizes = _inputs(before, expected, shapes, seed)
         exact, proof = _compare64(before, precise, inputs, proof)
-        decided = made_of_others(before)
+        decided = made_alike(before.ir, after.ir, ways(before))
         error, tolerance, drowned = 0.0, TOLERANCE, set(proof.drowned_outputs)
         for index, feeds in enumerate(inputs):
             wanted, got = expected.run(feeds), _run(found, feeds)
