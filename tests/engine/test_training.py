@@ -366,3 +366,25 @@ def test_a_device_that_is_not_there_is_a_usage_error():
     for device in ("cuda" if not torch.cuda.is_available() else "cuda:99", "tpu", "mps"):
         with pytest.raises(UsageError, match="device"):
             trainer_of(model, task, resources=Resources(device=device))
+
+
+@pytest.mark.parametrize(("momentum", "batches"), [(0.9, 60), (0.99, 60), (0.99, 2), (0.0, 60), (1.0, 60)])
+def test_statistics_are_estimated_as_the_mean_of_those_of_batches_whatever_the_momentum(momentum, batches):
+    node = helper.make_node("BatchNormalization", ["x", "s", "b", "m", "v"], ["y"], momentum=momentum)
+    start = {"s": np.ones(3), "b": np.zeros(3), "m": np.full(3, 7.0), "v": np.full(3, 50.0)}
+    weights = {name: array.astype(np.float32) for name, array in start.items()}
+    model = model_of([node], {"x": ["N", 3]}, {"y": ["N", 3]}, weights)
+    x = (RNG.standard_normal((90, 3)) * [1, 2, 3] + 4).astype(np.float32)
+    task = task_of(model, {"x": x})
+    trainer = trainer_of(model, task, batch_size=20, bn="train")
+    trainer.estimate_statistics(batches)
+    found = trainer.graph.arrays(["m", "v"])
+    if momentum == 1.0:  # the model says that they never move
+        np.testing.assert_array_equal(found["m"], weights["m"])
+        return
+    order = np.random.default_rng([task.seed, 0xB4]).permutation(task.train)
+    whole = [
+        x[order[k * 20 : (k + 1) * 20]].astype(np.float64) for k in range(min(batches, len(order) // 20))
+    ]
+    np.testing.assert_allclose(found["m"], np.mean([b.mean(0) for b in whole], 0), rtol=1e-4)
+    np.testing.assert_allclose(found["v"], np.mean([b.var(0) for b in whole], 0), rtol=1e-3)

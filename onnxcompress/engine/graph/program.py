@@ -103,6 +103,16 @@ class Program:
     def __post_init__(self) -> None:
         self.steps = list(self.main.walk())
 
+    def momenta(self) -> dict[str, float]:
+        """Return the weights that hold running statistics -> the share of them that one batch leaves."""
+        names = {slot: name for name, slot in self.weights.items()}
+        found: dict[str, float] = {}
+        for step in self.steps:
+            if step.node.op_type == "BatchNormalization":
+                for name in (names[slot] for slot in step.inputs[3:5] if slot in names):
+                    found[name] = found.get(name, 1.0) * step.node.get("momentum", 0.9)
+        return found
+
     def idle(self, outputs: Collection[str]) -> frozenset[Step]:
         """Return the steps of the outermost block that these outputs do not need; none if one has weights."""
         needed = {s for n, s in zip(self.outputs, self.main.outputs, strict=True) if n in outputs}

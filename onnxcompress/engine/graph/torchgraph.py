@@ -43,6 +43,7 @@ class TorchGraph(nn.Module):
         inputs: names of the inputs that must be fed.
         outputs: names of the outputs.
         trainable: names of the weights a gradient may change, in the model's order.
+        momenta: names of running statistics -> the share of them that one batch leaves.
         hooks: value name -> function applied to that value wherever it is produced (a weight, an input, or
             a node's output; nested ones are named by their path, as weights are).
     """
@@ -63,7 +64,9 @@ class TorchGraph(nn.Module):
             for name in model.weights
         )
         self.trainable: tuple[str, ...] = tuple(name for name in model.weights if name not in frozen)
-        self.statistics = frozenset(n for n in frozen if n in self._program.weights) & self._normalised()
+        momenta = self._program.momenta()
+        self.statistics = frozenset(n for n in frozen if n in self._program.weights) & momenta.keys()
+        self.momenta = {name: momenta[name] for name in sorted(self.statistics)}
         changing = {*self.trainable, *self.statistics}
         graph_gradients.mark(
             self._program, frozenset(slot for n, slot in self._program.weights.items() if n in changing)
@@ -258,16 +261,6 @@ class TorchGraph(nn.Module):
         # Integers are shapes, axes and indices: they stay where numbers are read without waiting for a GPU.
         device = self._device if array.dtype.kind in "fV" else torch.device("cpu")
         return to_value(array, self._dtype, device)
-
-    def _normalised(self) -> frozenset[str]:
-        """Return the weights that hold running statistics of a BatchNormalization."""
-        names = {slot: name for name, slot in self._program.weights.items()}
-        return frozenset(
-            names[slot]
-            for step in self._program.steps
-            for slot in (step.inputs[3:5] if step.node.op_type == "BatchNormalization" else ())
-            if slot in names
-        )
 
     def _varying_slots(self) -> frozenset[int]:
         changing = {

@@ -164,15 +164,29 @@ class Trainer:
         return self._evaluator.idle_loss(np.asarray(self._task.validation)[:limit])
 
     def estimate_statistics(self, batches: int) -> None:
-        """Let the running statistics of BatchNormalization become those of training batches in turn."""
+        """Let the running statistics of BatchNormalization become the mean of those of training batches.
+
+        Their own mean, which weighs the last batches most, would keep what was before for as long as the
+        momentum says: of 0.99, which Keras uses, half is left after 69 batches.
+
+        Args:
+            batches: most to look at; there may be fewer.
+        """
         order = np.random.default_rng([self._task.seed, 0xB4]).permutation(self._task.train)
-        whole = max(1, len(order) // self.batch_size)
+        count = min(batches, max(1, len(order) // self.batch_size))
+        moving = {n: m for n, m in self.graph.momenta.items() if m < 1}
+        weights = {name: self.graph.weight(name) for name in moving}
+        sums = {name: torch.zeros_like(w, dtype=torch.float64) for name, w in weights.items()}
         self.graph.train()
         try:
             with torch.no_grad(), torch.random.fork_rng([]):
-                for k in range(batches):
-                    start = k % whole * self.batch_size
-                    self._evaluator.look(order[start : start + self.batch_size])
+                for k in range(count):
+                    before = {name: w.to(torch.float64, copy=True) for name, w in weights.items()}
+                    self._evaluator.look(order[k * self.batch_size : (k + 1) * self.batch_size])
+                    for name, share in moving.items():
+                        sums[name] += (weights[name].double() - share * before[name]) / (1 - share)
+                for name, weight in weights.items():
+                    weight.copy_(sums[name] / count)
         finally:
             self.graph.eval()
 
