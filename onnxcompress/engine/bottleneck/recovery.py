@@ -101,8 +101,10 @@ class Recovery:
         starts.append(("the original weights", self._held()))
         part, idle = min(1.0, PROBE_STEPS / self.trainer.steps_per_epoch, epochs), self.trainer.idle_loss()
         rates = [self.lr * factor for factor in RATES]
-        ways = []
+        ways: list[tuple[float, str, _Held, dict[float, float]]] = []
         for words, state in starts:
+            if ways and self.trainer.out_of_time:
+                break
             self._put(state)
             before = self.trainer.evaluate().loss
             losses = tried(rates, before, idle, partial(self._after, state, part))
