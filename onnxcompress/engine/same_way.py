@@ -67,7 +67,11 @@ class _Signatures:
             return _digest(b"input", str(value.name).encode())
         if depth > _DEEPEST:
             raise _Unlike
-        parts = [f"{node.domain}.{node.op_type}.{value.index()}".encode()]
+        if node.op_identifier() in self._model.functions:
+            raise _Unlike  # its body may be another
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        version = self._model.opset_imports.get(domain)
+        parts = [f"{domain}.{node.op_type}.{version}.{value.index()}".encode()]
         for name in sorted(node.attributes):
             attribute = node.attributes[name]
             if attribute.is_ref() or attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):

@@ -14,7 +14,7 @@ from onnxcompress.engine.graph.values import Value
 
 AT_ONCE_BYTES = 256 << 20
 """What one step of the graph may read and give where examples are only looked at: beyond it calls take
-fewer of them: memory ends."""
+fewer of them, so that memory lasts."""
 
 MOST_AT_ONCE, LEAST_AT_ONCE = 512, 8
 """Examples of such a call: so few are looked at whatever they need."""
