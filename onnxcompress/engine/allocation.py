@@ -3,11 +3,13 @@
 A group keeps one of its widths (:mod:`onnxcompress.engine.widths`).
 
 With the scope *layer* every group keeps the same share, rounded down, so that never more stays than was
-asked for. With the scope *joint* the channels of all groups are ranked together: their importance is divided
+asked for; where a target for the whole model leaves room for it, those with the smallest share get a block
+more. With the scope *joint* the channels of all groups are ranked together: their importance is divided
 by its mean over the group, so that large and small groups, with many and few weights, are alike on average,
 and, where work or parameters are to be saved, by the square root of what one channel of the group costs. The
 threshold is the highest number of channels for which the goal holds, with every group rounded to the nearest
-of its widths and no group below a tenth of its channels.
+of its widths and no group below a tenth of its channels; then those whose next channels are the most
+important get a block more while the goal holds.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import numpy as np
 from onnxcompress.core.channels import Group, Keep
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.errors import UsageError
-from onnxcompress.engine.widths import FAST, Limit, choices, masks, nearest, search, widths_of
+from onnxcompress.engine.widths import FAST, Limit, choices, filled, masks, nearest, search, widths_of
 
 Scope = Literal["layer", "joint"]
 Quantity = Literal["channels", "params", "macs", "latency"]
@@ -137,11 +139,24 @@ class _Question:
         if self.scope == "layer" and self.target.quantity == "channels":
             kept = _Layers(self.groups, choices(self.groups, self.round_to)).widths(self.target.share)
             return kept, self._share(masks(self.groups, self.scores, kept))
-        found = search(self.groups, self.scores, self.round_to, self._ladder, self._limit())
+        limit = self._limit()
+        found = search(self.groups, self.scores, self.round_to, self._ladder, limit)
+        worth = _layers_worth if self.scope == "layer" else self._joint_worth()
+        found = filled(found, self.groups, self.scores, round_to=self.round_to, limit=limit, worth=worth)
         return found.widths, found.share
 
     def _ladder(self, allowed: Sequence[Array]) -> _Layers | _Joint:
         return _Layers(self.groups, allowed) if self.scope == "layer" else _Joint(self, allowed)
+
+    def _joint_worth(self) -> Callable[[Group, int, int], float]:
+        """Return what tells how important the next channels of a group are, as :class:`_Joint` sees them."""
+        ranked = {name: np.sort(scores)[::-1] for name, scores in self.comparable().items()}
+        return lambda group, width, wider: float(ranked[group.name][width:wider].mean())
+
+    def comparable(self) -> dict[str, Array]:
+        """Return importances that can be ranked across groups."""
+        price = _prices(self.groups, self.target, self.costs)
+        return {g.name: _fair(self.scores[g.name]) / price[g.name] for g in self.groups}
 
     def _limit(self) -> Limit:
         quantity, share = self.target.quantity, self.target.share
@@ -189,8 +204,7 @@ class _Joint:
             int(own[np.searchsorted(own, _floor(g.size, question.round_to))])
             for g, own in zip(groups, allowed, strict=True)
         ]
-        price = _prices(groups, question.target, question.costs)
-        fair = [_fair(question.scores[g.name]) / price[g.name] for g in groups]
+        fair = list(question.comparable().values())
         self._owner = np.repeat(np.arange(len(groups)), [g.size for g in groups])
         self._order = np.argsort(-np.concatenate(fair), kind="stable") if fair else np.zeros(0, np.int64)
         self.levels: Array = np.arange(len(self._order) + 1)
@@ -202,6 +216,11 @@ class _Joint:
             max(floor, nearest(allowed, int(n)))
             for n, floor, allowed in zip(chosen, self._floors, self._allowed, strict=True)
         ]
+
+
+def _layers_worth(group: Group, width: int, wider: int) -> float:
+    """Return the more, the smaller a share of its channels a group has, so that shares stay alike."""
+    return -wider / group.size
 
 
 def _prices(groups: Sequence[Group], target: Target, costs: Costs | None) -> dict[str, float]:

@@ -103,7 +103,55 @@ def test_targets_are_met_as_closely_as_the_widths_allow(scope: str, share: float
     macs = linear(prices, rest=50)(sizes)
     found = allocate(groups, scores_of(groups), Target("macs", share), scope=scope, costs=Costs(macs, macs))
     assert found.reached == pytest.approx(macs(found.keep) / macs({}))
-    assert share - 0.16 * 2 < found.reached <= share
+    assert share - 0.1 < found.reached <= share
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    sizes=st.lists(st.integers(2, 120), min_size=1, max_size=5),
+    share=st.floats(0.3, 0.9),
+    scope=st.sampled_from(["layer", "joint"]),
+    seed=st.integers(0, 9),
+)
+def test_no_group_could_be_wider_within_the_target(sizes, share, scope, seed) -> None:
+    """The oracle: every single step to the next width is tried."""
+    groups = [group(f"g{i}", size) for i, size in enumerate(sizes)]
+    whole = {g.name: g.size for g in groups}
+    prices = dict(zip(whole, np.random.default_rng(seed).uniform(0.1, 5, len(groups)), strict=True))
+    macs = linear(prices)(whole)
+    try:
+        found = allocate(
+            groups, scores_of(groups, seed), Target("macs", share), scope=scope, costs=Costs(macs, macs)
+        )
+    except UnsupportedError:
+        least = {n: np.arange(s) < widths(s)[0] for n, s in whole.items()}
+        if scope == "layer":  # a joint ranking leaves more: a tenth, or a block, of every group
+            assert macs(least) > share * macs({})
+        return
+    assert macs(found.keep) <= share * macs({}) * (1 + 1e-6)
+    for g in groups:
+        kept = int(found.keep[g.name].sum()) if g.name in found.keep else g.size
+        for wider in widths(g.size)[widths(g.size) > kept][:1]:
+            tried = {**found.keep, g.name: np.arange(g.size) < wider}
+            assert macs(tried) > share * macs({}), f"{g.name} might have kept {wider} instead of {kept}"
+
+
+def test_one_share_for_all_layers_leaves_a_target_unused_which_is_filled() -> None:
+    """Four layers of 32 channels in a row: at one share for all, 16 or 32 each, 0.27 or the whole stay."""
+    sizes = dict.fromkeys("abcd", 32)
+    groups = [group(n, s) for n, s in sizes.items()]
+
+    def macs(keep):
+        a, b, c, d = (int(keep[n].sum()) if n in keep else 32 for n in "abcd")
+        return 9 * a + 9 * (a * b + b * c + c * d) + 9 * d
+
+    found = allocate(groups, scores_of(groups), Target("macs", 0.5), costs=Costs(macs, macs))
+    assert macs(dict.fromkeys("abcd", np.arange(32) < 16)) / macs({}) < 0.27
+    whole_blocks = [
+        macs({n: np.arange(32) < w for n, w in zip("abcd", chosen, strict=True)})
+        for chosen in itertools.product((16, 32), repeat=4)
+    ]
+    assert macs(found.keep) == max(m for m in whole_blocks if m <= 0.5 * macs({}))
 
 
 def test_a_joint_ranking_is_fair_between_groups_of_different_scale() -> None:
@@ -166,8 +214,8 @@ def test_latency_is_measured_a_few_times_only() -> None:
     found = allocate(
         groups, scores_of(groups), Target("latency", 0.6), scope="joint", costs=Costs(macs, macs, latency)
     )
-    assert len(asked) <= 8
-    assert 0.4 < found.reached <= 0.6
+    assert len(asked) <= 8 + 8, "to find the level, and to fill what it leaves"
+    assert 0.55 < found.reached <= 0.6
 
 
 @pytest.mark.parametrize("scope", ["layer", "joint"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,10 +9,8 @@ import numpy as np
 
 from onnxcompress.core.channels import Group
 from onnxcompress.core.encoding import Array
-from onnxcompress.engine.widths import MEASUREMENTS, Limit, choices, masks, nearest, search
-
-_FILLINGS = 64
-"""Times that every group may be widened by a block, where the target leaves so much."""
+from onnxcompress.engine import widths
+from onnxcompress.engine.widths import Found, Limit, choices, masks, nearest, search
 
 
 @dataclass(frozen=True)
@@ -91,35 +88,14 @@ def filled(
     round_to: int,
     limit: Limit,
 ) -> Decision:
-    """Widen groups again, those with the largest α among what was given up first, while the target holds.
+    """Widen groups again, those with the largest α among what was given up first, while the target holds."""
+    ranked = {g.name: np.sort(alphas[g.name])[::-1] for g in groups}
 
-    Widths come in blocks: the threshold that just meets the target may leave much of it unused. A group whose
-    next width is too much is left at that, since no other gets narrower; a measured target is asked a few
-    times only.
-    """
-    allowed = dict(zip((g.name for g in groups), choices(groups, round_to), strict=True))
-    keep, reached = dict(decision.keep), decision.share
-    left, open_groups = MEASUREMENTS if limit.measured else math.inf, list(groups)
-    for _ in range(_FILLINGS):
-        waiting = []
-        for group in open_groups:
-            width = int(keep[group.name].sum()) if group.name in keep else group.size
-            wider = allowed[group.name][allowed[group.name] > width]
-            if len(wider):
-                ranked = np.sort(alphas[group.name])[::-1]
-                value = float(np.log(ranked[width : wider[0]] + 1e-30).mean())
-                waiting.append((value, group, int(wider[0])))
-        open_groups = []
-        for _, group, width in sorted(waiting, key=lambda w: -w[0]):
-            if left <= 0:
-                break
-            left -= 1
-            tried = {**keep, group.name: np.ones(group.size, bool), **masks([group], alphas, [width])}
-            found = limit.share(tried)
-            if limit.holds(found):
-                keep, reached = tried, found
-                open_groups.append(group)
-        if not open_groups:
-            break
-    keep = {name: mask for name, mask in keep.items() if not mask.all()}
-    return Decision(keep, decision.threshold, reached)
+    def worth(group: Group, width: int, wider: int) -> float:
+        return float(np.log(ranked[group.name][width:wider] + 1e-30).mean())
+
+    kept = [int(decision.keep[g.name].sum()) if g.name in decision.keep else g.size for g in groups]
+    assert decision.share is not None
+    found = Found(decision.threshold, kept, decision.share)
+    found = widths.filled(found, groups, alphas, round_to=round_to, limit=limit, worth=worth)
+    return Decision(masks(groups, alphas, found.widths), decision.threshold, found.share)
