@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
+
+Ranking = Literal["alpha", "taylor"]
+"""What ranked the channels: α of the gates, or the Taylor importance before training."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,8 @@ class Bottleneck:
 
     ``threshold`` is the one used; it is moved where a ``target`` had to be met, of which ``reached`` is left:
     of several ``goals`` by the one that leaves least to spare, on the scale of the first.
-    The outermost bins of ``log_alpha_edges`` (natural logarithm) hold everything beyond.
+    The outermost bins of ``log_alpha_edges`` (natural logarithm) hold everything beyond. ``by`` is "taylor"
+    where few steps were too few for the gates, and the importance before training ranked the channels.
     """
 
     threshold: float
@@ -53,3 +58,4 @@ class Bottleneck:
     target: float | None = None
     reached: float | None = None
     goals: tuple[GoalReached, ...] = ()
+    by: Ranking = "alpha"

@@ -24,7 +24,7 @@ import numpy as np
 from onnxcompress.core.channels import Group, Keep
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.errors import UsageError
-from onnxcompress.engine.widths import FAST, Limit, choices, filled, masks, nearest, search, widths_of
+from onnxcompress.engine.widths import FAST, Found, Limit, choices, filled, masks, nearest, search, widths_of
 
 Scope = Literal["layer", "joint"]
 Quantity = Literal["channels", "params", "macs", "latency"]
@@ -139,24 +139,14 @@ class _Question:
         if self.scope == "layer" and self.target.quantity == "channels":
             kept = _Layers(self.groups, choices(self.groups, self.round_to)).widths(self.target.share)
             return kept, self._share(masks(self.groups, self.scores, kept))
-        limit = self._limit()
-        found = search(self.groups, self.scores, self.round_to, self._ladder, limit)
-        worth = _layers_worth if self.scope == "layer" else self._joint_worth()
-        found = filled(found, self.groups, self.scores, round_to=self.round_to, limit=limit, worth=worth)
+        groups, scores, round_to, limit = self.groups, self.scores, self.round_to, self._limit()
+        if self.scope == "joint":
+            prices = _prices(groups, self.target, self.costs)
+            found = ranked(groups, scores, prices, round_to=round_to, limit=limit)
+        else:
+            found = search(groups, scores, round_to, lambda allowed: _Layers(groups, allowed), limit)
+            found = filled(found, groups, scores, round_to=round_to, limit=limit, worth=_layers_worth)
         return found.widths, found.share
-
-    def _ladder(self, allowed: Sequence[Array]) -> _Layers | _Joint:
-        return _Layers(self.groups, allowed) if self.scope == "layer" else _Joint(self, allowed)
-
-    def _joint_worth(self) -> Callable[[Group, int, int], float]:
-        """Return what tells how important the next channels of a group are, as :class:`_Joint` sees them."""
-        ranked = {name: np.sort(scores)[::-1] for name, scores in self.comparable().items()}
-        return lambda group, width, wider: float(ranked[group.name][width:wider].mean())
-
-    def comparable(self) -> dict[str, Array]:
-        """Return importances that can be ranked across groups."""
-        price = _prices(self.groups, self.target, self.costs)
-        return {g.name: _fair(self.scores[g.name]) / price[g.name] for g in self.groups}
 
     def _limit(self) -> Limit:
         quantity, share = self.target.quantity, self.target.share
@@ -178,6 +168,36 @@ class _Question:
         return count(keep) / max(count({}), 1)
 
 
+def ranked(
+    groups: Sequence[Group],
+    scores: Mapping[str, Array],
+    prices: Mapping[str, float],
+    *,
+    round_to: int,
+    limit: Limit,
+) -> Found:
+    """Rank the channels of all groups together, and keep as many as a limit allows (scope *joint*).
+
+    Args:
+        groups: those that may be cut.
+        scores: group name -> importance of each of its channels.
+        prices: group name -> what one of its channels costs, relative to others.
+        round_to: block of widths.
+        limit: what has to hold.
+
+    Raises:
+        OutOfReachError: the least that a joint ranking leaves is more than the target.
+    """
+    comparable = {g.name: _fair(scores[g.name]) / prices[g.name] for g in groups}
+    sorted_ = {name: np.sort(values)[::-1] for name, values in comparable.items()}
+
+    def worth(group: Group, width: int, wider: int) -> float:
+        return float(sorted_[group.name][width:wider].mean())
+
+    found = search(groups, scores, round_to, lambda own: _Joint(groups, comparable, own, round_to), limit)
+    return filled(found, groups, scores, round_to=round_to, limit=limit, worth=worth)
+
+
 class _Layers:
     """The share of each group that stays, as a level from 0 to 1."""
 
@@ -197,14 +217,19 @@ class _Layers:
 class _Joint:
     """The number of channels of all groups together that stay, as a level."""
 
-    def __init__(self, question: _Question, allowed: Sequence[Array]) -> None:
-        groups = question.groups
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        comparable: Mapping[str, Array],
+        allowed: Sequence[Array],
+        round_to: int,
+    ) -> None:
         self._allowed = allowed
         self._floors = [
-            int(own[np.searchsorted(own, _floor(g.size, question.round_to))])
+            int(own[np.searchsorted(own, _floor(g.size, round_to))])
             for g, own in zip(groups, allowed, strict=True)
         ]
-        fair = list(question.comparable().values())
+        fair = [comparable[g.name] for g in groups]
         self._owner = np.repeat(np.arange(len(groups)), [g.size for g in groups])
         self._order = np.argsort(-np.concatenate(fair), kind="stable") if fair else np.zeros(0, np.int64)
         self.levels: Array = np.arange(len(self._order) + 1)

@@ -197,6 +197,7 @@ MEANING = {
     "Bottleneck.target": "share of a quantity that was to stay at most; null: γ alone decided",
     "Bottleneck.reached": "share of it that stays, of several the worst on its scale; null: no target",
     "Bottleneck.goals": "one entry a quantity of the target",
+    "Bottleneck.by": "what ranked the channels",
     "GoalReached.quantity": '`"macs"`, `"params"`, `"elements"` or `"latency"`',
     "GoalReached.limit": "share of it that was to stay at most",
     "GoalReached.reached": "share that stays; null: not measured",
@@ -333,6 +334,8 @@ def _json_type(hint: Any) -> str:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_json_type(a) for a in arguments)
+    if origin is typing.Literal:
+        return " or ".join(f'"{a}"' for a in arguments)
     if origin is tuple:
         return f"array of {_json_type(arguments[0])}"
     if origin is dict:

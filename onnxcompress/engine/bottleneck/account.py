@@ -32,7 +32,7 @@ def account(
         mask = decision.keep.get(group.name)
         kept = group.size if mask is None else int(mask.sum())
         histograms.append(AlphaHistogram(group.name, group.size, kept, tuple(int(c) for c in counts)))
-    found = Bottleneck(decision.threshold, _EDGES, tuple(histograms), tuple(path))
+    found = Bottleneck(decision.threshold, _EDGES, tuple(histograms), tuple(path), by=decision.by)
     if measures is None:
         return found
     goals = measures.reached(decision.keep)

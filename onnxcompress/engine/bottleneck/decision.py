@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxcompress.core.bottleneck import Ranking
 from onnxcompress.core.channels import Group
 from onnxcompress.core.encoding import Array
 from onnxcompress.engine import widths
@@ -21,11 +22,13 @@ class Decision:
         keep: group name -> which of its channels stay, for groups that are cut.
         threshold: of α.
         share: of the target's quantity that stays; None without a target.
+        by: what ranked the channels.
     """
 
     keep: Mapping[str, Array]
     threshold: float
     share: float | None = None
+    by: Ranking = "alpha"
 
 
 def decide(

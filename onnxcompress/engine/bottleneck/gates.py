@@ -130,9 +130,9 @@ class Gates(nn.Module):
         }
 
     def keep(self, masks: Mapping[str, Array]) -> None:
-        """Close the gates of channels that do not stay."""
-        for name, mask in masks.items():
-            kept = self[name].kept
+        """Close the gates of channels that do not stay; those of groups that are not named are open."""
+        for group in self.groups:
+            kept, mask = self[group.name].kept, masks.get(group.name, np.ones(group.size))
             kept.copy_(torch.from_numpy(mask.astype(np.float32)).to(kept.device))
 
     @torch.no_grad()

@@ -37,8 +37,12 @@ NOTHING = -40.0
 """A log α so far below the largest is that of a channel without any effect."""
 
 
-def give_head_start(job: Job, gates: Gates, *, passes: float, steps: int, timed: bool = False) -> None:
+def give_head_start(
+    job: Job, gates: Gates, *, passes: float, steps: int, timed: bool = False
+) -> dict[str, Array]:
     """Set log σ² of fresh gates by the curvature of the loss; groups without a gradient stay as they are.
+
+    Returns group name -> root of the curvature along each gate, of the other groups.
 
     Args:
         job: what is to be gated.
@@ -53,12 +57,13 @@ def give_head_start(job: Job, gates: Gates, *, passes: float, steps: int, timed:
     roots, reached = effects(job.groups, evidence, looks)
     known = {name: roots[name] for name in sorted(reached) if np.isfinite(roots[name]).all()}
     if not known:
-        return
+        return {}
     found = balances(known, job.weights)
     farthest = FARTHEST * min(1.0, FEW / max(1, steps)) ** 2
     middle = float(np.median(np.concatenate(list(found.values()))))
     for name, log_alpha in found.items():
         gates[name].start(LOG_VARIANCE - np.clip(log_alpha - middle, -farthest, farthest))
+    return known
 
 
 def balances(roots: Mapping[str, Array], weights: Mapping[str, float]) -> dict[str, Array]:

@@ -115,7 +115,8 @@ def decision_state(decision: Decision, alphas: Mapping[str, Array], stopped: str
     """Return a decision, what it was made by, and why the training before it stopped, as a part."""
     arrays = {f"alpha/{name}": a for name, a in alphas.items()}
     arrays |= {f"keep/{name}": mask for name, mask in decision.keep.items()}
-    return arrays, {"threshold": decision.threshold, "share": decision.share, "stopped": stopped}
+    values = {"threshold": decision.threshold, "share": decision.share, "by": decision.by}
+    return arrays, {**values, "stopped": stopped}
 
 
 def read_decision(
@@ -126,7 +127,7 @@ def read_decision(
     for key, array in arrays.items():
         part, _, name = key.partition("/")
         parts[part][name] = array
-    decision = Decision(parts["keep"], float(values["threshold"]), values["share"])
+    decision = Decision(parts["keep"], float(values["threshold"]), values["share"], values["by"])
     return decision, parts["alpha"], str(values["stopped"])
 
 

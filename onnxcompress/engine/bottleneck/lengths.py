@@ -40,7 +40,9 @@ def in_time(
     trainer: Trainer,
     parameters: Sequence[str],
     augmentation: Augmentation | None,
+    *,
     lent: Sequence[nn.Module],
+    ways: int,
 ) -> tuple[tuple[float, float], list[str]]:
     """Return the passes, with gates and after, that there is time for, and what has to be said of it.
 
@@ -50,13 +52,14 @@ def in_time(
         parameters: weights that change.
         augmentation: of the training.
         lent: what the graph runs with besides.
+        ways: number of those to go on after the decision that may be compared.
     """
     if math.isinf(trainer.seconds_left):
         return passes, []
     seconds = _seconds_of_a_pass(trainer, parameters, augmentation)
     for module in lent:
         module.zero_grad(set_to_none=True)
-    share = affordable(*passes, seconds, trainer.seconds_left, trainer.steps_per_epoch)
+    share = affordable(*passes, seconds, trainer.seconds_left, trainer.steps_per_epoch, ways=ways)
     if share >= 1:
         return passes, []
     gated, after = (part * share for part in passes)
@@ -87,17 +90,20 @@ def _seconds_of_a_pass(
     return step * per_epoch + time.monotonic() - began
 
 
-def affordable(gated: float, after: float, pass_s: float, left_s: float, steps_per_epoch: int) -> float:
+def affordable(
+    gated: float, after: float, pass_s: float, left_s: float, steps_per_epoch: int, *, ways: int = 2
+) -> float:
     """Return the share of the passes that there is time for, at most 1.
 
     Args:
         gated: passes with gates.
-        after: passes after the decision, before which ways to go on are compared.
+        after: passes after the decision.
         pass_s: seconds of one pass.
         left_s: seconds that are left; infinite where time is not limited.
         steps_per_epoch: steps of one pass.
+        ways: number of those to go on after the decision that are compared.
     """
-    compared = 2 * len(RATES) * min(1.0, PROBE_STEPS / steps_per_epoch) if after > 0 else 0.0
+    compared = ways * len(RATES) * min(1.0, PROBE_STEPS / steps_per_epoch) if after > 0 else 0.0
     passes = _USED * max(left_s, 0.0) / pass_s
     if passes >= gated + after + compared:
         return 1.0

@@ -8,7 +8,7 @@ statistics.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -54,6 +54,13 @@ def hidden_layers(model: Model) -> tuple[Linear, ...]:
     names = {w.value: name for name, w in model.weights.items() if name not in encoded}
     found = (_linear(node, names) for node in model.ir.graph)
     return tuple(layer for layer in found if layer is not None)
+
+
+def normalising(model: Model, trained: Collection[str], device: str) -> Normalisation | None:
+    """Return normalisation for the hidden layers that are trained; None where there are none."""
+    layers = [la for la in hidden_layers(model) if la.weight in trained and la.bias in trained]
+    widths = {la.output: model.weights[la.weight].shape[la.weight_axis] for la in layers}
+    return Normalisation(layers, widths).to(device) if layers else None
 
 
 def _linear(node: ir.Node, names: Mapping[ir.Value, str]) -> Linear | None:

@@ -1,8 +1,7 @@
 """Recovery: training on without the channels that were given up.
 
-It goes on from the weights trained with gates, or from the original ones: noise has made the former used to
-the loss of channels, the latter still know what few examples cannot teach again. A short run from each, at
-two learning rates, decides. The learning rate then rises in a few steps and falls along half a cosine;
+It goes one of several ways (:mod:`onnxcompress.engine.bottleneck.ways`): a short run from the start of each,
+at two learning rates, decides. The learning rate then rises in a few steps and falls along half a cosine;
 where it does damage nevertheless, the best state is taken up again with a lower one. What is kept is the
 mean of the weights over the last steps: of the start and all epochs the best by the validation split, but
 the last where a share of right decisions sets them apart by no more than chance. It has learnt longest, and
@@ -24,9 +23,11 @@ import torch
 from onnxcompress.core.encoding import Array
 from onnxcompress.engine.bottleneck import keeping
 from onnxcompress.engine.bottleneck.averaging import Average
+from onnxcompress.engine.bottleneck.gates import Gates
 from onnxcompress.engine.bottleneck.keeping import Part, State
 from onnxcompress.engine.bottleneck.normalisation import Normalisation
 from onnxcompress.engine.bottleneck.pressure import Along
+from onnxcompress.engine.bottleneck.ways import Way
 from onnxcompress.engine.training.augmentation import Augmentation
 from onnxcompress.engine.training.rates import largest_good, tried
 from onnxcompress.engine.training.retreat import SLOWER, damaged
@@ -48,16 +49,17 @@ RISING = 0.05
 HORIZON = 0.05
 """Part of the steps over which weights are averaged."""
 
-_Held = tuple[dict[str, Array], dict[str, Any]]
+_Held = tuple[Way, dict[str, Array], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Start:
-    """What training on starts with: the highest learning rate, and how good the state is.
+    """What training on starts with: the way, the highest learning rate, and how good the state is.
 
     ``found`` is None where an interrupted run is taken up: its best state was saved.
     """
 
+    way: Way
     lr: float
     found: Evaluation | None = None
 
@@ -67,7 +69,8 @@ class Recovery:
     """Everything that training on needs.
 
     Attributes:
-        trainer: holds the graph, gates closed, μ in the weights.
+        trainer: holds the graph, μ in the weights.
+        gates: closed where channels were given up.
         norms: lent normalisation.
         statistics: the graph's own running statistics move.
         parameters: weights that change.
@@ -81,6 +84,7 @@ class Recovery:
     """
 
     trainer: Trainer
+    gates: Gates
     norms: Normalisation | None
     statistics: bool
     parameters: Sequence[str]
@@ -92,27 +96,33 @@ class Recovery:
     note: Callable[[float, str], Evaluation]
     progress: Callable[[float, str], None]
 
-    def start(self, original: Mapping[str, Array], epochs: float) -> Start:
-        """Take the better start; return it with the learning rate that goes with it."""
-        starts = [("the weights trained with gates", self._held())]
-        self.trainer.graph.set_arrays(original)
-        self.adapt()
-        self.estimate()
-        starts.append(("the original weights", self._held()))
+    def start(self, ways: Sequence[Way], epochs: float) -> Start:
+        """Take the best of the ways; return it with the learning rate that goes with it."""
+        states = [self._begun(way) for way in ways]
         part, idle = min(1.0, PROBE_STEPS / self.trainer.steps_per_epoch, epochs), self.trainer.idle_loss()
         rates = [self.lr * factor for factor in RATES]
-        ways: list[tuple[float, str, _Held, dict[float, float]]] = []
-        for words, state in starts:
-            if ways and self.trainer.out_of_time:
+        found: list[tuple[float, _Held, dict[float, float]]] = []
+        for state in states:
+            if found and self.trainer.out_of_time:
                 break
             self._put(state)
             before = self.trainer.evaluate().loss
             losses = tried(rates, before, idle, partial(self._after, state, part))
-            ways.append((min(losses.values()), words, state, losses))
-        _, words, state, losses = min(ways, key=lambda way: way[0])
-        lr = largest_good(losses, idle)
+            found.append((min(losses.values()), state, losses))
+        _, state, losses = min(found, key=lambda one: one[0])
+        way, lr = state[0], largest_good(losses, idle)
         self._put(state)
-        return Start(lr, self.note(0.0, f"goes on from {words} with learning rate {lr:g}"))
+        return Start(way, lr, self.note(0.0, f"goes on from {way.words} with learning rate {lr:g}"))
+
+    def _begun(self, way: Way) -> _Held:
+        """Return the state in which a way begins."""
+        if way.weights is not None:
+            self.gates.keep(way.decision.keep)
+            self.trainer.graph.set_arrays(way.weights)
+            self.adapt()
+            self.estimate()
+        norms = {} if self.norms is None else copy.deepcopy(self.norms.state_dict())
+        return way, self.trainer.graph.arrays(), norms
 
     def _after(self, state: _Held, part: float, lr: float) -> float:
         """Return the loss after a short run from a state."""
@@ -182,14 +192,12 @@ class Recovery:
         found = [*(graph.weight(n).data for n in (*self.parameters, *moving)), *norms]
         return [t for t in found if t.is_floating_point()]
 
-    def _held(self) -> _Held:
-        norms = {} if self.norms is None else copy.deepcopy(self.norms.state_dict())
-        return self.trainer.graph.arrays(), norms
-
     def _put(self, state: _Held) -> None:
-        self.trainer.graph.set_arrays(state[0])
+        way, arrays, norms = state
+        self.gates.keep(way.decision.keep)
+        self.trainer.graph.set_arrays(arrays)
         if self.norms is not None:
-            self.norms.load_state_dict(state[1])
+            self.norms.load_state_dict(norms)
 
 
 def planned(part: float) -> float:

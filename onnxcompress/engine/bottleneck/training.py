@@ -19,7 +19,6 @@ import numpy as np
 
 from onnxcompress.core.bottleneck import Bottleneck, PathPoint
 from onnxcompress.core.encoding import Array
-from onnxcompress.core.model import Model
 from onnxcompress.core.run import Training, TrainingPoint
 from onnxcompress.engine.bottleneck import keeping
 from onnxcompress.engine.bottleneck.account import account, told
@@ -31,12 +30,13 @@ from onnxcompress.engine.bottleneck.information import EXAMPLES, LOOKS, passing
 from onnxcompress.engine.bottleneck.job import Job, Pressed
 from onnxcompress.engine.bottleneck.keeping import Keeper, OfModule, Phase, State
 from onnxcompress.engine.bottleneck.lengths import in_time, wished
-from onnxcompress.engine.bottleneck.normalisation import Linear, Normalisation, hidden_layers
+from onnxcompress.engine.bottleneck.normalisation import normalising
 from onnxcompress.engine.bottleneck.pressure import Pressure, gate_rate
 from onnxcompress.engine.bottleneck.recovery import Recovery, Start
 from onnxcompress.engine.bottleneck.recurrence import Recurrence
 from onnxcompress.engine.bottleneck.steering import Steering
 from onnxcompress.engine.bottleneck.verdict import doubts, level, require_reachable, verdict
+from onnxcompress.engine.bottleneck.ways import Way, ways
 from onnxcompress.engine.channels import site_key, tapped
 from onnxcompress.engine.graph.torchgraph import TorchGraph
 from onnxcompress.engine.training.augmentation import Augmentation
@@ -85,7 +85,8 @@ class _Run:
         )
         self.gates = Gates(job.groups, taps, site_key, job.task.seed).to(job.resources.device)
         self.recurrent = Recurrence(channels, job.groups, self.gates)
-        self.norms = self._normalisation(model)
+        wanted = self.wishes.normalise and self.trainer.batch_size > 1
+        self.norms = normalising(model, job.trained, job.resources.device) if wanted else None
         stuck = self.graph.without_gradient()
         self.stuck = tuple(r for r in stuck if r.where in set(job.trained))
         reached = set(self.graph.trainable) - {r.where for r in stuck}
@@ -99,6 +100,7 @@ class _Run:
         self.gated_epochs, self.after_epochs = wished(self.wishes, self.trainer.steps_per_epoch)
         self.decided: State | None = None
         self.recovery_lr = 0.0
+        self.effects: dict[str, Array] = {}
         folder = job.resources.checkpoint_dir
         self.keeper = Keeper(
             None if folder is None else Checkpoint(folder / f"vib-{len(model.steps)}", job.fingerprint),
@@ -117,14 +119,19 @@ class _Run:
             self._settle_axes()
             phase = self._resumed(before)
             if before is None and self.parameters:
-                lent = [self.gates] if self.norms is None else [self.gates, self.norms]
-                passes = self.gated_epochs, self.after_epochs
-                passes, said = in_time(passes, self.trainer, self.parameters, self.augmentation, lent)
-                (self.gated_epochs, self.after_epochs), self.warnings = passes, said
+                (self.gated_epochs, self.after_epochs), self.warnings = in_time(
+                    (self.gated_epochs, self.after_epochs),
+                    self.trainer,
+                    self.parameters,
+                    self.augmentation,
+                    lent=[self.gates] if self.norms is None else [self.gates, self.norms],
+                    ways=2 if self.job.measures is None else 3,
+                )
             if before is None:
-                steps = round(self.gated_epochs * self.trainer.steps_per_epoch)
                 timed = not math.isinf(self.trainer.seconds_left)
-                give_head_start(self.job, self.gates, passes=self.gated_epochs, steps=steps, timed=timed)
+                self.effects = give_head_start(
+                    self.job, self.gates, passes=self.gated_epochs, steps=self._gated_steps, timed=timed
+                )
             if phase == "gated":
                 stopped = self._gated()
                 alphas = self.gates.alphas()
@@ -138,7 +145,7 @@ class _Run:
             assert self.decided is not None
             decision, alphas, stopped = keeping.read_decision(*self.decided)
             if self.after_epochs > 0 and stopped == "done" and self.parameters and phase != "done":
-                stopped = self._recover(phase)
+                decision, stopped = self._recover(phase, decision, alphas)
                 self.decided = keeping.decision_state(decision, alphas, stopped)
                 self._save("done")
         arrays = self._arrays()
@@ -153,7 +160,7 @@ class _Run:
     def _gated(self) -> str:
         """Train gates and weights together; return why it stopped."""
         wishes, trainer = self.wishes, self.trainer
-        steps = max(1, round(self.gated_epochs * trainer.steps_per_epoch))
+        steps = self._gated_steps
         lr = wishes.gate_lr or gate_rate(steps, wishes.lr)
         steering = None
         if self.job.measures is not None:
@@ -197,7 +204,8 @@ class _Run:
         estimated = self.wishes.information and step % max(1, steps // LOOKS) == 0
         if estimated or step % max(1, steps // 50) == 0 or step == steps:
             kept = {n: int(m.sum()) for n, m in self._open().items()}
-            passed = self._passing() if estimated else {}
+            look = partial(self.trainer.evaluate, limit=EXAMPLES)
+            passed = passing(self.gates, self.job.groups, look, self.job.task.seed) if estimated else {}
             self.path.append(PathPoint(step / per_epoch, pressure.gamma, kept, passed))
         if step % per_epoch == 0 or step == steps:
             self.epochs = step / per_epoch
@@ -206,16 +214,16 @@ class _Run:
                 f"gamma {pressure.gamma:.3g}, {left} of {sum(g.size for g in self.job.groups)} channels left"
             )
 
-    def _passing(self) -> dict[str, float]:
-        job, look = self.job, lambda: self.trainer.evaluate(limit=EXAMPLES)
-        return passing(self.gates, job.groups, look, job.task.seed)
-
     @property
     def _total(self) -> float:
         return self.gated_epochs + self.after_epochs
 
-    def _recover(self, phase: Phase) -> str:
-        """Train on without the channels that were given up; the best state is kept."""
+    @property
+    def _gated_steps(self) -> int:
+        return max(1, round(self.gated_epochs * self.trainer.steps_per_epoch))
+
+    def _recover(self, phase: Phase, decision: Decision, alphas: Mapping[str, Array]) -> tuple[Decision, str]:
+        """Train on without the channels that were given up; return which these are, and why it stopped."""
         before, wishes = self.gated_epochs, self.wishes
 
         def note(epoch: float, words: str) -> Evaluation:
@@ -224,6 +232,7 @@ class _Run:
 
         recovery = Recovery(
             self.trainer,
+            self.gates,
             self.norms,
             self.batch_norm,
             self.parameters,
@@ -235,10 +244,12 @@ class _Run:
             note,
             lambda epoch, text: self._progress((before + epoch) / self._total, text),
         )
-        start = Start(self.recovery_lr)
+        start = Start(Way("", decision), self.recovery_lr)
         if phase == "decided":
-            start = recovery.start(self.original, self.after_epochs)
-            self.recovery_lr = start.lr
+            compared = ways(self.job, decision, self.original, self.effects, self._gated_steps)
+            start = recovery.start(compared, self.after_epochs)
+            self.recovery_lr, decision = start.lr, start.way.decision
+            self.decided = keeping.decision_state(decision, alphas, "done")
         stopped = recovery.run(
             self.after_epochs,
             start,
@@ -248,7 +259,7 @@ class _Run:
         )
         self._estimate()
         self._note("after training on")
-        return stopped
+        return decision, stopped
 
     def _adapt(self) -> None:
         if self.norms is not None:
@@ -265,10 +276,9 @@ class _Run:
 
     def _open(self) -> dict[str, Array]:
         """Return the channels over the threshold now, at least one a group."""
-        found = {}
-        for name, alpha in self.gates.alphas().items():
-            found[name] = alpha > min(self.wishes.threshold, float(alpha.max()) * (1 - 1e-9))
-        return found
+        least = self.wishes.threshold
+        alphas = self.gates.alphas()
+        return {name: own > min(least, float(own.max()) * (1 - 1e-9)) for name, own in alphas.items()}
 
     # checkpoints -------------------------------------------------------------------------------------------
 
@@ -294,7 +304,7 @@ class _Run:
             parts["decision"] = self.decided
         way = keeping.way_state(self.points, self.path)
         run = {"phase": phase, "epochs": self.epochs, "lr": self.recovery_lr}
-        parts["run"] = {}, {**run, "passes": [self.gated_epochs, self.after_epochs], **way}
+        parts["run"] = self.effects, {**run, "passes": [self.gated_epochs, self.after_epochs], **way}
         self.keeper.save(parts)
 
     def _resumed(self, before: Mapping[str, Any] | None) -> Phase:
@@ -308,22 +318,13 @@ class _Run:
         if self.keeper.values("decision") is not None:
             self.decided = self.keeper.arrays("decision"), dict(self.keeper.values("decision") or {})
         self.points, self.path = keeping.read_way(before)
+        self.effects = self.keeper.arrays("run")
         self.epochs, self.recovery_lr = float(before["epochs"]), float(before["lr"])
         self.gated_epochs, self.after_epochs = before["passes"]
         phase: Phase = before["phase"]
         return phase
 
     # normalisation -----------------------------------------------------------------------------------------
-
-    def _normalisation(self, model: Model) -> Normalisation | None:
-        allowed = set(self.job.trained)
-        layers: list[Linear] = []
-        if self.wishes.normalise and self.trainer.batch_size > 1:
-            layers = [la for la in hidden_layers(model) if {la.weight, la.bias} <= allowed]
-        if not layers:
-            return None
-        widths = {la.output: model.weights[la.weight].shape[la.weight_axis] for la in layers}
-        return Normalisation(layers, widths).to(self.job.resources.device)
 
     def _lend(self, stack: ExitStack) -> None:
         """Put the lent normalisation in, as identity."""
@@ -333,7 +334,6 @@ class _Run:
         norms.pause(self._look_at_batches)
 
     def _estimate(self) -> None:
-        """Estimate all statistics anew."""
         if self.norms is not None:
             with self.norms.estimating():
                 self._look_at_batches()

@@ -17,14 +17,14 @@ USUAL = (0.05, 200.0)
 
 def verdict(job: Job, alphas: Mapping[str, Array]) -> Decision:
     """Return which channels stay; raises UnsupportedError where a target cannot be met."""
-    limit, round_to = _limit(job), job.wishes.round_to
+    limit, round_to = limit_of(job), job.wishes.round_to
     found = decide(job.groups, alphas, job.wishes.threshold, round_to=round_to, limit=limit)
     return found if limit is None else filled(found, job.groups, alphas, round_to=round_to, limit=limit)
 
 
 def require_reachable(job: Job) -> None:
     """Raise UnsupportedError, before anything is trained, where the target is out of reach."""
-    limit = _limit(job)
+    limit = limit_of(job)
     if limit is not None:
         round_to = job.wishes.round_to
         limit.require(limit.share(narrowest(job.groups, round_to)), round_to)
@@ -32,7 +32,7 @@ def require_reachable(job: Job) -> None:
 
 def level(job: Job, alphas: Mapping[str, Array]) -> float:
     """Return log α of the channel at which the target is just met, as far as is quickly known."""
-    limit = _limit(job)
+    limit = limit_of(job)
     if limit is not None and job.measures is not None and job.measures.quick is not None:
         limit = replace(limit, share=job.measures.quick, measured=False)
     try:
@@ -43,7 +43,8 @@ def level(job: Job, alphas: Mapping[str, Array]) -> float:
     return math.log(max(threshold, 1e-30))
 
 
-def _limit(job: Job) -> Limit | None:
+def limit_of(job: Job) -> Limit | None:
+    """Return what a cut has to keep to; None without a target."""
     found = job.measures
     if found is None:
         return None
@@ -53,6 +54,11 @@ def _limit(job: Job) -> Limit | None:
 
 def doubts(job: Job, decision: Decision) -> tuple[str, ...]:
     """Return what the user must know of a verdict."""
+    if decision.by == "taylor":
+        return (
+            "training with gates was too short to rank the channels: those that a ranking before it keeps "
+            "(Taylor importance) trained better in a trial, and stay; more --epochs help the gates",
+        )
     least = narrowest(job.groups, job.wishes.round_to)
     kept = [decision.keep.get(group.name) for group in job.groups]
     if job.measures is None and all(

@@ -42,6 +42,11 @@ def _told(b: Bottleneck) -> str:
         for g in b.goals
     ]
     target = f" The target was {'; '.join(goals)}." if goals else ""
+    if b.by == "taylor":
+        return (
+            f"{kept:,} of {size:,} gated channels stay. Training with gates was too short to rank them: what "
+            f"a ranking before it keeps, by the Taylor importance, trained better in a trial.{target}"
+        )
     return (
         f"{kept:,} of {size:,} gated channels stay, of each group those with the largest α = μ²/σ²: over "
         f"{fmt.number(b.threshold).text}, as near as the widths allowed come to that.{target}"
@@ -105,7 +110,7 @@ def _information(b: Bottleneck) -> tuple[Block, ...]:
 
 
 def _histograms(b: Bottleneck) -> tuple[Block, ...]:
-    mark = (math.log(b.threshold),) if b.threshold > 0 else ()
+    mark = (math.log(b.threshold),) if b.threshold > 0 and b.by == "alpha" else ()
     panels = tuple(
         Panel(f"alpha-{k}", f"{h.group}: {h.kept} of {h.size}", b.log_alpha_edges, h.counts, mark)
         for k, h in enumerate(_shown(b))
@@ -113,5 +118,5 @@ def _histograms(b: Bottleneck) -> tuple[Block, ...]:
     if not panels:
         return ()
     named = fmt.plural(len(panels), "group")
-    alt = f"Histograms of log α of the channels of {named}; the mark is the threshold."
-    return (Histograms(f"log α of the channels of {named}; the mark is the threshold", alt, panels),)
+    title = f"log α of the channels of {named}" + ("; the mark is the threshold" if mark else "")
+    return (Histograms(title, f"Histograms of {title}.", panels),)

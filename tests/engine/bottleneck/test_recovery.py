@@ -8,7 +8,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from onnxcompress.engine.bottleneck.decision import Decision
 from onnxcompress.engine.bottleneck.recovery import Start, _Averaging, planned
+from onnxcompress.engine.bottleneck.ways import Way
 from onnxcompress.engine.training.evaluation import Evaluation
 from onnxcompress.engine.training.retreat import SLOWER
 
@@ -22,7 +24,7 @@ def averaged(weights, evaluations, higher, start, idle=math.inf):
         trainer=SimpleNamespace(steps_per_epoch=1, idle_loss=lambda: idle),
         note=lambda passes, words: next(coming),
     )
-    return _Averaging(job, float(len(evaluations)), Start(0.1, start), higher)
+    return _Averaging(job, float(len(evaluations)), Start(Way("", Decision({}, 1.0)), 0.1, start), higher)
 
 
 def left(evaluations, higher, start=None):
