@@ -118,11 +118,7 @@ def build(
         raise UsageError(
             "no method is chosen", fix=f"add --method with one of {', '.join(sorted(METHODS))}, or --recipe"
         )
-    if names:
-        by_name = {entry["name"]: entry for entry in stored_methods}
-        entries = [by_name.get(name, {"name": name}) for name in names]
-    else:
-        entries = stored_methods
+    entries = [_stored_entry(stored_methods, name, file) for name in names] if names else stored_methods
     classes = [method_class(entry["name"]) for entry in entries]
     meant = shared_out(_told(options), [_told(given) for given in own] or [{}] * len(entries), classes)
     folder = file.parent if file is not None else Path()
@@ -138,6 +134,24 @@ def build(
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise UsageError("the seed must be a whole number from 0 on", why=f"found {seed!r}")
     return Recipe(tuple(methods), merged, seed)
+
+
+def _stored_entry(stored: Sequence[Mapping[str, Any]], name: str, file: Path | None) -> Mapping[str, Any]:
+    """Return what a recipe says of a method that is named beside it; nothing where it does not know it.
+
+    Raises:
+        UsageError: it has several of that name, of which none is the one that is meant.
+    """
+    numbers = [number for number, entry in enumerate(stored, start=1) if entry["name"] == name]
+    if len(numbers) > 1:
+        told = " and ".join(map(str, numbers))
+        raise UsageError(
+            f"--method {name} names one of several of the recipe",
+            where=str(file),
+            why=f"methods {told} are of that name",
+            fix="leave --method out to run the recipe's methods, or keep the one that is meant",
+        )
+    return stored[numbers[0] - 1] if numbers else {"name": name}
 
 
 @contextlib.contextmanager
