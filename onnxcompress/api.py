@@ -59,6 +59,10 @@ def compress(
 ) -> Result:
     """Compress a model; the argument is never changed.
 
+    Threads may call this at once and get what they would get alone: one computes, the others wait, because
+    torch has one generator of random numbers, and one number of threads, a process. Use processes to compress
+    in parallel. Threads of your own that draw from that generator meanwhile change what training comes to.
+
     Args:
         model: path, ``onnx.ModelProto`` or ``onnx_ir.Model``.
         method: a method's name, or several that run one after the other.
