@@ -53,11 +53,15 @@ def compress(
     limits: Mapping[str, float] | None = None,
     budgets: str | Path | gates.Budgets | None = None,
     baseline: str | Path | Run | None = None,
-    max_regression: float = gates.REGRESSION,
+    max_regression: float | None = None,
     strict: bool = False,
     **options: Any,
 ) -> Result:
     """Compress a model; the argument is never changed.
+
+    Threads may call this at once and get what they would get alone: one computes, the others wait, because
+    torch has one generator of random numbers, and one number of threads, a process. Use processes to compress
+    in parallel. Threads of your own that draw from that generator meanwhile change what training comes to.
 
     Args:
         model: path, ``onnx.ModelProto`` or ``onnx_ir.Model``.
@@ -76,7 +80,7 @@ def compress(
         limits: gates, see :mod:`onnxcompress.gates`.
         budgets: limits of several models by file name; those of this one are taken, ``limits`` win over them.
         baseline: a stored run; where this one is worse, a gate fails.
-        max_regression: share by which the baseline may be exceeded; latency: five times that.
+        max_regression: share by which the baseline may be exceeded; latency: five times that. None: 0.02.
         strict: gates that noise leaves undecided fail too.
         options: options of the methods (``bits=2``, ``exclude=("conv1.*",)``).
 
@@ -87,7 +91,7 @@ def compress(
     if threads < 1:
         raise UsageError(f"threads must be 1 or more, not {threads}")
     names = [method] if isinstance(method, str) else list(method)
-    demands = gates.Demands.read(budgets, baseline, max_regression, strict)
+    demands = gates.Demands.read(budgets, baseline, max_regression, strict, limits=list(limits or ()))
     given = {"path": data, "random": random_data or None, **(data_options or {})}
     recipe = build(names, options, data=given, seed=seed)
     with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder:
@@ -123,7 +127,7 @@ def compare(
     limits: Mapping[str, float] | None = None,
     budgets: str | Path | gates.Budgets | None = None,
     baseline: str | Path | Run | None = None,
-    max_regression: float = gates.REGRESSION,
+    max_regression: float | None = None,
     strict: bool = False,
 ) -> Run:
     """Compare models with the first one: outputs, size, latency.
@@ -139,7 +143,7 @@ def compare(
         limits: gates, see :mod:`onnxcompress.gates`.
         budgets: limits of several models by file name; every model is held to its own.
         baseline: a stored run; where this one is worse, a gate fails.
-        max_regression: share by which the baseline may be exceeded; latency: five times that.
+        max_regression: share by which the baseline may be exceeded; latency: five times that. None: 0.02.
         strict: gates that noise leaves undecided fail too.
 
     Raises:
@@ -147,7 +151,7 @@ def compare(
     """
     if len(models) < 2:
         raise UsageError("there is nothing to compare with", fix="name two or more models")
-    demands = gates.Demands.read(budgets, baseline, max_regression, strict)
+    demands = gates.Demands.read(budgets, baseline, max_regression, strict, limits=list(limits or ()))
     paths = [Path(model) for model in models]
     demands.check_each(paths, benchmark=benchmark, data=data is not None and len(paths) == 2)
     run = pipeline.compare(

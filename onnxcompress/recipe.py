@@ -61,11 +61,13 @@ class Recipe:
         data: options of the data (``path`` and the adapter's options, or ``random``: random numbers instead),
             empty where none is given.
         seed: of every random choice.
+        lists: for each method, the files of names that are part of its ``exclude`` -> these names.
     """
 
     methods: tuple[Method, ...]
     data: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
+    lists: tuple[Mapping[str, tuple[str, ...]], ...] = field(default=(), compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, every option with the value used; options that are None are left out."""
@@ -118,26 +120,41 @@ def build(
         raise UsageError(
             "no method is chosen", fix=f"add --method with one of {', '.join(sorted(METHODS))}, or --recipe"
         )
-    if names:
-        by_name = {entry["name"]: entry for entry in stored_methods}
-        entries = [by_name.get(name, {"name": name}) for name in names]
-    else:
-        entries = stored_methods
+    entries = [_stored_entry(stored_methods, name, file) for name in names] if names else stored_methods
     classes = [method_class(entry["name"]) for entry in entries]
     meant = shared_out(_told(options), [_told(given) for given in own] or [{}] * len(entries), classes)
     folder = file.parent if file is not None else Path()
-    methods = []
+    methods, lists = [], []
     for number, (entry, (given, shared)) in enumerate(zip(entries, meant, strict=True), start=1):
         with _where(file, number, entry["name"]):
-            listed = _listed(entry, given, folder)
-            methods.append(_among_others(*listed, shared=len(entries) > 1 and shared))
+            values, flags, read = _listed(entry, given, folder)
+            methods.append(_among_others(values, flags, shared=len(entries) > 1 and shared))
+            lists.append(read)
     merged = {**stored.get("data", {}), **{k: v for k, v in (data or {}).items() if v is not None}}
     for name, value in merged.items():
         _check_data_option(name, value)
     seed = seed if seed is not None else stored.get("seed", 0)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise UsageError("the seed must be a whole number from 0 on", why=f"found {seed!r}")
-    return Recipe(tuple(methods), merged, seed)
+    return Recipe(tuple(methods), merged, seed, tuple(lists))
+
+
+def _stored_entry(stored: Sequence[Mapping[str, Any]], name: str, file: Path | None) -> Mapping[str, Any]:
+    """Return what a recipe says of a method that is named beside it; nothing where it does not know it.
+
+    Raises:
+        UsageError: it has several of that name, of which none is the one that is meant.
+    """
+    numbers = [number for number, entry in enumerate(stored, start=1) if entry["name"] == name]
+    if len(numbers) > 1:
+        told = " and ".join(map(str, numbers))
+        raise UsageError(
+            f"--method {name} names one of several of the recipe",
+            where=str(file),
+            why=f"methods {told} are of that name",
+            fix="leave --method out to run the recipe's methods, or keep the one that is meant",
+        )
+    return stored[numbers[0] - 1] if numbers else {"name": name}
 
 
 @contextlib.contextmanager
@@ -174,8 +191,11 @@ def excluded_in(path: Path) -> tuple[str, ...]:
 
 def _listed(
     entry: Mapping[str, Any], given: Mapping[str, Any], folder: Path
-) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Return a method's entry and flags, exclude of both with what files list; paths are the recipe's."""
+) -> tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, tuple[str, ...]]]:
+    """Return a method's entry and flags, exclude of both with what files list, and file -> names.
+
+    Paths are the recipe's.
+    """
     values, flags = dict(entry), dict(given)
     own = values.pop(EXCLUDE_FILE, None)
     if own is not None and not isinstance(own, str):
@@ -184,13 +204,14 @@ def _listed(
     if EXCLUDE_FILE in flags:
         files.append(flags.pop(EXCLUDE_FILE))
     if not files:
-        return values, flags
+        return values, flags, {}
     if "exclude" not in option_fields(method_class(entry["name"])):
         raise UsageError(f"method {entry['name']!r} has no option 'exclude_file'")
     before = flags.pop("exclude", values.get("exclude", ()))
-    names = [name for path in files for name in excluded_in(path)]
+    lists = {str(path): excluded_in(path) for path in files}
+    names = [name for listed in lists.values() for name in listed]
     values["exclude"] = [*([before] if isinstance(before, str) else before), *names]
-    return values, flags
+    return values, flags, lists
 
 
 def _method(entry: Mapping[str, Any], given: Mapping[str, Any]) -> Method:

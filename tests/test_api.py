@@ -181,6 +181,16 @@ def test_budgets_and_baselines_as_on_the_command_line(tmp_path):
         onnxcompress.compress(MODEL, method="half", baseline=before.run, max_regression=-1.0)
 
 
+@pytest.mark.parametrize(
+    ("given", "says"), [({"strict": True}, "no gate is given"), ({"max_regression": 0.02}, "--baseline")]
+)
+def test_what_applies_to_gates_is_refused_without_them(given, says):
+    with pytest.raises(UsageError, match=says):
+        onnxcompress.compress(MODEL, method="half", **given)
+    with pytest.raises(UsageError, match=says):
+        onnxcompress.compare(MODEL, MODEL, benchmark=False, **given)
+
+
 def test_compare(tmp_path):
     onnxcompress.compress(MODEL, method="half", output=tmp_path / "half.onnx")
     run = onnxcompress.compare(MODEL, tmp_path / "half.onnx", benchmark=False, limits={"max_size_ratio": 0.9})

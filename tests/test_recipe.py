@@ -65,6 +65,16 @@ def test_a_named_method_keeps_its_options_of_the_file(file):
     assert build(["lc-quant"], {}, file=file).methods[0].bits == 3
 
 
+def test_a_named_method_that_the_file_has_twice_is_none_of_them(tmp_path):
+    file = tmp_path / "r.toml"
+    entry = '[[method]]\nname = "lc-quant"\nbits = {}\n'
+    file.write_text(entry.format(2) + '[[method]]\nname = "half"\n' + entry.format(4))
+    with pytest.raises(UsageError, match=r"names one of several .*r\.toml.* methods 1 and 3"):
+        build(["lc-quant"], {}, file=file)
+    assert [m.name for m in build(["half"], {}, file=file).methods] == ["half"]
+    assert [getattr(m, "bits", None) for m in build([], {}, file=file).methods] == [2, None, 4]
+
+
 def test_the_dict_holds_every_option_that_is_used(file):
     stored = build([], {}, file=file).to_dict()
     (method,) = stored["method"]

@@ -20,10 +20,9 @@ def further(function: F) -> F:
         click.option(
             "--max-regression",
             type=click.FloatRange(0),
-            default=gates.REGRESSION,
-            show_default=True,
             metavar="X",
-            help="Share by which --baseline may be exceeded; latency: five times that.",
+            help="Share by which --baseline may be exceeded; latency: five times that. "
+            f"[default: {gates.REGRESSION}]",
         ),
         click.option(
             "--baseline",
@@ -46,7 +45,8 @@ def demands(options: dict[str, Any]) -> gates.Demands:
     """Take the options of ``further`` out of a command's options and read their files.
 
     Raises:
-        UsageError: a file cannot be read.
+        UsageError: a file cannot be read, or an option has nothing to apply to.
     """
     names = ("budgets", "baseline", "max_regression", "strict")
-    return gates.Demands.read(*(options.pop(name) for name in names))
+    limits = [name for name in gates.LIMITS if options[name] is not None]
+    return gates.Demands.read(*(options.pop(name) for name in names), limits=limits)

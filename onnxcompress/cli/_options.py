@@ -260,7 +260,7 @@ def known_provider(name: str) -> str:
 
 def parse_shapes(specs: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     """Parse ``name:1,3,224,224`` (names may hold colons; ``x`` works as separator too)."""
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for spec in specs:
         name, _, dims = spec.rpartition(":")
         try:
@@ -270,6 +270,13 @@ def parse_shapes(specs: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
             shape = ()
         if not name or any(d < 0 for d in shape) or (dims and not shape):
             raise UsageError(f"cannot read --input-shape {spec!r}", fix="write NAME:1,3,224,224")
+        if name in shapes:
+            both = " and ".join(",".join(map(str, each)) for each in (shapes[name], shape))
+            raise UsageError(
+                f"--input-shape gives input {name!r} twice",
+                why=f"found {both}",
+                fix="keep the one that is meant",
+            )
         shapes[name] = shape
     return shapes
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Generic, TypeVar
+
+# One lock for all: the modules of one registry may look into another.
+_DISCOVERING = threading.RLock()
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -23,7 +27,7 @@ class Registry(Mapping[K, V], Generic[K, V]):
         self._package = package
         self._noun = noun
         self._entries: dict[K, V] = {}
-        self._complete = False
+        self._complete = self._under_way = False
 
     def add(self, key: K, entry: V) -> V:
         """Register ``entry``; registering a key twice is a programming error."""
@@ -39,11 +43,15 @@ class Registry(Mapping[K, V], Generic[K, V]):
     def _discover(self) -> None:
         if self._complete:
             return
-        self._complete = True
-        package = importlib.import_module(self._package)
-        for module in sorted(m.name for m in pkgutil.iter_modules(package.__path__)):
-            if not module.startswith("_"):
-                importlib.import_module(f"{self._package}.{module}")
+        with _DISCOVERING:
+            if self._under_way:  # a plug-in looks at what there is so far, or another thread was first
+                return
+            self._under_way = True
+            package = importlib.import_module(self._package)
+            for module in sorted(m.name for m in pkgutil.iter_modules(package.__path__)):
+                if not module.startswith("_"):
+                    importlib.import_module(f"{self._package}.{module}")
+            self._complete = True
 
     def __getitem__(self, key: K) -> V:
         self._discover()

@@ -113,6 +113,8 @@ class Training:
     """How a method trained: on what, towards what, and the path it took.
 
     ``bottleneck`` is what noisy gates in front of the layers came to, null for other methods.
+    ``assumed_scores`` are the outputs that were taken for scores of classes by their shape alone, which chose
+    the loss: neither the graph nor labels nor the user say what they are.
     """
 
     data: str
@@ -128,6 +130,7 @@ class Training:
     points: tuple[TrainingPoint, ...]
     without_gradient: tuple[Refusal, ...]
     bottleneck: Bottleneck | None = None
+    assumed_scores: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

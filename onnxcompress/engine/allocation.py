@@ -49,6 +49,12 @@ class Target:
     @classmethod
     def read(cls, text: str) -> Target:
         """Read ``macs=0.5``, ``params=0.4`` or ``latency=0.6``; raises UsageError."""
+        if "," in text:
+            raise UsageError(
+                f"the target {text!r} names several quantities",
+                why="this method holds one",
+                fix="keep the one that is meant; --method vib holds several",
+            )
         name, _, number = text.partition("=")
         known = get_args(Quantity)[1:]
         try:

@@ -274,6 +274,7 @@ class _Run:
             stopped=stopped,
             points=tuple(self.points),
             without_gradient=self.stuck,
+            assumed_scores=self.trainer.assumed_scores,
         )
 
     # checkpoints -------------------------------------------------------------------------------------------

@@ -160,6 +160,11 @@ def matching(found: Sequence[Layer], glob: str, *, option: str, others: Iterable
     return matched
 
 
+def unmatched(found: Sequence[Layer], globs: Iterable[str]) -> tuple[str, ...]:
+    """Return the globs that choose no layer."""
+    return tuple(glob for glob in globs if not any(_matches(layer, glob) for layer in found))
+
+
 def _matches(layer: Layer, glob: str) -> bool:
     names = (layer.weight, *(c.node for c in layer.consumers))
     return any(name == glob or fnmatchcase(name, glob) for name in names)

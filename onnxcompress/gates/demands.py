@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,16 +34,41 @@ class Demands:
         cls,
         budgets: str | Path | Budgets | None,
         baseline: str | Path | Run | None,
-        share: float = REGRESSION,
+        share: float | None = None,
         strict: bool = False,
+        *,
+        limits: Collection[str] = (),
     ) -> Demands:
-        """Read the files; raises UsageError where one cannot be read or the share is negative."""
-        if not share >= 0:
+        """Read the files.
+
+        Args:
+            budgets: limits of several models, or their file.
+            baseline: a stored run, or its file.
+            share: by which the baseline may be exceeded; None: ``REGRESSION``.
+            strict: gates that noise leaves undecided fail too.
+            limits: names of the single limits that were given.
+
+        Raises:
+            UsageError: a file cannot be read, the share is negative, or an option has nothing to apply to.
+        """
+        if share is not None and not share >= 0:
             raise UsageError("--max-regression must be 0 or more", why=f"found {share}")
+        if share is not None and baseline is None:
+            raise UsageError(
+                "--max-regression says by how much --baseline may be exceeded",
+                why="none is given",
+                fix="name a stored run with --baseline, or leave it out",
+            )
+        if strict and budgets is None and baseline is None and not limits:
+            raise UsageError(
+                "--strict is for gates that noise leaves undecided",
+                why="no gate is given",
+                fix="set a limit such as --max-latency-ratio, --budgets or --baseline, or leave it out",
+            )
         return cls(
             read_budgets(Path(budgets)) if isinstance(budgets, (str, Path)) else budgets,
             read_run(Path(baseline)) if isinstance(baseline, (str, Path)) else baseline,
-            share,
+            REGRESSION if share is None else share,
             strict,
         )
 

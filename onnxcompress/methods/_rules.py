@@ -174,7 +174,14 @@ def _settings(text: str, whole: str) -> dict[str, Any]:
         found = _SETTING.match(text, place)
         if found is None:
             raise UsageError(f"cannot read '{text}' in the part '{whole}'", fix=_EXAMPLE)
-        settings[found["name"].replace("-", "_")] = _value(found["value"])
+        name, value = found["name"].replace("-", "_"), _value(found["value"])
+        if name in settings:
+            raise UsageError(
+                f"the part '{whole}' gives {name} twice",
+                why=f"found {_written(settings[name])} and {_written(value)}",
+                fix="keep the one that is meant",
+            )
+        settings[name] = value
         place = found.end()
     return settings
 

@@ -10,6 +10,7 @@ from onnxcompress.core.task import Task
 from onnxcompress.engine.data import Examples
 from onnxcompress.methods._base import Method, Needs
 from onnxcompress.pipeline import _original as originals
+from onnxcompress.pipeline._lists import check_lists
 from onnxcompress.pipeline._original import COMPARED_EXAMPLES, Original
 from onnxcompress.pipeline._repeatable import check_repeatable
 from onnxcompress.pipeline._request import Request
@@ -44,6 +45,7 @@ def opened(request: Request) -> Opened:
     check_repeatable(original, request.recipe.seed)
     stores = request.fold and not request.recipe.methods[0].folds
     original, computed = originals.with_stored_weights(original) if stores else (original, ())
+    check_lists(request.recipe, original.model)
     task = _task(request, original)
     for method in request.recipe.methods:
         _check_needs(method, task)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ from onnxcompress.core.task import Task
 from onnxcompress.core.version import VERSION
 from onnxcompress.engine.measures import facts
 from onnxcompress.engine.measures.operator_times import operator_times
+from onnxcompress.engine.runtime import TensorInfo
 from onnxcompress.pipeline import _original as originals
 from onnxcompress.pipeline._original import LATENCY_BUDGET_S
 from onnxcompress.pipeline._told import labels_doubtful
@@ -51,6 +52,9 @@ def compare(
         provider: onnxruntime's execution provider that latency is measured on.
         limits: gates.
         command: the command line, for the report.
+
+    Raises:
+        UsageError: a model asks for other inputs than the first.
     """
     began, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     gates.check(limits or {}, benchmark=benchmark, outputs=outputs, data=bool(data) and len(sources) == 2)
@@ -60,6 +64,7 @@ def compare(
     opened = [originals.open_original(source, input_shapes or {}, threads) for source in sources]
     first = opened[0]
     names = _distinct_names(sources)
+    _check_inputs(names, opened)
     compared = single = accuracy = None
     if outputs:
         task = originals.data_task(first, data or {}, seed) if data else None
@@ -112,6 +117,41 @@ def compare(
     )
     run = replace(run, duration_s=time.perf_counter() - began)
     return replace(run, gates=gates.decide(run, limits or {}))
+
+
+def _check_inputs(names: Sequence[str], opened: Sequence[originals.Original]) -> None:
+    """Raise UsageError where a model cannot take the first one's inputs, on which all are measured."""
+    there = {info.name: info for info in opened[0].session.inputs}
+    for name, other in zip(names[1:], opened[1:], strict=True):
+        asked = other.session.inputs
+        unknown = [info.name for info in asked if info.name not in there]
+        told = [
+            *([f"it asks for {_listed(unknown)} where {names[0]} has {_listed(there)}"] if unknown else []),
+            *(said for info in asked if info.name in there for said in _differences(info, there[info.name])),
+        ]
+        if told:
+            raise UsageError(
+                f"the inputs of {name} are not those of {names[0]}",
+                why="; ".join(told),
+                fix="models are measured on the same inputs: let names, types and shapes be the same",
+            )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, names)) or "none"
+
+
+def _differences(own: TensorInfo, there: TensorInfo) -> Iterator[str]:
+    """Say what is other about an input than about the first model's of that name."""
+    kinds = [info.dtype if info.numpy is None else info.numpy.name for info in (own, there)]
+    if own.dtype != there.dtype:
+        yield f"{own.name!r} is {kinds[0]} and not {kinds[1]}"
+    fixed = [{axis: d for axis, d in enumerate(info.shape) if isinstance(d, int)} for info in (own, there)]
+    others = any(size != fixed[1].get(axis, size) for axis, size in fixed[0].items())
+    # Without a shape it is a number, or of any.
+    if own.shape and there.shape and (others or len(own.shape) != len(there.shape)):
+        shapes = [" × ".join("?" if d is None else str(d) for d in info.shape) for info in (own, there)]
+        yield f"{own.name!r} has shape {shapes[0]} and not {shapes[1]}"
 
 
 def _accuracy(opened: Sequence[originals.Original], task: Task | None, threads: int) -> Accuracy | None:

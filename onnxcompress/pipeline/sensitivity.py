@@ -31,6 +31,7 @@ from onnxcompress.engine.quantizer import quantized
 from onnxcompress.methods._base import Method, Needs
 from onnxcompress.methods._options import options_of
 from onnxcompress.pipeline import _original as originals
+from onnxcompress.pipeline._lists import check_lists
 from onnxcompress.pipeline._original import Original, Source
 from onnxcompress.pipeline._repeatable import check_repeatable
 from onnxcompress.recipe import Recipe
@@ -104,6 +105,7 @@ def sensitivity(
     original = originals.open_original(source, input_shapes or {}, threads)
     check_repeatable(original, seed)
     original, _ = originals.with_stored_weights(original)
+    check_lists(recipe, original.model)
     task = _task(original, recipe, examples)
     original = originals.with_sizes_of_data(original, task, input_shapes or {})
     calls = _calls(task, examples)

@@ -190,6 +190,7 @@ MEANING = {
     "Training.random_data": "the examples were random numbers",
     "Training.without_gradient": "weights no gradient reaches",
     "Training.bottleneck": "null: no gates were trained",
+    "Training.assumed_scores": "empty: the loss rests on no such guess",
     "Bottleneck.threshold": "of α, as used",
     "Bottleneck.log_alpha_edges": "ascending, natural logarithm",
     "Bottleneck.histograms": "one entry a gated group",

@@ -210,6 +210,7 @@ OPTIONS = {
     "--input-shape picture:1,1,8,8": "picture",
     "--input-shape image:1,3,8,8": "image",
     "--input-shape image:1,1,8": "image",
+    "--input-shape image:1,1,8,8 --input-shape image:2,1,8,8": "'image' twice: found 1,1,8,8 and 2,1,8,8",
     "--max-size-ratio small": "small",
     "--max-size-ratio nan": "--max-size-ratio",
     "--max-latency-ratio 1": "--max-latency-ratio",

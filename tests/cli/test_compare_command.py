@@ -1,10 +1,12 @@
 """``onnxcompress compare``: what the report that goes to a pull request holds."""
 
 import json
+import re
 
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 
 QUICK = "--budget 0.5 --report r.json --report r.html --report r.md"
 
@@ -111,3 +113,56 @@ def test_shapes_of_inputs_count_for_every_model(folder, call):
     done = call(f"compare digits_mlp.onnx fixed.onnx {words}")
     assert done.code == 2
     assert "fixed.onnx" in done.err
+
+
+def changed(folder, name, change):
+    """Write the small network with other inputs."""
+    proto = onnx.load(folder / "digits_mlp.onnx")
+    change(proto.graph)
+    onnx.save(proto, folder / name)
+
+
+def renamed(graph):
+    for node in graph.node:
+        node.input[:] = ["picture" if each == "image" else each for each in node.input]
+    graph.input[0].name = "picture"
+
+
+def halved(graph):
+    graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    cast = onnx.helper.make_node("Cast", ["image"], ["image32"], to=onnx.TensorProto.FLOAT)
+    for node in graph.node:
+        node.input[:] = ["image32" if each == "image" else each for each in node.input]
+    graph.node.insert(0, cast)
+
+
+def resized(graph):
+    sizes = graph.input[0].type.tensor_type.shape.dim
+    sizes[2].dim_value, sizes[3].dim_value = 4, 16
+
+
+@pytest.mark.parametrize("command", ["compare {} --no-bench", "bench {} --budget 0.2"])
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (renamed, "it asks for 'picture' where digits_mlp.onnx has 'image';"),
+        (halved, "'image' is float16 and not float32"),
+        (resized, r"'image' has shape \w+ × 1 × 4 × 16 and not \w+ × 1 × 8 × 8"),
+    ],
+)
+def test_other_inputs_than_the_firsts_are_refused_alike(folder, call, command, change, says):
+    changed(folder, "other.onnx", change)
+    done = call(command.format("digits_mlp.onnx other.onnx -q"))
+    assert done.code == 2
+    assert re.search(says, done.err), done.err
+    assert "the inputs of other.onnx are not those of digits_mlp.onnx:" in done.err
+    assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["compare {} --no-bench", "bench {} --budget 0.2"])
+def test_inputs_that_only_one_of_them_fixes_are_no_others(folder, call, command):
+    def fixed(graph):
+        graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+
+    changed(folder, "other.onnx", fixed)
+    assert call(command.format("digits_mlp.onnx other.onnx -q")).code == 0

@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 QUICK = "digits_mlp.onnx --method lc-quant --bits 4 --no-bench --overwrite"
 
 
@@ -68,6 +70,28 @@ def test_noise_is_unknown_and_fails_only_strictly(folder, call):
     strict = call(same + " --strict")
     gate = json.loads((folder / "r.json").read_text())["gates"][0]
     assert strict.code == (0 if gate["passed"] else 3)
+
+
+@pytest.mark.parametrize("command", [QUICK, "compare digits_mlp.onnx digits_mlp.onnx --no-bench"])
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("--strict", "--strict is for gates that noise leaves undecided: no gate is given"),
+        ("--max-regression 0.1", "--max-regression says by how much --baseline may be exceeded"),
+        ("--max-regression 0.1 --max-bytes 9e9", "--max-regression says by how much --baseline"),
+    ],
+)
+def test_what_applies_to_gates_is_refused_without_them(folder, call, command, flags, says):
+    done = call(f"{command} {flags}")
+    assert done.code == 2
+    assert says in done.err
+    assert not (folder / "digits_mlp.lc-quant.onnx").exists()
+
+
+@pytest.mark.parametrize("flags", ["--max-bytes 9e9 --strict", "--budgets budgets.toml --strict"])
+def test_strict_applies_to_a_limit_and_to_budgets(folder, call, flags):
+    (folder / "budgets.toml").write_text("[default]\nmax_bytes = 10_000_000\n")
+    assert call(f"{QUICK} {flags}").code == 0
 
 
 def test_a_model_against_itself_is_held_to_its_budget(folder, call):

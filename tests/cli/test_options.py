@@ -17,6 +17,10 @@ def test_shapes_are_read(spec, expected):
     assert parse_shapes((spec,)) == expected
 
 
+def test_shapes_of_two_inputs_are_read():
+    assert parse_shapes(("x:1,2", "y:1,2")) == {"x": (1, 2), "y": (1, 2)}
+
+
 @pytest.mark.parametrize("spec", ["1,3,224,224", "x:a,b", "x:1,-3", ":1,2"])
 def test_bad_shapes_are_refused_with_the_form_to_use(spec):
     with pytest.raises(UsageError, match="NAME:1,3,224,224"):

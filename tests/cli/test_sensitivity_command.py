@@ -1,7 +1,10 @@
 """``onnxcompress sensitivity`` on the command line: table, plot, list, and what reads the list."""
 
 import json
+import re
 import tomllib
+
+import pytest
 
 LC = "sensitivity digits_mlp.onnx --method lc-quant --bits 1"
 
@@ -32,6 +35,39 @@ def test_the_list_goes_into_a_compression(folder, call):
     recipe = call("digits_mlp.onnx --method lc-quant --exclude-file missing.toml")
     assert recipe.code == 2
     assert "cannot read the list of layers" in recipe.err
+
+
+@pytest.mark.parametrize("command", ["{} --no-bench", "sensitivity {} -n 4"])
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (["fc2.weight", "conv9"], r"1 of the 2 names in the list .* matches no .*fragile.toml\): 'conv9';"),
+        (["a", "b*", "c", "d", "fc1*"], r"4 of the 5 names .* match no .*: 'a', 'b\*', 'c' …;"),
+        (["fc1.bias"], r"1 of the 1 names .*: 'fc1.bias';"),
+    ],
+)
+def test_a_list_of_another_model_is_refused_before_data_is_read(folder, call, command, names, says):
+    (folder / "fragile.toml").write_text(f"exclude = {json.dumps(names)}\n")
+    words = command.format("digits_mlp.onnx") + " --method lc-quant --bits 4 --exclude-file fragile.toml"
+    done = call(f"{words} --data missing.npz")
+    assert done.code == 2
+    assert re.search(says, done.err), done.err
+    assert done.err.count("\n") == 1
+
+
+def test_a_list_may_hold_patterns_and_be_empty(folder, call):
+    for names in ([], ["fc2*", "fc3"]):
+        (folder / "fragile.toml").write_text(f"exclude = {json.dumps(names)}\n")
+        words = "--method lc-quant --bits 4 --exclude-file fragile.toml --no-bench -q --overwrite"
+        assert call(f"digits_mlp.onnx {words}").code == 0
+
+
+def test_the_list_of_a_later_method_is_looked_at_when_it_runs(folder, call):
+    (folder / "fragile.toml").write_text('exclude = ["conv9"]\n')
+    words = "--method half --method lc-quant --bits 4 --exclude-file fragile.toml --no-bench -q"
+    done = call(f"digits_mlp.onnx {words}")
+    assert done.code == 2
+    assert "--exclude 'conv9' matches no weight" in done.err
 
 
 def test_random_inputs_are_said_loudly(folder, call):

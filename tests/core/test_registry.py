@@ -1,4 +1,5 @@
 import sys
+import threading
 
 import pytest
 
@@ -38,3 +39,18 @@ def test_registering_twice_is_an_error():
     registry.add("a", 1)
     with pytest.raises(RuntimeError, match="thing 'a' is registered twice"):
         registry.add("a", 2)
+
+
+def test_a_second_thread_waits_until_all_is_found(plugins):
+    (plugins / "two.py").write_text(
+        "import time\nfrom plugged import R\nassert 'one' in R\ntime.sleep(0.3)\nR.add('two', 2)\n"
+    )
+    import plugged
+
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(sorted(plugged.R))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert found == [["one", "two"]] * 3

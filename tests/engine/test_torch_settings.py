@@ -1,5 +1,7 @@
 """torch's settings: ours while we compute, the caller's afterwards, also where something fails."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -77,3 +79,51 @@ def test_a_callers_settings_change_nothing(options, tmp_path):
     finally:
         torch.set_default_dtype(torch.float32)
         torch.set_num_threads(threads)
+
+
+def test_a_second_thread_waits_and_the_same_may_go_on():
+    entered, leave, order = threading.Event(), threading.Event(), []
+
+    def first():
+        with own_settings(2):
+            entered.set()
+            with own_settings(1):  # a function of the user's may call us
+                leave.wait(10)
+            order.append("first is done")
+
+    def second():
+        entered.wait(10)
+        with own_settings(3):
+            order.append("second is in")
+
+    threads = [threading.Thread(target=work) for work in (first, second)]
+    before = settings()
+    for thread in threads:
+        thread.start()
+    entered.wait(10)
+    threads[1].join(0.2)
+    assert threads[1].is_alive()
+    assert order == []
+    leave.set()
+    for thread in threads:
+        thread.join(10)
+    assert order == ["first is done", "second is in"]
+    assert settings() == before
+
+
+def test_two_threads_compress_as_two_runs_in_sequence():
+    def compressed(seed):
+        return onnxcompress.compress(
+            FIXTURES / "digits_mlp.onnx",
+            method="vib",
+            target="macs=0.5",
+            epochs=6.0,
+            data=FIXTURES / "digits.npz",
+            data_options={"limit": 1000},
+            seed=seed,
+        ).model.SerializeToString()
+
+    alone = [compressed(seed) for seed in (0, 1)]
+    assert alone[0] != alone[1]  # random numbers count
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(compressed, (0, 1))) == alone

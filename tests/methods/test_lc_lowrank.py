@@ -163,6 +163,8 @@ def test_what_cannot_be_reached_is_told_with_what_can() -> None:
         ({"alpha": -1.0}, "must be positive"),
         ({"alpha": 1e-6, "mode": "dc"}, "needs --mode lc"),
         ({"target": "macs=2"}, "cannot read the target"),
+        ({"target": "macs=0.5,macs=0.3"}, "'macs=0.5,macs=0.3' names several quantities"),
+        ({"target": "macs=0.5,params=0.3"}, "holds one"),
         ({"round_to": 3}, "--round-to must be"),
         ({"cost": "macs"}, "--alpha is the price of"),
     ],

@@ -85,6 +85,12 @@ def test_tables_say_the_same_as_texts(table, text):
         ("fc1=prune(kepp=0.1)", "no setting 'kepp'; did you mean 'keep'"),
         ("fc1=prune(keep=2)", "keep must be over 0 and at most 1"),
         ("fc1=prune(keep=all)", "keep of prune must be a number"),
+        (
+            "fc1=prune(keep=0.5, keep=0.1)",
+            "the part 'fc1=prune(keep=0.5, keep=0.1)' gives keep twice: found 0.5 and 0.1",
+        ),
+        ("*=codebook(entries=2, joint=true, joint=false)", "gives joint twice: found true and false"),
+        ("w=codebook(entries=4, group-size=8, group_size=9)", "gives group_size twice: found 8 and 9"),
         ("fc1=prune(keep=true)", "keep of prune must be a number"),
         ("fc1=prune", "either keep or count"),
         ("fc1=codebook", "compression 'codebook' needs entries"),

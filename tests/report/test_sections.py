@@ -55,6 +55,23 @@ def with_ratio(ratio: LatencyRatio) -> Run:
     return replace(run, benchmark=replace(run.benchmark, ratios=(ratio,)))
 
 
+def test_a_loss_that_rests_on_a_guess_is_a_note_said_once() -> None:
+    run = compress()
+    title = "The loss rests on a guess"
+    assert title not in warned(run)
+    training = next(m.training for m in run.methods if m.training is not None)
+    guessed = replace(training, labelled=False, loss="kl+0.1*l2", assumed_scores=("scores",))
+    method = replace(run.methods[0], training=guessed)
+    run = replace(run, methods=(replace(method, name="vib"), replace(method, name="finetune")))
+    callouts = [b for b in section(run, "warnings") if isinstance(b, Callout) and b.title == title]
+    assert [callout.level for callout in callouts] == ["note"]
+    text = said(tuple(callouts))
+    assert "Output scores was taken for scores of classes (loss kl+0.1*l2 in vib and finetune)" in text
+    assert "give --loss l2; if it is scores, --loss kl+0.1*l2 settles it." in text
+    assert Run.from_json(run.to_json()) == run
+    assert not run.warnings or all("guess" not in warning for warning in run.warnings)
+
+
 def test_summary_of_the_same_speed_is_honest() -> None:
     text = said(section(compress(), "summary"))
     assert "15.0 times smaller" in text

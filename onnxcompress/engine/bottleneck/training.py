@@ -92,8 +92,7 @@ class _Run:
         reached = set(self.graph.trainable) - {r.where for r in stuck}
         self.parameters = [n for n in job.trained if n in reached]
         self.augmentation = self._augmentation()
-        self.points: list[TrainingPoint] = []
-        self.path: list[PathPoint] = []
+        self.points, self.path = list[TrainingPoint](), list[PathPoint]()
         self.original = self.graph.arrays()
         self.warnings: list[str] = []
         self.epochs = 0.0
@@ -397,4 +396,5 @@ class _Run:
             points=tuple(self.points),
             without_gradient=self.stuck,
             bottleneck=bottleneck,
+            assumed_scores=self.trainer.assumed_scores,
         )

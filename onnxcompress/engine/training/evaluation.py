@@ -14,6 +14,7 @@ import torch
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.errors import UnsupportedError
 from onnxcompress.core.task import Task
+from onnxcompress.engine import class_scores
 from onnxcompress.engine.data.feeding import Feeding
 from onnxcompress.engine.graph.torchgraph import TorchGraph
 from onnxcompress.engine.measures.metrics import Metric, is_class_scores
@@ -59,6 +60,7 @@ class Evaluator:
         loss: the task's loss, with that of the outputs that labels say nothing of.
         facts: what it knows of the outputs.
         guarded: whether there are such outputs, and the user has not chosen the loss.
+        assumed_scores: outputs that ``loss`` takes for scores of classes by nothing but their shape.
         warnings: sentences a person should see.
 
     Raises:
@@ -104,13 +106,17 @@ class Evaluator:
         facts = replace(facts, binary=target.binary if target is not None else None)
         self.facts, self.guarded = facts, guarded
         metric: str | Callable[..., Any] | None = task.metric
+        likely: list[str] = []
         if metric is None:
-            one = list(self.teacher.outputs(self.batches.known[:1]).values())
-            metric = "agreement" if len(one) == 1 and is_class_scores(one[0]) else "relative_l2"
+            one = self.teacher.outputs(self.batches.known[:1])
+            likely = [name for name, value in one.items() if len(one) == 1 and is_class_scores(value)]
+            metric = "agreement" if likely else "relative_l2"
         self._metric, self._output = metric, output if task.labelled else None
         own = task.labelled or task.loss_named or task.loss != "l2"
         scores = classes and not own and self.metric().name == "agreement"
         self.loss = make_loss(CLASSES_LOSS if scores else task.loss, facts, task.labelled)
+        known = facts.probabilities | class_scores.shown((teacher or graph).model, likely)
+        self.assumed_scores = tuple(name for name in likely if scores and name not in known)
         if guarded:
             self.loss = with_others(self.loss, facts)
         if output in facts.probabilities and task.labelled and self.loss.needs_labels and task.loss != "mse":

@@ -58,6 +58,7 @@ class Trainer:
         warnings: sentences that came up; grows.
         loss_name: for the report.
         metric_name: for the report.
+        assumed_scores: outputs that the loss takes for scores of classes by their shape alone.
         higher_is_better: direction of the metric.
 
     Raises:
@@ -100,6 +101,7 @@ class Trainer:
         self.batch_size = min(batch_size or self._fitting(usual), len(task.train))
         metric = self._evaluator.metric()
         self.loss_name, self.metric_name = self._evaluator.loss.name, metric.name
+        self.assumed_scores = self._evaluator.assumed_scores
         self.higher_is_better = metric.higher_is_better
         self._runs = 0
         self._loop: Loop | None = None

@@ -20,7 +20,7 @@ def warnings(run: Run) -> tuple[Block, ...]:
 
 
 def _callouts(run: Run) -> list[Callout]:
-    found = [*_failures(run), *_random(run)]
+    found = [*_failures(run), *_random(run), *_guessed(run)]
     if run.kind == "compress":
         found += _unmeasured(run)
     # What the run warned of may be one of those that follow from its numbers: not said twice.
@@ -66,6 +66,28 @@ def _random(run: Run) -> list[Callout]:
         )
         found.append(Callout("warning", "Random inputs", (text,)))
     return found
+
+
+def _guessed(run: Run) -> list[Callout]:
+    """Say what training took outputs for, where nothing but their shape told: no failure, but to be known."""
+    trained = {
+        m.name: m.training for m in run.methods if m.training is not None and m.training.assumed_scores
+    }
+    if not trained:
+        return []
+    first = next(iter(trained.values()))
+    text: tuple[Inline, ...] = (
+        "Output ",
+        Name(first.assumed_scores[0]),
+        f" was taken for scores of classes (loss {first.loss} in {' and '.join(trained)}) because it is a "
+        "row of numbers an example: neither labels nor the graph say what it holds. If it is something else "
+        "(coordinates, an embedding), give ",
+        Name("--loss l2"),
+        "; if it is scores, ",
+        Name(f"--loss {first.loss}"),
+        " settles it.",
+    )
+    return [Callout("note", "The loss rests on a guess", text)]
 
 
 def _unmeasured(run: Run) -> list[Callout]:
