@@ -10,7 +10,6 @@ the best of many equal ones is only the luckiest.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,8 +24,8 @@ from onnxcompress.engine.bottleneck import keeping
 from onnxcompress.engine.bottleneck.averaging import Average
 from onnxcompress.engine.bottleneck.gates import Gates
 from onnxcompress.engine.bottleneck.keeping import Part, State
-from onnxcompress.engine.bottleneck.normalisation import Normalisation
 from onnxcompress.engine.bottleneck.pressure import Along
+from onnxcompress.engine.bottleneck.statistics import Statistics
 from onnxcompress.engine.bottleneck.ways import Way
 from onnxcompress.engine.training.augmentation import Augmentation
 from onnxcompress.engine.training.rates import largest_good, tried
@@ -71,28 +70,22 @@ class Recovery:
     Attributes:
         trainer: holds the graph, μ in the weights.
         gates: closed where channels were given up.
-        norms: lent normalisation.
-        statistics: the graph's own running statistics move.
+        statistics: of normalisations.
         parameters: weights that change.
         lr: learning rate asked for.
         weight_decay: factor of the ℓ2 penalty.
         augmentation: changes examples while training.
-        estimate: estimates all statistics anew.
-        adapt: makes the lent normalisation the identity again, after weights were replaced.
         note: told, after each epoch, the number of passes made and words; returns the evaluation.
         progress: told (passes made, words).
     """
 
     trainer: Trainer
     gates: Gates
-    norms: Normalisation | None
-    statistics: bool
+    statistics: Statistics
     parameters: Sequence[str]
     lr: float
     weight_decay: float
     augmentation: Augmentation | None
-    estimate: Callable[[], None]
-    adapt: Callable[[], None]
     note: Callable[[float, str], Evaluation]
     progress: Callable[[float, str], None]
 
@@ -119,16 +112,15 @@ class Recovery:
         if way.weights is not None:
             self.gates.keep(way.decision.keep)
             self.trainer.graph.set_arrays(way.weights)
-            self.adapt()
-            self.estimate()
-        norms = {} if self.norms is None else copy.deepcopy(self.norms.state_dict())
-        return way, self.trainer.graph.arrays(), norms
+            self.statistics.adapt()
+            self.statistics.estimate()
+        return way, self.trainer.graph.arrays(), self.statistics.held()
 
     def _after(self, state: _Held, part: float, lr: float) -> float:
         """Return the loss after a short run from a state."""
         self._put(state)
-        self._one(part, lr, Along(self._others(), lr), 0.0)
-        self.estimate()
+        self._one(part, lr, Along(self.statistics.parameters(), lr), 0.0)
+        self.statistics.estimate()
         return self.trainer.evaluate().loss
 
     def run(
@@ -181,23 +173,16 @@ class Recovery:
         )
         return outcome.stopped
 
-    def _others(self) -> list[Any]:
-        return [] if self.norms is None else list(self.norms.parameters())
-
-    def _tensors(self) -> list[torch.Tensor]:
+    def averaged(self) -> list[torch.Tensor]:
         """Return what is averaged: weights that change, running statistics, lent normalisation."""
-        graph = self.trainer.graph
-        moving = sorted(graph.statistics) if self.statistics else ()
-        norms = [] if self.norms is None else list(self.norms.state_dict().values())
-        found = [*(graph.weight(n).data for n in (*self.parameters, *moving)), *norms]
-        return [t for t in found if t.is_floating_point()]
+        weights = [self.trainer.graph.weight(name).data for name in self.parameters]
+        return [t for t in (*weights, *self.statistics.tensors()) if t.is_floating_point()]
 
     def _put(self, state: _Held) -> None:
-        way, arrays, norms = state
+        way, arrays, held = state
         self.gates.keep(way.decision.keep)
         self.trainer.graph.set_arrays(arrays)
-        if self.norms is not None:
-            self.norms.load_state_dict(norms)
+        self.statistics.put(held)
 
 
 def planned(part: float) -> float:
@@ -210,11 +195,11 @@ class _Averaging:
 
     def __init__(self, job: Recovery, epochs: float, start: Start, higher_is_better: bool | None) -> None:
         self._job, self._lr, self._higher = job, start.lr, higher_is_better
-        self._along = Along(job._others(), start.lr)
+        self._along = Along(job.statistics.parameters(), start.lr)
         self._per_epoch = job.trainer.steps_per_epoch
         self._total = max(1, round(epochs * self._per_epoch))
         self._steps, self._looked = 0, 0
-        self._average = Average(job._tensors(), HORIZON * self._total)
+        self._average = Average(job.averaged(), HORIZON * self._total)
         self._best: tuple[Evaluation, list[torch.Tensor]] | None = None
         if start.found is not None:  # training may make things worse
             self._best = start.found, [t.clone() for t in self._average.held]

@@ -34,6 +34,7 @@ from onnxcompress.engine.bottleneck.normalisation import normalising
 from onnxcompress.engine.bottleneck.pressure import Pressure, gate_rate
 from onnxcompress.engine.bottleneck.recovery import Recovery, Start
 from onnxcompress.engine.bottleneck.recurrence import Recurrence
+from onnxcompress.engine.bottleneck.statistics import Statistics
 from onnxcompress.engine.bottleneck.steering import Steering
 from onnxcompress.engine.bottleneck.verdict import doubts, level, require_reachable, verdict
 from onnxcompress.engine.bottleneck.ways import Way, ways
@@ -48,8 +49,6 @@ from onnxcompress.engine.training.trainer import Evaluation, Trainer
 
 BATCH_SIZE = 64
 """Examples of one step: a few epochs of small batches make more steps than of large ones."""
-
-STATISTICS_BATCHES = 60
 
 
 def press(job: Job) -> Pressed:
@@ -70,16 +69,14 @@ class _Run:
         self.teacher = TorchGraph(job.resources.teacher or channels.model)
         # Of one example there are no statistics to learn from: those stored are used.
         one = min(job.wishes.batch_size or BATCH_SIZE, len(job.task.train)) == 1
-        self.batch_norm = not one and any(
-            node.op_type == "BatchNormalization" for node in channels.model.ir.graph
-        )
+        batch_norm = not one and any(node.op_type == "BatchNormalization" for node in channels.model.ir.graph)
         self.trainer = Trainer(
             self.graph,
             job.task,
             job.resources,
             batch_size=job.wishes.batch_size,
             usual=BATCH_SIZE,
-            bn="train" if self.batch_norm else "eval",
+            bn="train" if batch_norm else "eval",
             teacher=self.teacher,
             classes=True,
         )
@@ -87,12 +84,14 @@ class _Run:
         self.recurrent = Recurrence(channels, job.groups, self.gates)
         wanted = self.wishes.normalise and self.trainer.batch_size > 1
         self.norms = normalising(model, job.trained, job.resources.device) if wanted else None
+        self.statistics = Statistics(self.trainer, job.task, self.norms, batch_norm)
         stuck = self.graph.without_gradient()
         self.stuck = tuple(r for r in stuck if r.where in set(job.trained))
         reached = set(self.graph.trainable) - {r.where for r in stuck}
         self.parameters = [n for n in job.trained if n in reached]
         self.augmentation = self._augmentation()
-        self.points, self.path = list[TrainingPoint](), list[PathPoint]()
+        self.points: list[TrainingPoint] = []
+        self.path: list[PathPoint] = []
         self.original = self.graph.arrays()
         self.warnings: list[str] = []
         self.epochs = 0.0
@@ -113,8 +112,7 @@ class _Run:
         with ExitStack() as stack:
             stack.enter_context(self.gates.on(self.graph))
             stack.enter_context(self.recurrent.on(self.graph.hooks))
-            if self.norms is not None:
-                self._lend(stack)
+            stack.enter_context(self.statistics.lending())
             self._settle_axes()
             phase = self._resumed(before)
             if before is None and self.parameters:
@@ -136,7 +134,7 @@ class _Run:
                 alphas = self.gates.alphas()
                 decision = verdict(self.job, alphas)
                 self._close(decision)
-                self._estimate()
+                self.statistics.estimate()
                 self._note("after the decision")
                 self.decided = keeping.decision_state(decision, alphas, stopped)
                 phase = "decided"
@@ -164,13 +162,12 @@ class _Run:
         steering = None
         if self.job.measures is not None:
             steering = Steering(steps, lambda: level(self.job, self.gates.alphas()), wishes.gamma)
-        others = list(self.norms.parameters()) if self.norms is not None else []
         pressure = Pressure(
             self.gates,
             self.job.weights,
             wishes.gamma,
             lr=lr,
-            others=others,
+            others=self.statistics.parameters(),
             others_lr=wishes.lr,
             warm_up=round(wishes.warm_up * steps),
             each_step=lambda step: self._looked(step, steps, pressure, steering),
@@ -232,14 +229,11 @@ class _Run:
         recovery = Recovery(
             self.trainer,
             self.gates,
-            self.norms,
-            self.batch_norm,
+            self.statistics,
             self.parameters,
             wishes.lr,
             wishes.weight_decay,
             self.augmentation,
-            self._estimate,
-            self._adapt,
             note,
             lambda epoch, text: self._progress((before + epoch) / self._total, text),
         )
@@ -256,13 +250,9 @@ class _Run:
             lambda part: self.keeper.give("recovery", part),
             (lambda state: self._save("recovering", recovery=state)) if self.keeper.active else None,
         )
-        self._estimate()
+        self.statistics.estimate()
         self._note("after training on")
         return decision, stopped
-
-    def _adapt(self) -> None:
-        if self.norms is not None:
-            self.norms.pause(self._look_at_batches)
 
     def _close(self, decision: Decision) -> None:
         """Let the channels go, and the means of the others into the weights."""
@@ -322,26 +312,6 @@ class _Run:
         self.gated_epochs, self.after_epochs = before["passes"]
         phase: Phase = before["phase"]
         return phase
-
-    # normalisation -----------------------------------------------------------------------------------------
-
-    def _lend(self, stack: ExitStack) -> None:
-        """Put the lent normalisation in, as identity."""
-        norms = self.norms
-        assert norms is not None
-        stack.enter_context(norms.on(self.graph.hooks))
-        norms.pause(self._look_at_batches)
-
-    def _estimate(self) -> None:
-        if self.norms is not None:
-            with self.norms.estimating():
-                self._look_at_batches()
-        if self.batch_norm:
-            self.trainer.estimate_statistics(STATISTICS_BATCHES)
-
-    def _look_at_batches(self) -> None:
-        order = np.random.default_rng([self.job.task.seed, 0xB5]).permutation(self.job.task.train)
-        self.trainer.evaluate(order[: STATISTICS_BATCHES * self.trainer.batch_size])
 
     def _settle_axes(self) -> None:
         """Let the gates see calls of different sizes, so that they know which axis counts examples."""

@@ -19,8 +19,8 @@ def averaged(weights, evaluations, higher, start, idle=math.inf):
     """Return what is looked at after every step, with these evaluations."""
     coming = iter(evaluations)
     job = SimpleNamespace(
-        _others=list,
-        _tensors=lambda: [weights],
+        statistics=SimpleNamespace(parameters=list),
+        averaged=lambda: [weights],
         trainer=SimpleNamespace(steps_per_epoch=1, idle_loss=lambda: idle),
         note=lambda passes, words: next(coming),
     )
