@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from pruning_models import conv_net, task_for
 
 from onnxcompress.core.resources import Resources
-from onnxcompress.engine.bottleneck.lengths import affordable
+from onnxcompress.engine.bottleneck.lengths import LEAST_GATED, LEAST_STEPS, affordable, shortened
 from onnxcompress.methods.vib import Vib
 
 SHAPES = {"x": (1, 3, 8, 8)}
@@ -34,6 +36,28 @@ def test_what_is_affordable_takes_no_more_time_than_there_is():
         else:  # and no more is left out than has to be
             assert (gated + after + compared) * pass_s > 0.8 * left_s
     assert affordable(10, 10, 1.0, float("inf"), 5) == 1
+
+
+@settings(deadline=None)
+@given(
+    gated=st.floats(0.1, 100), after=st.floats(0, 100), share=st.floats(1e-4, 1), steps=st.integers(1, 1000)
+)
+def test_the_fewer_steps_the_more_of_them_are_made_after_the_decision(gated, after, share, steps):
+    first, second = shortened(gated, after, share, steps)
+    total = (gated + after) * share
+    assert first + second == pytest.approx(total)
+    assert first > 0
+    assert second >= 0
+    asked, left = gated / (gated + after), first / total
+    if after == 0:
+        assert second == pytest.approx(0, abs=1e-9)
+    elif total * steps >= 2 * LEAST_STEPS:
+        assert left == pytest.approx(asked)
+    else:
+        assert LEAST_GATED * asked <= left * (1 + 1e-9)
+        assert left < asked
+        fewer = shortened(gated, after, share / 2, steps)
+        assert fewer[0] / sum(fewer) < left
 
 
 def test_a_training_that_is_too_long_is_made_shorter_and_comes_to_its_end(monkeypatch):
