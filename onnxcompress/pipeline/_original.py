@@ -225,7 +225,8 @@ def random_examples(original: Original, count: int, seed: int) -> Examples:
     drawn = feeds.random_feeds(
         original.session.inputs, seed=seed, shapes=original.shapes, examples=count, model=original.model
     )
-    return replace(open_data(drawn, original.session.inputs, seed=seed), random=True, origin="random numbers")
+    examples = open_data(drawn, original.session.inputs, predict=original.session.run, seed=seed)
+    return replace(examples, random=True, origin="random numbers")
 
 
 def compared_inputs(original: Original, task: Task | None, seed: int) -> Compared:

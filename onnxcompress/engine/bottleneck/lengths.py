@@ -67,7 +67,8 @@ def in_time(
     if share >= 1:
         return passes, []
     gated, after = shortened(*passes, share, trainer.steps_per_epoch)
-    told = f"--max-time was enough for {gated + after:.2g} of {sum(passes):.3g} passes over the data"
+    made, whole = (f"{n:,.0f}" if n >= 10 else f"{n:.2g}" for n in (gated + after, sum(passes)))
+    told = f"--max-time was enough for {made} of {whole} passes over the data"
     return (gated, after), [told]
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from onnxcompress.engine.data.columns import Column, JoinedColumn
 from onnxcompress.engine.data.examples import Examples, take_indices
 from onnxcompress.engine.data.feeding import Feeding, Predict, TensorLike
 from onnxcompress.engine.data.fit import Fit, example_dims, find_fit
+from onnxcompress.engine.data.independence import independent, time_first
 from onnxcompress.engine.data.keys import Part, match_keys
 from onnxcompress.engine.data.labels import Labels, fitting_labels
 from onnxcompress.engine.data.meaning import understood
@@ -24,6 +25,9 @@ from onnxcompress.engine.data.options import DataOptions
 from onnxcompress.engine.data.trial import Trial
 
 _ORDER = ("train", "validation", "test")
+
+Columns = Mapping[str, tuple[str, Column]]
+"""Input name -> the key and the column that feed it."""
 
 
 def open_data(
@@ -61,18 +65,66 @@ def open_data(
         notes = [*store.notes, *notes]
         names = [name for name in _ORDER if name in parts]
         columns = {i.name: _join(i.name, [parts[s].inputs[i.name] for s in names]) for i in inputs}
-        fits = {i.name: find_fit(*columns[i.name], i, feeding, opts) for i in inputs}
+        feeding, fits = _fits(columns, inputs, feeding, opts)
     splits = take_indices([(s, next(iter(parts[s].inputs.values()))[1].shape[0]) for s in names])
     bare = Examples({n: c for n, (_, c) in columns.items()}, fits, None, splits, feeding, store.origin)
+    bare = _apart(bare, columns, inputs, predict, opts)
     candidates = _labels(parts, names, bare, outputs, predict, notes=notes, named=opts.labels is not None)
 
     def scaled(examples: Examples) -> Examples:
         fits, said, warnings = _scale(examples, inputs, opts, predict, seed)
-        return replace(examples, fits=fits, notes=(*notes, *said), warnings=warnings)
+        warnings = (*examples.warnings, *warnings)
+        return replace(examples, fits=fits, notes=(*notes, *examples.notes, *said), warnings=warnings)
 
     examples = understood(bare, candidates, scaled, predict, seed) if candidates else scaled(bare)
     examples.inputs(np.arange(min(len(examples), 16)))  # what is wrong throughout is told at once
     return examples
+
+
+def _fits(
+    columns: Columns, inputs: Sequence[TensorLike], feeding: Feeding, options: DataOptions
+) -> tuple[Feeding, dict[str, Fit]]:
+    """Return how the columns fit the inputs; as whole feeds, where one is square and they do not fit else."""
+    try:
+        return feeding, {i.name: find_fit(*columns[i.name], i, feeding, options) for i in inputs}
+    except DataError:
+        # The nodes of a graph are no examples: its adjacency matrix has them along two axes.
+        square = any(isinstance(i.shape[0], str) and i.shape[0] in i.shape[1:] for i in inputs if i.shape)
+        if feeding.whole or not square:
+            raise
+        whole = Feeding(True, None)
+        with suppress(DataError):
+            return whole, {i.name: find_fit(*columns[i.name], i, whole, options) for i in inputs}
+        raise
+
+
+def _apart(
+    examples: Examples,
+    columns: Columns,
+    inputs: Sequence[TensorLike],
+    predict: Predict | None,
+    options: DataOptions,
+) -> Examples:
+    """Return examples whose feeds do not mix them, or with a warning where they do nevertheless."""
+    apart = None if predict is None else independent(examples, predict)
+    if predict is None or apart:
+        return examples
+    singly = time_first(examples, inputs, predict)
+    if singly is not None:
+        whole = Feeding(True, None)
+        fits = {i.name: find_fit(*columns[i.name], i, whole, options) for i in singly}
+        note = (
+            "examples lie along the second axis of the inputs, time along the first: they are fed one by one"
+        )
+        return replace(examples, fits=fits, feeding=whole, notes=(note,))
+    if apart is None:
+        return examples
+    warning = (
+        "the model's answer to an example hangs on what is fed beside it, so that training and measuring, "
+        "which feed examples alone or in any company, may say nothing of its use; if the first axis of its "
+        "inputs counts no examples, put a Transpose in front"
+    )
+    return replace(examples, warnings=(warning,))
 
 
 @contextmanager
