@@ -43,11 +43,18 @@ def target_of(keep: float | None, target: str | None) -> Target:
     return Target("channels", KEEP if keep is None else keep)
 
 
-def require_channels(target: str | None, refusals: Sequence[Refusal]) -> None:
-    """Raise UnsupportedError where there is a target, but no channel that may be cut; says why."""
+def require_channels(target: str | None, refusals: Sequence[Refusal], instead: str | None = None) -> None:
+    """Raise UnsupportedError where there is a target, but no channel that may be cut; says why.
+
+    Args:
+        target: what is asked for.
+        refusals: why each channel stays.
+        instead: what to do, where this method alone cannot cut them.
+    """
     if target is not None:
         raise UnsupportedError(
             f"the target {target} cannot be reached",
             why=f"no channel can be cut: {in_words(refusals) or 'the model has none'}",
-            fix=advice(refusals, "let more be cut, or, of several methods, cut before weights are encoded"),
+            fix=instead
+            or advice(refusals, "let more be cut, or, of several methods, cut before weights are encoded"),
         )

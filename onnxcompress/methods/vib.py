@@ -29,6 +29,7 @@ LR = 1e-3
 NORMALISED = 20_000
 """Examples from which on normalisation is lent unasked."""
 
+_INSTEAD = "--method magnitude, with finetune behind it, cuts what cannot be gated"
 _IDLE = "no alpha fell to the threshold; more --epochs, a larger --gamma or a --target presses harder"
 
 _SCALINGS = ("auto", "constant", "map", "cost")
@@ -141,7 +142,7 @@ class Vib(Method):
         from onnxcompress.core.plan import Plan  # noqa: PLC0415
         from onnxcompress.encodings.dense import Dense  # noqa: PLC0415
         from onnxcompress.engine.bottleneck import information  # noqa: PLC0415
-        from onnxcompress.engine.bottleneck.choice import gated_groups  # noqa: PLC0415
+        from onnxcompress.engine.bottleneck.choice import gated_groups, only_cut  # noqa: PLC0415
         from onnxcompress.engine.bottleneck.inputs import costlier, zeroed  # noqa: PLC0415
         from onnxcompress.engine.bottleneck.training import press  # noqa: PLC0415
         from onnxcompress.engine.channels import analyse  # noqa: PLC0415
@@ -154,8 +155,11 @@ class Vib(Method):
         channels = analyse(model, resources.input_shapes)
         groups, refusals = gated_groups(channels, self.include, self.exclude, inputs=self.gate_inputs)
         if not groups:
-            require_channels(self.target, refusals)
-            return _nothing(refusals, (), "no channel can be gated")
+            encoded = any(encoding.kind != "dense" for encoding in model.encodings.values())
+            others = not encoded and only_cut(channels, self.include, self.exclude)
+            instead = _INSTEAD if others else None
+            require_channels(self.target, refusals, instead)
+            return _nothing(refusals, (), "; ".join(filter(None, ("no channel can be gated", instead))))
         job = self._job(model, channels, groups, task, resources)
         idle = _IDLE if job.measures is None else f"the target {job.measures.asked} is met already"
         if job.measures is not None and job.measures.met:

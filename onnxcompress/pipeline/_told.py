@@ -79,7 +79,7 @@ def overshot(method: Method, cut: CutFacts | None) -> tuple[str, ...]:
         return ()
     return (
         f"{share:.3g} of the {what} stay where {limit:.3g} may, because widths come in blocks of {block} "
-        f"and, below that, of {min(block, FAST)}; a smaller --round-to comes nearer",
+        f"and, below that, of {min(block, FAST)}; a smaller --round-to may come nearer",
     )
 
 

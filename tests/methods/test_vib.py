@@ -14,12 +14,16 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
 from onnx import helper
 from pruning_models import conv_net, mlp, model_of, task_for
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from text_graphs import model_of as written
+
 import onnxcompress
 from onnxcompress.core.errors import NothingChangedError, UnsupportedError, UsageError
 from onnxcompress.core.resources import Resources
 from onnxcompress.engine.channels import analyse, silenced
 from onnxcompress.engine.graph.torchgraph import TorchGraph
 from onnxcompress.engine.training.losses import CLASSES_LOSS
+from onnxcompress.methods.magnitude import Magnitude
 from onnxcompress.methods.vib import Vib
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -181,6 +185,24 @@ def test_in_a_chain_it_is_not_silent_where_no_channel_can_be_gated(tmp_path):
         FIXTURES / "digits_mlp.onnx", method=["half", "vib"], data=data, output=out, benchmark=False
     )
     assert "vib changed nothing: no channel can be gated" in result.run.warnings
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+def test_where_channels_can_be_cut_but_not_gated_it_says_by_what(normalised):
+    """Behind a normalisation over channels zero is not zero; magnitude cuts them nevertheless."""
+    body = "h = MatMul (x, A)\nn = LayerNormalization (h, s)\nr = Relu (n)\ny = MatMul (r, B)"
+    if not normalised:
+        body = "y = MatMul (x, A)"
+    weights = {"A": (6, 8), "s": np.ones(8, np.float32), "B": (8, 4)}
+    model = written(body, "float[N, 6] x", f"float[N, {4 if normalised else 8}] y", weights)
+    task, resources = task_for((6,), 4), Resources(input_shapes={"x": (1, 6)})
+    with pytest.raises(UnsupportedError, match="no channel can be cut") as caught:
+        Vib(target="macs=0.6", round_to=1).plan(model, task, resources)
+    assert ("--method magnitude" in str(caught.value.fix)) == normalised
+    found = Vib().plan(model, task, resources)
+    assert any("--method magnitude" in warning for warning in found.warnings) == normalised
+    # The oracle: what magnitude does of it.
+    assert bool(Magnitude(keep=0.5, round_to=1).plan(model, None, resources).keep) == normalised
 
 
 def test_statistics_of_single_examples_are_not_taken():

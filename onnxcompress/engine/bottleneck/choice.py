@@ -34,6 +34,27 @@ def gated_groups(
     Raises:
         UsageError: a glob matches nothing.
     """
+    cuttable, refusals = _cuttable(channels, include, exclude, inputs=inputs)
+    groups = []
+    for group in cuttable:
+        why = _why_ungated(group, channels.model)
+        if why is None:
+            groups.append(group)
+        else:
+            refusals.append(Refusal(group.name, why))
+    return tuple(groups), tuple(refusals)
+
+
+def only_cut(channels: Channels, include: Sequence[str], exclude: Sequence[str]) -> tuple[Group, ...]:
+    """Return the groups that may be cut, but not gated: other methods can."""
+    found, _ = _cuttable(channels, include, exclude, inputs=False)
+    return tuple(group for group in found if _why_ungated(group, channels.model) is not None)
+
+
+def _cuttable(
+    channels: Channels, include: Sequence[str], exclude: Sequence[str], *, inputs: bool
+) -> tuple[list[Group], list[Refusal]]:
+    """Return the groups that may be cut, and why each other one may not."""
     found = layers(channels.model)
     selected = {la.weight for la in select(found, include, exclude, others=channels.model.weights)}
     left_out = {la.weight for la in found} - selected
@@ -41,22 +62,21 @@ def gated_groups(
     for group in channels.groups:
         made = {m.tensor for m in group.members if not m.consumes} or {m.tensor for m in group.members}
         if group.frozen and not (inputs and group.sliceable):
-            why: str | None = f"is kept because it {'; '.join(group.frozen)}"
+            refusals.append(Refusal(group.name, f"is kept because it {'; '.join(group.frozen)}"))
         elif made & left_out:
             why = "excluded by --exclude" if exclude else "not named by --include"
-        elif group.size < 2:
-            why = "has one channel, and no layer is emptied"
-        elif group.mixed:
-            why = (
-                "is normalised over: without a channel the others become something else, which no gate shows"
-            )
-        else:
-            why = why_not(group, channels.model)
-        if why is None:
-            groups.append(group)
-        else:
             refusals.append(Refusal(group.name, why))
-    return tuple(groups), tuple(refusals)
+        elif group.size < 2:
+            refusals.append(Refusal(group.name, "has one channel, and no layer is emptied"))
+        else:
+            groups.append(group)
+    return groups, refusals
+
+
+def _why_ungated(group: Group, model: Model) -> str | None:
+    if group.mixed:
+        return "is normalised over: without a channel the others become something else, which no gate shows"
+    return why_not(group, model)
 
 
 def weights_of_gamma(channels: Channels, groups: Sequence[Group], scaling: Scaling) -> dict[str, float]:
