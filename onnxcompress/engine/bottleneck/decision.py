@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import permutations
 
 import numpy as np
 
@@ -12,6 +14,12 @@ from onnxcompress.core.channels import Group
 from onnxcompress.core.encoding import Array
 from onnxcompress.engine import widths
 from onnxcompress.engine.widths import Found, Limit, choices, masks, nearest, search
+
+MUCH = 0.8
+"""Share of a target that is used at least, where groups can be exchanged."""
+
+_EXCHANGES, _FEW = 16, 16
+"""Exchanges at most, and groups of a model that are tried: what blocks leave of a large one is little."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +99,10 @@ def filled(
     round_to: int,
     limit: Limit,
 ) -> Decision:
-    """Widen groups again, those with the largest α among what was given up first, while the target holds."""
+    """Widen groups again, those with the largest α among what was given up first, while the target holds.
+
+    Where much of the target is left nevertheless, a group is widened for another that gives up a block.
+    """
     ranked = {g.name: np.sort(alphas[g.name])[::-1] for g in groups}
 
     def worth(group: Group, width: int, wider: int) -> float:
@@ -100,5 +111,30 @@ def filled(
     kept = [int(decision.keep[g.name].sum()) if g.name in decision.keep else g.size for g in groups]
     assert decision.share is not None
     found = Found(decision.threshold, kept, decision.share)
-    found = widths.filled(found, groups, alphas, round_to=round_to, limit=limit, worth=worth)
+    fill = partial(widths.filled, groups=groups, scores=alphas, round_to=round_to, limit=limit, worth=worth)
+    found = fill(found)
+    for _ in range(_EXCHANGES):
+        if limit.measured or len(groups) > _FEW or found.share >= MUCH * limit.most:
+            break
+        better = _exchanged(found, groups, alphas, round_to, limit)
+        if better is None:
+            break
+        found = fill(better)
     return Decision(masks(groups, alphas, found.widths), decision.threshold, found.share)
+
+
+def _exchanged(
+    found: Found, groups: Sequence[Group], alphas: Mapping[str, Array], round_to: int, limit: Limit
+) -> Found | None:
+    """Return the cut nearest to the limit with one group wider, another narrower; None: none is nearer."""
+    allowed, best = choices(groups, round_to), found
+    for up, down in permutations(range(len(groups)), 2):
+        wider = allowed[up][allowed[up] > found.widths[up]]
+        narrower = allowed[down][allowed[down] < found.widths[down]]
+        if len(wider) and len(narrower):
+            kept = list(found.widths)
+            kept[up], kept[down] = int(wider[0]), int(narrower[-1])
+            share = limit.share(masks(groups, alphas, kept))
+            if limit.holds(share) and share > best.share:
+                best = Found(found.level, kept, share)
+    return None if best is found else best

@@ -234,6 +234,28 @@ def test_what_a_costly_channel_leaves_of_the_target_is_filled_with_cheap_ones():
     assert more.keep["cheap"][:29].all()
 
 
+def test_where_much_of_a_target_is_left_one_group_gives_up_a_block_for_another():
+    """16 of the wide group's channels fit only beside 16 of the narrow one's; α alone keeps all of these."""
+    sizes = {"wide": 32, "narrow": 24}
+    groups = [Group(n, s, (Member(f"{n}.w", 0, np.arange(s), False),), ()) for n, s in sizes.items()]
+    alphas = {"wide": np.linspace(40, 1, 32), "narrow": np.linspace(90, 50, 24)}
+
+    def share(keep):
+        wide, narrow = (s if n not in keep else int(keep[n].sum()) for n, s in sizes.items())
+        return wide * (wide + narrow) / (32 * 56)
+
+    limit = Limit(share, 0.35, "0.35 of the work")
+    found = decide(groups, alphas, 1.0, round_to=16, limit=limit)
+    assert (found.keep["wide"].sum(), "narrow" in found.keep) == (12, False)
+    more = filled(found, groups, alphas, round_to=16, limit=limit)
+    assert (more.keep["wide"].sum(), more.keep["narrow"].sum()) == (16, 16)
+    reachable = [share({"wide": np.ones(w), "narrow": np.ones(n)}) for w in (12, 16, 32) for n in (16, 24)]
+    assert more.share == pytest.approx(max(s for s in reachable if s <= 0.35))
+    # Where little of the target is left, α has the last word.
+    enough = filled(found, groups, alphas, round_to=16, limit=replace(limit, most=0.3))
+    assert (enough.keep["wide"].sum(), "narrow" in enough.keep) == (12, False)
+
+
 def test_a_measured_target_is_filled_too_and_measured_a_few_times_only():
     sizes, price = {"costly": 64, "cheap": 128}, {"costly": 10, "cheap": 1}
     groups = [Group(n, s, (Member(f"{n}.w", 0, np.arange(s), False),), ()) for n, s in sizes.items()]
