@@ -101,7 +101,8 @@ class Recovery:
             self._put(state)
             before = self.trainer.evaluate().loss
             losses = tried(rates, before, idle, partial(self._after, state, part))
-            found.append((min(losses.values()), state, losses))
+            least = min(losses.values())
+            found.append((least + state[0].handicap * abs(least), state, losses))
         _, state, losses = min(found, key=lambda one: one[0])
         way, lr = state[0], largest_good(losses, idle)
         self._put(state)

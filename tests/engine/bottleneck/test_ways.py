@@ -19,9 +19,8 @@ from onnxcompress.engine.allocation import Costs, Target, allocate
 from onnxcompress.engine.bottleneck import ways as module
 from onnxcompress.engine.bottleneck.decision import Decision
 from onnxcompress.engine.bottleneck.goals import Goal, measures
-from onnxcompress.engine.bottleneck.head_start import FEW
 from onnxcompress.engine.bottleneck.job import Job, Wishes
-from onnxcompress.engine.bottleneck.ways import ways
+from onnxcompress.engine.bottleneck.ways import FEWEST, MARGIN, ways
 from onnxcompress.methods.vib import Vib
 
 COPIES = 8
@@ -96,9 +95,10 @@ def asked(share: float | None):
 def test_the_ranking_from_before_is_that_of_joint_taylor_pruning():
     job, original, roots = asked(0.4)
     decision = Decision({}, 1.7, 1.0)
-    first, second, third = ways(job, decision, original, roots, FEW)
+    first, second, third = ways(job, decision, original, roots, FEWEST)
     assert first.weights is None, "the graph stands ready"
     assert second.weights is third.weights is original
+    assert second.handicap * MARGIN == first.handicap == third.handicap == 1
     assert first.decision is third.decision is decision
     costs = Costs(job.channels.parameters, job.channels.macs)
     wanted = allocate(job.groups, roots, Target("params", 0.4), scope="joint", round_to=1, costs=costs)
@@ -110,7 +110,8 @@ def test_the_ranking_from_before_is_that_of_joint_taylor_pruning():
 
 
 @pytest.mark.parametrize(
-    ("share", "steps", "known"), [(None, 10, True), (0.4, FEW + 1, True), (0.4, 10, False), (0.02, 10, True)]
+    ("share", "steps", "known"),
+    [(None, 10, True), (0.4, FEWEST + 1, True), (0.4, 10, False), (0.02, 10, True)],
 )
 def test_the_ranking_from_before_is_left_out(share, steps, known):
     """Without a target, after many steps, where no gradient told effects, and where it cannot do."""
