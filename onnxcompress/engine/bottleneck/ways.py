@@ -26,21 +26,21 @@ FEWEST = 128
 """Steps with gates up to which a ranking from before is tried. On CIFAR-10, after 340 and 680, what won the
 trial ended worse."""
 
-MARGIN = 0.9
-"""What its loss has to be after the trial, as share of the best of the others'."""
+HANDICAP = 0.05
+"""Share by which its loss after the trial has to be less than the others'."""
 
 
 @dataclass(frozen=True)
 class Way:
     """One way: which channels stay, and the weights it begins with; None: those that the graph has.
 
-    ``handicap`` multiplies its loss where ways are compared.
+    ``handicap`` is the share of its loss that is added where ways are compared.
     """
 
     words: str
     decision: Decision
     weights: Mapping[str, Array] | None = None
-    handicap: float = 1.0
+    handicap: float = 0.0
 
 
 def ways(
@@ -59,7 +59,7 @@ def ways(
     before = _before(job, decision, roots) if steps <= FEWEST else None
     if before is not None:
         found.append(
-            Way("the original weights, channels ranked before training,", before, original, 1 / MARGIN)
+            Way("the original weights, channels ranked before training,", before, original, HANDICAP)
         )
     found.append(Way("the original weights", decision, original))
     return found

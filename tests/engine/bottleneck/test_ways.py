@@ -20,7 +20,7 @@ from onnxcompress.engine.bottleneck import ways as module
 from onnxcompress.engine.bottleneck.decision import Decision
 from onnxcompress.engine.bottleneck.goals import Goal, measures
 from onnxcompress.engine.bottleneck.job import Job, Wishes
-from onnxcompress.engine.bottleneck.ways import FEWEST, MARGIN, ways
+from onnxcompress.engine.bottleneck.ways import FEWEST, HANDICAP, ways
 from onnxcompress.methods.vib import Vib
 
 COPIES = 8
@@ -98,7 +98,7 @@ def test_the_ranking_from_before_is_that_of_joint_taylor_pruning():
     first, second, third = ways(job, decision, original, roots, FEWEST)
     assert first.weights is None, "the graph stands ready"
     assert second.weights is third.weights is original
-    assert second.handicap * MARGIN == first.handicap == third.handicap == 1
+    assert (first.handicap, second.handicap, third.handicap) == (0, HANDICAP, 0)
     assert first.decision is third.decision is decision
     costs = Costs(job.channels.parameters, job.channels.macs)
     wanted = allocate(job.groups, roots, Target("params", 0.4), scope="joint", round_to=1, costs=costs)
