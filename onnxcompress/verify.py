@@ -255,7 +255,7 @@ def accuracy(
     batch: int = 32,
     threads: int = 1,
 ) -> Accuracy | None:
-    """Measure the task's metric of both models on its test split, on its validation split where it has none.
+    """Measure the task's metric of both models on its test split, on validation examples where it has none.
 
     Args:
         before: the original, as for ``compare``; also the teacher of metrics that compare with one.
@@ -275,7 +275,7 @@ def accuracy(
         if not task.labelled:
             return None
         metric = "mse" if task.loss == "mse" else "top1"
-    split, indices = ("test", task.test) if task.test is not None else ("validation", task.validation)
+    split, indices = task.measured
     targets = getattr(task.samples, "targets", None)
     scores = metric_of(metric, targets), metric_of(metric, targets)
     one_answer = OneAnswer(metric)

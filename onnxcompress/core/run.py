@@ -190,6 +190,10 @@ class Comparison:
     candidate: str | None = None
 
 
+GIVEN = "given"
+"""The split of examples of which none is set apart, because nothing is trained: all that were given."""
+
+
 @dataclass(frozen=True)
 class Accuracy:
     """A metric on labelled examples before and after; ``split`` names the examples used.

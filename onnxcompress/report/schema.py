@@ -210,7 +210,7 @@ MEANING = {
     "PathPoint.gamma": "strength of the bottleneck",
     "PathPoint.kept": "group name to channels over the threshold",
     "PathPoint.information": "group name to nats that its gates let through; empty: not estimated",
-    "Accuracy.split": "which examples, in words",
+    "Accuracy.split": '`"test"`, `"validation"`, or `"given"`: all that were given, where nothing is trained',
     "Latency.load_ms": "from the file to a session ready to run",
     "Latency.resident_bytes": "memory the loaded model takes",
     "Latency.peak_bytes": "largest memory of the process",
