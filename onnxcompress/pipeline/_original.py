@@ -19,7 +19,7 @@ from onnxcompress.core.errors import DataError, OnnxCompressError, UnsupportedEr
 from onnxcompress.core.model import Model
 from onnxcompress.core.run import GIVEN, Benchmark, Comparison
 from onnxcompress.core.task import Feeds, Task
-from onnxcompress.engine import feeds, runtime, scores
+from onnxcompress.engine import class_scores, feeds, runtime, scores
 from onnxcompress.engine.data import Examples, make_task, open_data
 from onnxcompress.engine.denormals import NOTABLE
 from onnxcompress.recipe import TASK_OPTIONS
@@ -65,13 +65,17 @@ class Original:
 
 @dataclass(frozen=True)
 class Compared:
-    """Inputs on which outputs are compared, and where they come from; one of them alone, of the data."""
+    """Inputs on which outputs are compared, and where they come from; one of them alone, of the data.
+
+    ``unranked`` are the outputs that are no class scores.
+    """
 
     feeds: tuple[Feeds, ...]
     examples: int
     origin: str
     random: bool
     single: Feeds | None = None
+    unranked: frozenset[str] = frozenset()
 
 
 def open_original(source: Source, input_shapes: Mapping[str, tuple[int, ...]], threads: int) -> Original:
@@ -247,6 +251,7 @@ def random_examples(original: Original, count: int, seed: int) -> Examples:
 
 def compared_inputs(original: Original, task: Task | None, seed: int) -> Compared:
     """Return the inputs that outputs are compared on: examples nothing is trained on, else random numbers."""
+    unranked = class_scores.unranked(original.model, task)
     if task is not None and not task.random and isinstance(task.samples, Examples):
         split, indices = task.measured
         some = indices[:COMPARED_EXAMPLES]
@@ -254,7 +259,7 @@ def compared_inputs(original: Original, task: Task | None, seed: int) -> Compare
         calls = tuple(feed for _, feed in task.samples.feeding.calls(stack, COMPARED_AT_ONCE))
         single = single_example(original, task)
         told = f"{len(some)} {split} example{'s' if len(some) > 1 else ''}"
-        return Compared(calls, len(some), told, False, single)
+        return Compared(calls, len(some), told, False, single, unranked)
     drawn = feeds.random_feeds(
         original.session.inputs,
         seed=seed,
@@ -262,7 +267,8 @@ def compared_inputs(original: Original, task: Task | None, seed: int) -> Compare
         examples=COMPARED_RANDOM,
         model=original.model,
     )
-    return Compared(tuple(drawn), len(drawn), f"{len(drawn)} seeded random inputs", True)
+    told = f"{len(drawn)} seeded random inputs"
+    return Compared(tuple(drawn), len(drawn), told, True, unranked=unranked)
 
 
 def single_example(original: Original, task: Task | None) -> Feeds | None:
@@ -294,6 +300,7 @@ def compare_outputs(
         threads=threads,
         same_types=same_types,
         decided=decided,
+        unranked=compared.unranked,
     )
 
 

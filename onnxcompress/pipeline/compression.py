@@ -340,6 +340,7 @@ def _verify(
         examples=compared.examples,
         threads=threads,
         decided=decided,
+        unranked=compared.unranked,
     )
     plain = against_torch(TorchGraph(original.model).run, original.witness, tolerance=TORCH_TOLERANCE)
     floor = verify.worst(plain, decided)

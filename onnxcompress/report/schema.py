@@ -129,7 +129,7 @@ MEANING = {
     "OutputDifference.name": "the output's name",
     "OutputDifference.shape": "of one call",
     "OutputDifference.relative_l2": "null: the reference is zero, or no number",
-    "OutputDifference.top1_agreement": "0 to 1",
+    "OutputDifference.top1_agreement": "0 to 1; null: neither class scores nor decisions",
     "OutputDifference.equal": "equal to the bit",
     "OutputDifference.problem": "what is broken, in words; null: nothing",
     "OutputDifference.spread": "variation over examples as share of the reference's; null: not known",
