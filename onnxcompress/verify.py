@@ -44,6 +44,7 @@ def compare(
     threads: int = 1,
     same_types: bool = True,
     decided: Collection[str] = (),
+    unranked: Collection[str] = (),
     allowed: Mapping[str, float] | None = None,
 ) -> Comparison:
     """Compare outputs with those of the original on the same inputs; memory does not grow with their number.
@@ -61,6 +62,7 @@ def compare(
         same_types: outputs must have the same types; False between two implementations.
         decided: outputs that are decisions, or selected by some, made of other outputs: rounding may turn
             them around, so that they may differ, also in length, whatever the tolerance.
+        unranked: outputs that are no class scores, though they may look so.
         allowed: output name -> another tolerance for this one.
 
     Where the reference is a file, an output's length along an axis that its file leaves open and no input
@@ -87,7 +89,11 @@ def compare(
                 if axes is None and name in decided:
                     axes = written_axes.get(name)
                 differences[name] = Difference(
-                    name, same_types=same_types, open_axes=axes, decided=name in decided
+                    name,
+                    same_types=same_types,
+                    open_axes=axes,
+                    decided=name in decided,
+                    unranked=name in unranked,
                 )
             differences[name].add(value, actual[name])
         calls += 1
@@ -122,6 +128,7 @@ def against_torch(
     examples: int | None = None,
     threads: int = 1,
     decided: Collection[str] = (),
+    unranked: Collection[str] = (),
     allowed: Mapping[str, float] | None = None,
 ) -> Comparison:
     """Compare the written file with the model the method worked on, which must agree to ``tolerance``.
@@ -142,6 +149,7 @@ def against_torch(
         examples: number of examples in ``feeds``.
         threads: onnxruntime's threads inside an operator.
         decided: outputs that are made of others.
+        unranked: outputs that are no class scores.
         allowed: as for ``compare``.
 
     Raises:
@@ -159,6 +167,7 @@ def against_torch(
         threads=threads,
         same_types=False,
         decided=decided,
+        unranked=unranked,
         allowed=allowed,
     )
     return replace(comparison, reference="torch")
@@ -255,7 +264,7 @@ def accuracy(
     batch: int = 32,
     threads: int = 1,
 ) -> Accuracy | None:
-    """Measure the task's metric of both models on its test split, on its validation split where it has none.
+    """Measure the task's metric of both models on its test split, on validation examples where it has none.
 
     Args:
         before: the original, as for ``compare``; also the teacher of metrics that compare with one.
@@ -275,7 +284,7 @@ def accuracy(
         if not task.labelled:
             return None
         metric = "mse" if task.loss == "mse" else "top1"
-    split, indices = ("test", task.test) if task.test is not None else ("validation", task.validation)
+    split, indices = task.measured
     targets = getattr(task.samples, "targets", None)
     scores = metric_of(metric, targets), metric_of(metric, targets)
     one_answer = OneAnswer(metric)

@@ -358,6 +358,14 @@ def test_what_looks_like_class_scores(shape: tuple[int, ...], scores: bool) -> N
     assert (compared(value, value).top1_agreement is not None) is scores
 
 
+def test_of_what_is_no_class_score_no_largest_number_is_told() -> None:
+    found = verify.compare(
+        linear(WEIGHT), linear(WEIGHT), FEEDS, inputs="made", random_inputs=True, unranked={"y"}
+    )
+    assert [o.top1_agreement for o in found.outputs] == [None]
+    assert [o.relative_l2 for o in found.outputs] == [0.0]
+
+
 class Rows:
     """Twenty labelled examples: class = place of the largest input."""
 

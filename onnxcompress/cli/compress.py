@@ -38,7 +38,10 @@ from onnxcompress.gates import LIMITS, require
 @shared.data
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda, for training.")
 @click.option(
-    "--max-time", type=click.FloatRange(min=0, min_open=True), help="Stop training after so many seconds."
+    "--max-time",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="S",
+    help="Train for so many seconds at most, all methods together.",
 )
 @click.option(
     "--checkpoint", type=click.Path(path_type=Path), metavar="DIR", help="Keep the training state here."

@@ -20,7 +20,8 @@ class Resources:
 
     Attributes:
         device: torch device, ``"cpu"`` or ``"cuda"``.
-        max_time_s: stop training after this many seconds and return the best so far; None: no limit.
+        max_time_s: stop training after this many seconds and return the best so far; None: no limit. Of what
+            is given for a chain each method gets its part.
         checkpoint_dir: where state is kept so that a killed run can be resumed; None: nowhere.
         resume: continue from the state found in ``checkpoint_dir``.
         progress: called with (fraction done 0 to 1, what is being done, the newest point or None).

@@ -151,7 +151,8 @@ class OutputDifference:
 
     ``relative_l2`` is ‖a − b‖₂ / ‖a‖₂; ``top1_agreement`` the fraction of examples whose largest score is at
     the same place, of whole numbers of 32 or 64 bits and truth values the fraction that is equal, None where
-    the output looks like neither class scores nor decisions. ``problem`` says what went wrong
+    the output looks like neither class scores nor decisions, or where labels, loss or graph show that the
+    largest number of a row is no answer. ``problem`` says what went wrong
     where the outputs cannot be called different but broken ("is NaN where the reference is a number").
     ``spread`` is how much the output varies from example to example as share of how much the reference's does
     (root mean square), None where that cannot be told: near 0, the network gives one answer to everything.
@@ -188,6 +189,10 @@ class Comparison:
     tolerance: float | None
     passed: bool | None
     candidate: str | None = None
+
+
+GIVEN = "given"
+"""The split of examples of which none is set apart, because nothing is trained: all that were given."""
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ class Task:
         loss_named: whether the user chose the loss.
         decided: outputs that are decisions, or selected by some, made of others: nothing is measured by them
             while methods work (:mod:`onnxcompress.engine.scores`).
+        validation_told: what ``validation`` is called where results are measured on it.
     """
 
     samples: Samples
@@ -65,6 +66,12 @@ class Task:
     warnings: tuple[str, ...] = ()
     loss_named: bool = False
     decided: frozenset[str] = frozenset()
+    validation_told: str = "validation"
+
+    @property
+    def measured(self) -> tuple[str, Array]:
+        """What the examples are called that results are measured on, and their indices."""
+        return ("test", self.test) if self.test is not None else (self.validation_told, self.validation)
 
     @property
     def left_out(self) -> frozenset[str]:

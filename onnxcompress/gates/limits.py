@@ -16,7 +16,7 @@ class Limit:
     """One kind of gate: its flag, what it compares, and whether the limit is an upper or a lower one.
 
     ``interval`` tells the 95 % interval of what was measured, where it is noisy; ``least`` and ``most`` are
-    the smallest and the largest number that can be measured.
+    the smallest and the largest number that can be measured; ``lacking`` says why nothing may have been.
     """
 
     flag: str
@@ -26,6 +26,7 @@ class Limit:
     interval: Callable[[Run], tuple[float, float] | None] = lambda run: None
     least: float = 0.0
     most: float = math.inf
+    lacking: str = ""
 
 
 def _size_ratio(run: Run) -> float | None:
@@ -131,7 +132,12 @@ LIMITS: Mapping[str, Limit] = {
             most=1.0,
         ),
         Limit(
-            "min_agreement", "top-1 agreement, 0 to 1", False, _over_outputs("top1_agreement", min), most=1.0
+            "min_agreement",
+            "top-1 agreement, 0 to 1",
+            False,
+            _over_outputs("top1_agreement", min),
+            most=1.0,
+            lacking="no output holds class scores or decisions",
         ),
         Limit("max_drop", "loss of the metric, in its own units", True, _drop, least=-math.inf),
     )
@@ -207,7 +213,8 @@ def require(run: Run, *, strict: bool = False) -> None:
 def _told(gate: Gate) -> str:
     name = gate.name if gate.model is None else f"{gate.name} of {gate.model}"
     if gate.measured is None:
-        return f"{name} was not measured"
+        lacking = LIMITS[gate.name].lacking if gate.name in LIMITS else ""
+        return f"{name} was not measured" + (f": {lacking}" if lacking else "")
     told = f"{name} is {gate.measured:.6g}, the limit is {gate.limit:.6g}"
     if gate.unknown:
         told += f" and the noise larger than the margin ({gate.low:.4g} to {gate.high:.4g})"

@@ -164,6 +164,7 @@ class Int8(Method):
     def _limits(self, model: Model, task: Task, resources: Resources) -> Limits:
         """Return what the outputs must hold against the uncut original, where there is one."""
         from onnxcompress.engine import runtime  # noqa: PLC0415
+        from onnxcompress.engine.class_scores import unranked  # noqa: PLC0415
         from onnxcompress.engine.dense_proto import serialised  # noqa: PLC0415
         from onnxcompress.engine.int8.limits import Limits  # noqa: PLC0415
         from onnxcompress.engine.int8.search import JUDGED, calls_of  # noqa: PLC0415
@@ -171,7 +172,14 @@ class Int8(Method):
         original = resources.teacher if resources.teacher is not None else model
         session = runtime.open_session(serialised(original), threads=resources.threads)
         calls = calls_of(task, "validation", JUDGED)
-        return Limits(session.run, calls, task, max_error=self.max_error, gates=resources.limits)
+        return Limits(
+            session.run,
+            calls,
+            task,
+            max_error=self.max_error,
+            gates=resources.limits,
+            unranked=unranked(original, task),
+        )
 
     def _ways(self, chosen: Sequence[Candidate]) -> tuple[str, ...]:
         """Return the ways worth trying: those that differ for these layers."""

@@ -17,9 +17,9 @@ import onnx_ir as ir
 from onnxcompress import bench, exporter, importer, verify
 from onnxcompress.core.errors import DataError, OnnxCompressError, UnsupportedError, UsageError
 from onnxcompress.core.model import Model
-from onnxcompress.core.run import Benchmark, Comparison
+from onnxcompress.core.run import GIVEN, Benchmark, Comparison
 from onnxcompress.core.task import Feeds, Task
-from onnxcompress.engine import feeds, runtime, scores
+from onnxcompress.engine import class_scores, feeds, runtime, scores
 from onnxcompress.engine.data import Examples, make_task, open_data
 from onnxcompress.engine.denormals import NOTABLE
 from onnxcompress.recipe import TASK_OPTIONS
@@ -65,13 +65,17 @@ class Original:
 
 @dataclass(frozen=True)
 class Compared:
-    """Inputs on which outputs are compared, and where they come from; one of them alone, of the data."""
+    """Inputs on which outputs are compared, and where they come from; one of them alone, of the data.
+
+    ``unranked`` are the outputs that are no class scores.
+    """
 
     feeds: tuple[Feeds, ...]
     examples: int
     origin: str
     random: bool
     single: Feeds | None = None
+    unranked: frozenset[str] = frozenset()
 
 
 def open_original(source: Source, input_shapes: Mapping[str, tuple[int, ...]], threads: int) -> Original:
@@ -155,6 +159,23 @@ def data_task(original: Original, options: Mapping[str, Any], seed: int) -> Task
     return task_of(original, examples, options, seed)
 
 
+def untrained_task(original: Original, options: Mapping[str, Any], seed: int) -> Task:
+    """Return the task of data that nothing is trained on: none of it has to be held out.
+
+    Results are measured on all examples, or those that ``limit`` leaves, unless the data has a test or a
+    validation split of its own, or the user asks for one with ``val``.
+    """
+    task = data_task(original, options, seed)
+    assert isinstance(task.samples, Examples)
+    whole = task.samples.splits["train"]
+    if task.test is not None or options.get("val") is not None or not np.isin(task.validation, whole).all():
+        return task
+    given = np.union1d(task.train, task.validation)
+    # Mixed: the first so many are to stand for all, and data may be sorted by class.
+    mixed = np.random.default_rng([seed, 0xA11]).permutation(given)
+    return replace(task, train=given[:0], validation=mixed, validation_told=GIVEN)
+
+
 def task_of(original: Original, examples: Examples, options: Mapping[str, Any], seed: int) -> Task:
     """Return the task that examples make for this model."""
     task = make_task(examples, seed=seed, **{k: v for k, v in options.items() if k in TASK_OPTIONS})
@@ -230,15 +251,16 @@ def random_examples(original: Original, count: int, seed: int) -> Examples:
 
 
 def compared_inputs(original: Original, task: Task | None, seed: int) -> Compared:
-    """Return the inputs that outputs are compared on: held-out examples, else seeded random numbers."""
+    """Return the inputs that outputs are compared on: examples nothing is trained on, else random numbers."""
+    unranked = class_scores.unranked(original.model, task)
     if task is not None and not task.random and isinstance(task.samples, Examples):
-        split, indices = ("test", task.test) if task.test is not None else ("validation", task.validation)
+        split, indices = task.measured
         some = indices[:COMPARED_EXAMPLES]
         stack = task.samples.inputs(some)
         calls = tuple(feed for _, feed in task.samples.feeding.calls(stack, COMPARED_AT_ONCE))
         single = single_example(original, task)
         told = f"{len(some)} {split} example{'s' if len(some) > 1 else ''}"
-        return Compared(calls, len(some), told, False, single)
+        return Compared(calls, len(some), told, False, single, unranked)
     drawn = feeds.random_feeds(
         original.session.inputs,
         seed=seed,
@@ -246,7 +268,8 @@ def compared_inputs(original: Original, task: Task | None, seed: int) -> Compare
         examples=COMPARED_RANDOM,
         model=original.model,
     )
-    return Compared(tuple(drawn), len(drawn), f"{len(drawn)} seeded random inputs", True)
+    told = f"{len(drawn)} seeded random inputs"
+    return Compared(tuple(drawn), len(drawn), told, True, unranked=unranked)
 
 
 def single_example(original: Original, task: Task | None) -> Feeds | None:
@@ -278,6 +301,7 @@ def compare_outputs(
         threads=threads,
         same_types=same_types,
         decided=decided,
+        unranked=compared.unranked,
     )
 
 

@@ -41,8 +41,8 @@ def compare(
 
     Args:
         sources: files; the first is the reference.
-        data: data options (``path`` …); the outputs are compared on held-out examples of it, on seeded random
-            inputs where it is None.
+        data: data options (``path`` …); outputs and accuracy are compared on its test or validation split, on
+            all of it where it has none. None: the outputs are compared on seeded random inputs.
         input_shapes: concrete shapes of inputs with symbolic dimensions.
         seed: of random inputs and of the order of measurements.
         threads: onnxruntime's threads.
@@ -67,7 +67,7 @@ def compare(
     _check_inputs(names, opened)
     compared = single = accuracy = None
     if outputs:
-        task = originals.data_task(first, data or {}, seed) if data else None
+        task = originals.untrained_task(first, data, seed) if data else None
         opened = [originals.with_sizes_of_data(one, task, input_shapes or {}) for one in opened]
         first = opened[0]
         compared = originals.compared_inputs(first, task, seed)

@@ -54,6 +54,7 @@ from onnxcompress.pipeline._told import (
     too_much_lost,
     torch_differs,
 )
+from onnxcompress.pipeline._training_time import TrainingTime
 from onnxcompress.surgery.factoring import Factored
 
 TORCH_TOLERANCE = 1e-4
@@ -203,13 +204,16 @@ def _run_methods(request: Request, original: Original, task: Task | None) -> _De
         resources = replace(
             resources, stopwatch=stopwatch(original, task, request.recipe.seed, request.threads)
         )
+    training_time = TrainingTime(resources.max_time_s, request.recipe.methods)
     decided = _Decided(original.model)
     for number, method in enumerate(request.recipe.methods, start=1):
         began = time.perf_counter()
         folder = resources.checkpoint_dir
         if folder is not None and len(request.recipe.methods) > 1:
             folder /= f"{number}-{method.name}"
-        plan = method.plan(decided.model, task, replace(resources, checkpoint_dir=folder))
+        with training_time.given_to(method) as seconds:
+            own = replace(resources, checkpoint_dir=folder, max_time_s=seconds)
+            plan = method.plan(decided.model, task, own)
         done = carry_out(
             plan,
             decided.model,
@@ -336,6 +340,7 @@ def _verify(
         examples=compared.examples,
         threads=threads,
         decided=decided,
+        unranked=compared.unranked,
     )
     plain = against_torch(TorchGraph(original.model).run, original.witness, tolerance=TORCH_TOLERANCE)
     floor = verify.worst(plain, decided)

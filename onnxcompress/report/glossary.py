@@ -122,8 +122,8 @@ GLOSSARY: dict[str, Definition] = {
     "agreement": Definition(
         "Top-1 agreement",
         "Examples for which both models score the same class highest. Only for outputs that look like class "
-        "scores; of outputs that are decisions (whole numbers, truth values) how many are equal. Rounded "
-        "down, so 100 % means all.",
+        "scores, unless labels, loss or graph show that they are none; of outputs that are decisions (whole "
+        "numbers, truth values) how many are equal. Rounded down, so 100 % means all.",
         "percentage of examples",
     ),
     "metric": Definition(

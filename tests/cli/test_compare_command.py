@@ -8,6 +8,8 @@ import onnx
 import onnxruntime
 import pytest
 
+from onnxcompress.pipeline import _original as originals
+
 QUICK = "--budget 0.5 --report r.json --report r.html --report r.md"
 
 
@@ -72,6 +74,78 @@ def test_accuracy_of_two_models_on_labelled_data(folder, call):
     three = call("compare digits_mlp.onnx small.onnx small.onnx --data digits.npz --no-bench --max-drop 0.5")
     assert three.code == 2
     assert "of two that are compared" in three.err
+
+
+def labelled(folder, name="labelled.npz", **splits):
+    """Write 400 labelled digits, sorted by class, under the keys of one split or of several."""
+    with np.load(folder / "digits.npz") as data:
+        x, labels = data["x_train"][:400], data["y_train"][:400]
+    order = np.argsort(labels, kind="stable")
+    x, labels = x[order], labels[order]
+    keys = {}
+    for suffix, rows in (splits or {"": slice(None)}).items():
+        keys |= {f"x{suffix}": x[rows], f"y{suffix}": labels[rows]}
+    np.savez(folder / name, **keys)
+    return x, labels
+
+
+def right(name, x, labels):
+    session = onnxruntime.InferenceSession(name, providers=["CPUExecutionProvider"])
+    (scores,) = session.run(None, {"image": x})
+    return (scores.argmax(1) == labels).mean()
+
+
+def test_where_nothing_is_trained_all_examples_are_judged_by(folder, call):
+    """``compress`` trains on the rest and goes on holding a tenth out; ``compare`` trains nothing."""
+    small(call)
+    x, labels = labelled(folder)
+    words = "compare digits_mlp.onnx small.onnx --data labelled.npz --no-bench --report r.json --report r.md"
+    assert call(words).code == 0
+    run = json.loads((folder / "r.json").read_text())
+    found = run["accuracy"]
+    assert (found["split"], found["examples"]) == ("given", 400)
+    assert found["before"] == right("digits_mlp.onnx", x, labels)
+    assert found["after"] == right("small.onnx", x, labels)
+    assert "400 examples: all given." in (folder / "r.md").read_text()
+    assert run["comparisons"][0]["inputs"] == "256 given examples"
+    done = call(
+        "digits_mlp.onnx --method lc-quant --bits 4 --mode dc --data labelled.npz --no-bench -q "
+        "--dry-run --report c.json"
+    )
+    assert done.code == 0, done.err
+    held_out = json.loads((folder / "c.json").read_text())["accuracy"]
+    assert (held_out["split"], held_out["examples"]) == ("validation", 40)
+
+
+@pytest.mark.parametrize(
+    ("splits", "options", "measured"),
+    [
+        ({}, "--limit 100", ("given", 100)),
+        ({}, "--val 0.1", ("validation", 40)),
+        ({"_train": slice(0, 300), "_val": slice(300, 400)}, "", ("validation", 100)),
+        ({"_train": slice(0, 350), "_test": slice(350, 400)}, "--limit 100", ("test", 50)),
+    ],
+)
+def test_what_is_set_apart_is_what_is_judged_by(folder, call, splits, options, measured):
+    labelled(folder, **splits)
+    done = call(
+        f"compare digits_mlp.onnx digits_mlp.onnx --data labelled.npz --no-bench -q {options} --report r.json"
+    )
+    assert done.code == 0, done.err
+    found = json.loads((folder / "r.json").read_text())
+    assert (found["accuracy"]["split"], found["accuracy"]["examples"]) == measured
+    assert found["comparisons"][0]["examples"] == min(measured[1], 256)
+
+
+def test_outputs_are_compared_on_examples_drawn_from_all(folder):
+    """Sorted by class, the first 256 of 400 would lack the last classes."""
+    _, labels = labelled(folder)
+    original = originals.open_original(folder / "digits_mlp.onnx", {}, 1)
+    task = originals.untrained_task(original, {"path": folder / "labelled.npz"}, 0)
+    assert np.array_equal(np.sort(task.validation), np.arange(400))
+    drawn = labels[task.validation[: originals.COMPARED_EXAMPLES]]
+    assert set(drawn) == set(labels) > set(labels[: originals.COMPARED_EXAMPLES])
+    assert not len(task.train)
 
 
 def test_a_provider_that_is_not_there_is_told(folder, call):

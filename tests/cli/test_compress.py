@@ -258,10 +258,10 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(call, folder, monkeypatch)
     assert digest("resumed.onnx") == digest("whole.onnx")
 
 
-@pytest.mark.parametrize("saves", [2, 6])
-def test_an_interrupted_chain_resumes_to_the_same_bytes(call, folder, monkeypatch, saves):
+@pytest.mark.parametrize(("saves", "limit"), [(2, ""), (6, ""), (6, " --max-time 3600")])
+def test_an_interrupted_chain_resumes_to_the_same_bytes(call, folder, monkeypatch, saves, limit):
     """Each method keeps its own state: in the first of two, or in the second, when it is interrupted."""
-    short = "--no-bench --steps 2 --epochs 1 --lr 0.05"
+    short = f"--no-bench --steps 2 --epochs 1 --lr 0.05{limit}"
     words = f"digits_mlp.onnx --data digits.npz {short} --method lc-prune --method lc-quant --bits 2"
     ok(call(f"{words} -o whole.onnx"))
     save, saved = Checkpoint.save, []

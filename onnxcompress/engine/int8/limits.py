@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from onnxcompress.core.errors import VerificationError
 from onnxcompress.core.task import Feeds, Task
@@ -25,6 +25,7 @@ class Limits:
         task: labelled examples, for the metric.
         max_error: largest relative ℓ2 change of an output.
         gates: gate name -> limit; those that are not about outputs are not looked at.
+        unranked: outputs that are no class scores.
     """
 
     def __init__(
@@ -35,7 +36,9 @@ class Limits:
         *,
         max_error: float | None,
         gates: Mapping[str, float],
+        unranked: Collection[str] = (),
     ) -> None:
+        self._unranked = unranked
         self._reference, self._calls, self._task, self._max_error = reference, calls, task, max_error
         self._outputs = {name: limit for name, limit in gates.items() if name in _OUTPUTS}
         self._drop = gates.get("max_drop") if task.labelled else None
@@ -69,7 +72,9 @@ class Limits:
             actual = candidate(feed)
             for name, value in self._reference(feed).items():
                 axes = frozenset(range(getattr(value, "ndim", 0)))
-                difference = differences.setdefault(name, Difference(name, same_types=True, open_axes=axes))
+                unranked = name in self._unranked
+                new = Difference(name, same_types=True, open_axes=axes, unranked=unranked)
+                difference = differences.setdefault(name, new)
                 try:
                     difference.add(value, actual[name])
                 except VerificationError:

@@ -44,6 +44,7 @@ class Difference:
             there is a difference like any other. None: another length is an error.
         decided: it holds decisions, or what decisions selected: in an order that tells nothing of classes,
             and as far off as one likes where rounding turns a decision around.
+        unranked: the largest number of a row is no answer, whatever the row looks like.
     """
 
     def __init__(
@@ -53,11 +54,12 @@ class Difference:
         same_types: bool,
         open_axes: frozenset[int] | None = None,
         decided: bool = False,
+        unranked: bool = False,
     ) -> None:
         self.name = name
         self._same_types = same_types
         self._open_axes = open_axes or frozenset()
-        self._decided = decided
+        self._decided, self._unranked = decided, unranked
         self._calls = self._other_lengths = 0
         self.broken = False
         self._problem: str | None = None
@@ -106,8 +108,8 @@ class Difference:
 
     def result(self) -> OutputDifference:
         """Return what was gathered."""
-        scores = self._rows and not self._decided and not self._other_lengths
-        top1 = self._agreeing / self._rows if scores else None
+        unranked = self._unranked or self._decided or self._other_lengths
+        top1 = self._agreeing / self._rows if self._rows and not unranked else None
         # How far apart the numbers of two classes are says nothing.
         measured = self._numeric and not self._decisions
         return OutputDifference(

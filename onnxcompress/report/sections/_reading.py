@@ -7,7 +7,16 @@ from collections.abc import Iterable
 from pathlib import PurePath
 
 from onnxcompress.core.refusal import Refusal
-from onnxcompress.core.run import Accuracy, Comparison, Latency, LatencyRatio, ModelFacts, Run, WeightFacts
+from onnxcompress.core.run import (
+    GIVEN,
+    Accuracy,
+    Comparison,
+    Latency,
+    LatencyRatio,
+    ModelFacts,
+    Run,
+    WeightFacts,
+)
 from onnxcompress.report import format as fmt
 from onnxcompress.report.tree import Column, Name, Names, Quantity, Table
 
@@ -113,6 +122,11 @@ def metric(accuracy: Accuracy, value: float) -> Quantity:
     """Return a value of the metric: as a percentage where it is a fraction."""
     fraction = accuracy.metric.lower().startswith(FRACTIONS) and max(accuracy.before, accuracy.after) <= 1
     return fmt.percent(value, 4) if fraction else fmt.number(value, 4)
+
+
+def split(accuracy: Accuracy) -> str:
+    """Return which examples an accuracy was measured on, in words."""
+    return "all given" if accuracy.split == GIVEN else accuracy.split
 
 
 def change(accuracy: Accuracy) -> Quantity:

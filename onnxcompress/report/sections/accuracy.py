@@ -1,4 +1,4 @@
-"""Accuracy: the metric before and after, on examples not trained on."""
+"""Accuracy: the metric before and after, on examples not trained on in this run."""
 
 from __future__ import annotations
 
@@ -27,5 +27,5 @@ def accuracy(run: Run) -> tuple[Block, ...]:
         reading.metric(measured, measured.after),
         reading.change(measured),
     )
-    note = f"{fmt.plural(measured.examples, 'example')}: {measured.split}."
+    note = f"{fmt.plural(measured.examples, 'example')}: {reading.split(measured)}."
     return Table("Metric on labelled examples", columns, (row,)), Paragraph((note,))

@@ -217,7 +217,7 @@ def _accuracy(run: Run) -> tuple[Inline, ...]:
         reading.metric(accuracy, accuracy.before).text,
         reading.metric(accuracy, accuracy.after).text,
     )
-    where = f" on {fmt.plural(accuracy.examples, 'example')} ({accuracy.split})."
+    where = f" on {fmt.plural(accuracy.examples, 'example')} ({reading.split(accuracy)})."
     return (f"The metric {accuracy.metric} went from {before} to ", Strong(after), where)
 
 
