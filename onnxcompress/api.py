@@ -162,6 +162,7 @@ def compare(
         threads=threads,
         benchmark=benchmark,
         limits=limits,
+        hold_out=demands.held_out,
     )
     run = demands.decided(run, each=True)
     gates.require(run, strict=strict)

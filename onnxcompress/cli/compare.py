@@ -59,6 +59,7 @@ def compare(
         provider=shared.known_provider(options["provider"]),
         limits={key: options[key] for key in LIMITS if options[key] is not None},
         command=shared.command(),
+        hold_out=demands.held_out,
     )
     run = demands.decided(run, each=True)
     publish(run, reports, quiet=quiet, verbose=verbose)

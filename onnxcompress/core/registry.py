@@ -44,14 +44,19 @@ class Registry(Mapping[K, V], Generic[K, V]):
         if self._complete:
             return
         with _DISCOVERING:
-            if self._under_way:  # a plug-in looks at what there is so far, or another thread was first
+            if (
+                self._complete or self._under_way
+            ):  # another thread was first, or a plug-in looks at what there is
                 return
             self._under_way = True
-            package = importlib.import_module(self._package)
-            for module in sorted(m.name for m in pkgutil.iter_modules(package.__path__)):
-                if not module.startswith("_"):
-                    importlib.import_module(f"{self._package}.{module}")
-            self._complete = True
+            try:
+                package = importlib.import_module(self._package)
+                for module in sorted(m.name for m in pkgutil.iter_modules(package.__path__)):
+                    if not module.startswith("_"):
+                        importlib.import_module(f"{self._package}.{module}")
+                self._complete = True
+            finally:  # after an import that failed, the next look fails likewise
+                self._under_way = False
 
     def __getitem__(self, key: K) -> V:
         self._discover()

@@ -49,7 +49,7 @@ class Target:
     @classmethod
     def read(cls, text: str) -> Target:
         """Read ``macs=0.5``, ``params=0.4`` or ``latency=0.6``; raises UsageError."""
-        if "," in text:
+        if text.count("=") > 1:
             raise UsageError(
                 f"the target {text!r} names several quantities",
                 why="this method holds one",

@@ -96,6 +96,14 @@ class Demands:
                 where = f"{self.budgets.where}, {model.name}"
                 raise UsageError(error.what, where=where, why=error.why, fix=error.fix) from error
 
+    @property
+    def held_out(self) -> bool:
+        """Whether the baseline was measured on validation examples, held out from training."""
+        if self.baseline is None:
+            return False
+        accuracy = self.baseline.accuracy
+        return self.baseline.kind == "compress" if accuracy is None else accuracy.split == "validation"
+
     def decided(self, run: Run, *, each: bool) -> Run:
         """Return the run with the baseline's verdicts, and with ``each`` those of every model's budget."""
         found = run.gates

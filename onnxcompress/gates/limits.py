@@ -137,7 +137,7 @@ LIMITS: Mapping[str, Limit] = {
             False,
             _over_outputs("top1_agreement", min),
             most=1.0,
-            lacking="no output holds class scores or decisions",
+            lacking="no output could be compared as class scores or decisions",
         ),
         Limit("max_drop", "loss of the metric, in its own units", True, _drop, least=-math.inf),
     )

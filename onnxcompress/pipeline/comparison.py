@@ -36,6 +36,7 @@ def compare(
     provider: str = "CPUExecutionProvider",
     limits: Mapping[str, float] | None = None,
     command: tuple[str, ...] | None = None,
+    hold_out: bool = False,
 ) -> Run:
     """Compare models with the first one: outputs, size, latency, and of two their accuracy.
 
@@ -52,6 +53,7 @@ def compare(
         provider: onnxruntime's execution provider that latency is measured on.
         limits: gates.
         command: the command line, for the report.
+        hold_out: measure on the validation examples that a compression would hold out.
 
     Raises:
         UsageError: a model asks for other inputs than the first.
@@ -67,7 +69,8 @@ def compare(
     _check_inputs(names, opened)
     compared = single = accuracy = None
     if outputs:
-        task = originals.untrained_task(first, data, seed) if data else None
+        opening = originals.data_task if hold_out else originals.untrained_task
+        task = opening(first, data, seed) if data else None
         opened = [originals.with_sizes_of_data(one, task, input_shapes or {}) for one in opened]
         first = opened[0]
         compared = originals.compared_inputs(first, task, seed)

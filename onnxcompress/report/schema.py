@@ -191,7 +191,7 @@ MEANING = {
     "Training.without_gradient": "weights no gradient reaches",
     "Training.bottleneck": "null: no gates were trained",
     "Training.assumed_scores": "empty: the loss rests on no such guess",
-    "Bottleneck.threshold": "of α, as used",
+    "Bottleneck.threshold": "of α, as the gates' own decision used it",
     "Bottleneck.log_alpha_edges": "ascending, natural logarithm",
     "Bottleneck.histograms": "one entry a gated group",
     "Bottleneck.path": "in the order of training",

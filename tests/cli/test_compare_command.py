@@ -117,6 +117,25 @@ def test_where_nothing_is_trained_all_examples_are_judged_by(folder, call):
     assert (held_out["split"], held_out["examples"]) == ("validation", 40)
 
 
+def test_beside_the_baseline_of_a_compression_the_same_examples_are_held_out(folder, call):
+    """Else files that have not changed would be worse, or better, than their own baseline."""
+    labelled(folder)
+    words = "--data labelled.npz --no-bench -q"
+    done = call(
+        f"digits_mlp.onnx small.onnx --method lc-quant --bits 2 --mode dc {words} --report compress.json"
+    )
+    assert done.code == 0, done.err
+    compared = f"compare digits_mlp.onnx small.onnx {words} --max-regression 0"
+    assert call(f"{compared} --baseline compress.json --report again.json").code == 0
+    stored, again = (json.loads((folder / f"{n}.json").read_text()) for n in ("compress", "again"))
+    for key in ("split", "examples", "before", "after"):
+        assert again["accuracy"][key] == stored["accuracy"][key]
+    # A baseline that is itself a comparison on all examples is met on all of them.
+    assert call(f"compare digits_mlp.onnx small.onnx {words} --report all.json").code == 0
+    assert call(f"{compared} --baseline all.json --report again.json").code == 0
+    assert json.loads((folder / "again.json").read_text())["accuracy"]["split"] == "given"
+
+
 @pytest.mark.parametrize(
     ("splits", "options", "measured"),
     [

@@ -117,6 +117,15 @@ def test_eight_bit_scales_of_the_whole_batch_are_no_company():
     assert examples.warnings == ()
 
 
+@pytest.mark.parametrize("body", ["r = Relu (x)\ny = Log (r)", "m = Less (x, zero)\ny = Where (m, low, x)"])
+def test_infinities_that_each_example_has_alone_are_none_of_its_company(body):
+    weights = {"zero": np.zeros(1, np.float32), "low": np.full(1, -np.inf, np.float32)}
+    proto = proto_of(body, f"float[N, {F}] x", f"float[N, {F}] y", weights)
+    session, examples = opened(proto, {"x": X[:, 0]})
+    assert not np.isfinite(answers(session, examples)).all()
+    assert examples.warnings == ()
+
+
 @pytest.mark.parametrize("batch", ["N", "4"])
 def test_answers_that_hang_on_their_company_are_told_of(batch):
     body = "m = ReduceMean <axes = [0]> (x)\nd = Sub (x, m)\ny = MatMul (d, A)"

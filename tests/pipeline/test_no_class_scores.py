@@ -52,7 +52,7 @@ def test_agreement_is_that_of_class_scores(tmp_path, sigmoid, labels, options, r
     if ranked:
         onnxcompress.compress(model(sigmoid), limits={"min_agreement": 0.0}, **call)
         return
-    why = "min_agreement was not measured: no output holds class scores or decisions"
+    why = "min_agreement was not measured: no output could be compared as class scores or decisions"
     with pytest.raises(GateError, match=why):
         onnxcompress.compress(model(sigmoid), limits={"min_agreement": 0.0}, **call)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import permutations
@@ -17,6 +18,9 @@ from onnxcompress.engine.widths import Found, Limit, choices, masks, nearest, se
 
 MUCH = 0.8
 """Share of a target that is used at least, where groups can be exchanged."""
+
+_ALIKE = math.log(10)
+"""Difference of log α up to which channels of two groups may be exchanged."""
 
 _EXCHANGES, _FEW = 16, 16
 """Exchanges at most, and groups of a model that are tried: what blocks leave of a large one is little."""
@@ -116,7 +120,7 @@ def filled(
     for _ in range(_EXCHANGES):
         if limit.measured or len(groups) > _FEW or found.share >= MUCH * limit.most:
             break
-        better = _exchanged(found, groups, alphas, round_to, limit)
+        better = _exchanged(found, groups, alphas, round_to=round_to, limit=limit, worth=worth)
         if better is None:
             break
         found = fill(better)
@@ -124,9 +128,18 @@ def filled(
 
 
 def _exchanged(
-    found: Found, groups: Sequence[Group], alphas: Mapping[str, Array], round_to: int, limit: Limit
+    found: Found,
+    groups: Sequence[Group],
+    alphas: Mapping[str, Array],
+    *,
+    round_to: int,
+    limit: Limit,
+    worth: Callable[[Group, int, int], float],
 ) -> Found | None:
-    """Return the cut nearest to the limit with one group wider, another narrower; None: none is nearer."""
+    """Return the cut nearest to the limit with one group wider, another narrower; None: none is nearer.
+
+    What is won may not be worth much less than what is given up.
+    """
     allowed, best = choices(groups, round_to), found
     for up, down in permutations(range(len(groups)), 2):
         wider = allowed[up][allowed[up] > found.widths[up]]
@@ -134,6 +147,9 @@ def _exchanged(
         if len(wider) and len(narrower):
             kept = list(found.widths)
             kept[up], kept[down] = int(wider[0]), int(narrower[-1])
+            won = worth(groups[up], found.widths[up], kept[up])
+            if worth(groups[down], kept[down], found.widths[down]) - won > _ALIKE:
+                continue
             share = limit.share(masks(groups, alphas, kept))
             if limit.holds(share) and share > best.share:
                 best = Found(found.level, kept, share)

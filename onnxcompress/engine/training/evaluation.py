@@ -109,7 +109,8 @@ class Evaluator:
         likely: list[str] = []
         if metric is None:
             one = self.teacher.outputs(self.batches.known[:1])
-            likely = [name for name, value in one.items() if len(one) == 1 and is_class_scores(value)]
+            unlike = class_scores.unranked((teacher or graph).model, task)
+            likely = [n for n, v in one.items() if len(one) == 1 and is_class_scores(v) and n not in unlike]
             metric = "agreement" if likely else "relative_l2"
         self._metric, self._output = metric, output if task.labelled else None
         own = task.labelled or task.loss_named or task.loss != "l2"

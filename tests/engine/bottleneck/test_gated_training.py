@@ -251,6 +251,12 @@ def test_where_much_of_a_target_is_left_one_group_gives_up_a_block_for_another()
     assert (more.keep["wide"].sum(), more.keep["narrow"].sum()) == (16, 16)
     reachable = [share({"wide": np.ones(w), "narrow": np.ones(n)}) for w in (12, 16, 32) for n in (16, 24)]
     assert more.share == pytest.approx(max(s for s in reachable if s <= 0.35))
+    # Not for what the gates call noise.
+    noisy = {**alphas, "wide": np.r_[np.full(12, 40.0), np.full(20, 0.05)]}
+    more = filled(
+        decide(groups, noisy, 1.0, round_to=16, limit=limit), groups, noisy, round_to=16, limit=limit
+    )
+    assert "narrow" not in more.keep
     # Where little of the target is left, α has the last word.
     enough = filled(found, groups, alphas, round_to=16, limit=replace(limit, most=0.3))
     assert (enough.keep["wide"].sum(), "narrow" in enough.keep) == (12, False)
