@@ -66,6 +66,19 @@ def mlp(first, second, activation: str | None = "Relu", bias=None) -> Model:
     return model_of(nodes, tensors, (width,), np.shape(second)[0])
 
 
+def sum_of_towers(tensors):
+    """y = A Relu(first x) + B Relu(second x); weights by name, in pairs: first, A, second, B."""
+    nodes, names = [], list(tensors)
+    for first, second in zip(names[::2], names[1::2], strict=True):
+        nodes += [
+            helper.make_node("Gemm", ["x", first], [f"{first}.h"], f"{first}.fc", transB=1),
+            helper.make_node("Relu", [f"{first}.h"], [f"{first}.t"], f"{first}.act"),
+            helper.make_node("Gemm", [f"{first}.t", second], [f"{first}.y"], f"{second}.fc", transB=1),
+        ]
+    nodes.append(helper.make_node("Add", [f"{name}.y" for name in names[::2]], ["y"], "sum"))
+    return model_of(nodes, tensors, (tensors[names[0]].shape[1],), len(tensors[names[1]]))
+
+
 def task_for(shape, classes: int, *, labelled: bool = False, count: int = 64, seed: int = 1, label=None):
     """Seeded normal inputs; ``label(x)`` is the class of one input, by default its number."""
     rng = np.random.default_rng(seed)

@@ -10,11 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from onnx import helper
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from gated_nets import RNG, gated
-from pruning_models import mlp, model_of, task_for
+from pruning_models import mlp, sum_of_towers, task_for
 
 from onnxcompress.core.resources import Resources
 from onnxcompress.engine.bottleneck import head_start
@@ -36,17 +35,10 @@ def started(model, task, steps=10):
 def towers(quiet: float):
     """y = A Relu(loud x) + B Relu(quiet x), 16 units each, B smaller by a factor."""
     rng = np.random.default_rng(0)
-    tensors = {name: rng.normal(size=(16, 10)) for name in ("loud", "quiet")}
-    tensors |= {"a": rng.normal(size=(4, 16)), "b": rng.normal(size=(4, 16)) * quiet}
-    nodes = []
-    for first, second in (("loud", "a"), ("quiet", "b")):
-        nodes += [
-            helper.make_node("Gemm", ["x", first], [f"{first}.h"], f"{first}.fc", transB=1),
-            helper.make_node("Relu", [f"{first}.h"], [f"{first}.t"], f"{first}.act"),
-            helper.make_node("Gemm", [f"{first}.t", second], [f"{first}.y"], f"{second}.fc", transB=1),
-        ]
-    nodes.append(helper.make_node("Add", ["loud.y", "quiet.y"], ["y"], "sum"))
-    return model_of(nodes, tensors, (10,), 4)
+    loud, silent = rng.normal(size=(16, 10)), rng.normal(size=(16, 10))
+    a, b = rng.normal(size=(4, 16)), rng.normal(size=(4, 16)) * quiet
+    tensors = {"loud": loud, "a": a, "quiet": silent, "b": b}
+    return sum_of_towers(tensors)
 
 
 def test_gates_begin_in_the_order_of_what_noise_there_does_to_the_outputs_of_a_linear_network():

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx import helper
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from gated_nets import gated
-from pruning_models import model_of, task_for
+from pruning_models import sum_of_towers, task_for
 
 from onnxcompress.core.resources import Resources
 from onnxcompress.engine.allocation import Costs, Target, allocate
@@ -38,15 +37,7 @@ def crowded():
         "few": rng.normal(size=(16, 10)),
         "b": 0.5 * rng.normal(size=(4, 16)),
     }
-    nodes = []
-    for first, second in (("many", "a"), ("few", "b")):
-        nodes += [
-            helper.make_node("Gemm", ["x", first], [f"{first}.h"], f"{first}.fc", transB=1),
-            helper.make_node("Relu", [f"{first}.h"], [f"{first}.t"], f"{first}.act"),
-            helper.make_node("Gemm", [f"{first}.t", second], [f"{first}.y"], f"{second}.fc", transB=1),
-        ]
-    nodes.append(helper.make_node("Add", ["many.y", "few.y"], ["y"], "sum"))
-    return model_of(nodes, tensors, (10,), 4)
+    return sum_of_towers(tensors)
 
 
 def pressed(epochs: float):
