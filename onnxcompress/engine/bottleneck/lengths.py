@@ -15,6 +15,7 @@ from torch import nn
 from onnxcompress.engine.bottleneck.job import Wishes
 from onnxcompress.engine.bottleneck.recovery import PROBE_STEPS, RATES
 from onnxcompress.engine.training.augmentation import Augmentation
+from onnxcompress.engine.training.scoring import made_in_time
 from onnxcompress.engine.training.trainer import Trainer
 
 EPOCHS, LEAST_STEPS = 10.0, 1000
@@ -67,9 +68,7 @@ def in_time(
     if share >= 1:
         return passes, []
     gated, after = shortened(*passes, share, trainer.steps_per_epoch)
-    made, whole = (f"{n:,.0f}" if n >= 10 else f"{n:.2g}" for n in (gated + after, sum(passes)))
-    told = f"--max-time was enough for {made} of {whole} passes over the data"
-    return (gated, after), [told]
+    return (gated, after), [made_in_time(gated + after, sum(passes))]
 
 
 def shortened(gated: float, after: float, share: float, steps_per_epoch: int) -> tuple[float, float]:

@@ -25,6 +25,7 @@ from onnxcompress.engine.training.augmentation import Augmentation
 from onnxcompress.engine.training.checkpoint import Checkpoint
 from onnxcompress.engine.training.mixing import with_mixtures
 from onnxcompress.engine.training.noise import fitting_noise
+from onnxcompress.engine.training.scoring import made_in_time
 from onnxcompress.engine.training.shifts import fitting_shifts, words
 from onnxcompress.engine.training.trainer import Trainer
 
@@ -197,8 +198,7 @@ class _Run:
             made = result.epochs
         if made >= wished or self.schedule.mode == "dc":
             return ()
-        enough, whole = (f"{passes:,.0f}" if passes >= 10 else f"{passes:.2g}" for passes in (made, wished))
-        said = f"--max-time was enough for {enough} of {whole} passes over the data"
+        said = made_in_time(made, wished)
         if self.job_limit is None:
             said += ", when this training began; taken up again it stays as short"
         return (said,)

@@ -64,6 +64,16 @@ def point(step: int, found: Scored, elapsed_s: float, loss: float | None = None)
     return TrainingPoint(step, None, shown, found.loss, found.metric, None, elapsed_s)
 
 
+def made_in_time(made: float, wished: float) -> str:
+    """Return the sentence on passes that time was limited for.
+
+    >>> made_in_time(0.123, 250)
+    '--max-time was enough for 0.12 of 250 passes over the data'
+    """
+    enough, whole = (f"{passes:,.0f}" if passes >= 10 else f"{passes:.2g}" for passes in (made, wished))
+    return f"--max-time was enough for {enough} of {whole} passes over the data"
+
+
 def in_words(found: Scored, metric_name: str) -> str:
     """Return an evaluation in words, for progress: "validation loss 0.12, top1 0.97"."""
     words = f"validation loss {found.loss:.4g}"
