@@ -139,7 +139,7 @@ class _Run:
         shifts = fitting_shifts(self.graph if teacher is None else teacher, job.task) if job.shift else {}
         self.augmentation = Augmentation(shifts)
         self.higher_is_better = self.trainer.higher_is_better if job.task.labelled else None
-        self.moving = moving and self.trainer.batch_size > 1
+        self.moving = self.trainer.moving
         stuck = {r.where for r in self.graph.without_gradient()}
         reached = set(self.graph.trainable) - stuck
         self.weights = [n for n in self.graph.trainable if n in reached & set(job.weights)]

@@ -43,12 +43,12 @@ def test_better(new, old, higher, expected):
     ],
 )
 def test_shares_that_differ_by_chance(one, other, examples, expected):
-    assert within_chance(scored(0.1, one), scored(0.2, other), examples) is expected
+    assert within_chance(scored(0.1, one), scored(0.2, other), examples, True) is expected
 
 
 def test_a_state_that_is_not_a_number_is_not_the_same_by_chance():
-    assert not within_chance(scored(math.nan, 0.9), scored(0.2, 0.9), 100)
-    assert within_chance(scored(0.1, 0.9), scored(0.2, 0.9), 100)
+    assert not within_chance(scored(math.nan, 0.9), scored(0.2, 0.9), 100, True)
+    assert within_chance(scored(0.1, 0.9), scored(0.2, 0.9), 100, True)
 
 
 def test_an_evaluation_as_point_and_in_words():

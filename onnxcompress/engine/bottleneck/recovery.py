@@ -260,7 +260,7 @@ class _Averaging:
         assert self._best is not None
         assert self._last is not None
         best = self._best[0]
-        due = self._higher is not None and within_chance(self._last, best, best.examples)
+        due = within_chance(self._last, best, best.examples, self._higher)
         due = due and not damaged(self._last, best, self._higher, self._idle)
         self._average.put(self._average.held if due else self._best[1])
 

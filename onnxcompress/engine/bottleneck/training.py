@@ -67,9 +67,7 @@ class _Run:
         self.graph = TorchGraph(model, device=job.resources.device)
         # The teacher is a graph of its own: this one's answers go through the gates.
         self.teacher = TorchGraph(job.resources.teacher or channels.model)
-        # Of one example there are no statistics to learn from: those stored are used.
-        one = min(job.wishes.batch_size or BATCH_SIZE, len(job.task.train)) == 1
-        batch_norm = not one and any(node.op_type == "BatchNormalization" for node in channels.model.ir.graph)
+        batch_norm = any(node.op_type == "BatchNormalization" for node in channels.model.ir.graph)
         self.trainer = Trainer(
             self.graph,
             job.task,
@@ -82,9 +80,9 @@ class _Run:
         )
         self.gates = Gates(job.groups, taps, site_key, job.task.seed).to(job.resources.device)
         self.recurrent = Recurrence(channels, job.groups, self.gates)
-        wanted = self.wishes.normalise and self.trainer.batch_size > 1
+        wanted = self.wishes.normalise and not self.trainer.alone
         self.norms = normalising(model, job.trained, job.resources.device) if wanted else None
-        self.statistics = Statistics(self.trainer, job.task, self.norms, batch_norm)
+        self.statistics = Statistics(self.trainer, job.task, self.norms, self.trainer.moving)
         stuck = self.graph.without_gradient()
         self.stuck = tuple(r for r in stuck if r.where in set(job.trained))
         reached = set(self.graph.trainable) - {r.where for r in stuck}

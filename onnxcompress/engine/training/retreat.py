@@ -41,7 +41,7 @@ def damaged(
     if found.loss > max(AS_GOOD * hoped, hoped + ALIVE * (idle - hoped)) and hoped < idle < math.inf:
         return True
     if found.loss < idle and higher_is_better is not None:
-        as_good = within_chance(found, best, best.examples) or better(found, best, higher_is_better)
-        if as_good:
+        alike = within_chance(found, best, best.examples, higher_is_better)
+        if alike or better(found, best, higher_is_better):
             return False
     return math.isnan(found.loss) or found.loss > DAMAGE * best.loss > 0

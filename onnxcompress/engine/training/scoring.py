@@ -38,12 +38,15 @@ def better(new: Scored, old: Scored, higher_is_better: bool | None) -> bool:
     return new.loss < old.loss
 
 
-def within_chance(one: Scored, other: Scored, examples: int) -> bool:
+def within_chance(one: Scored, other: Scored, examples: int, higher_is_better: bool | None) -> bool:
     """Return whether two shares of right decisions are the same but for chance.
 
     They are where they differ by less than the standard error of a share p of n examples, √(p (1 − p) / n).
-    False where the metric is no share: absent, or not 0 to 1; and where a loss is not a number.
+    False where the metric is no share: absent, not 0 to 1, or an error, of which less is better, and which
+    may be as small; and where a loss is not a number.
     """
+    if not higher_is_better:
+        return False
     shares = [s.metric for s in (one, other) if s.metric is not None and 0 <= s.metric <= 1]
     if len(shares) < 2 or examples < 1 or math.isnan(one.loss + other.loss):
         return False

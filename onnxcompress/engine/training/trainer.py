@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +23,7 @@ from onnxcompress.engine.graph.torchgraph import TorchGraph
 from onnxcompress.engine.training.augmentation import Augmentation
 from onnxcompress.engine.training.batches import CACHE_BYTES
 from onnxcompress.engine.training.evaluation import Evaluation, Evaluator
+from onnxcompress.engine.training.execution import MOST_AT_ONCE
 from onnxcompress.engine.training.loop import Hooks, Loop, Options, Outcome
 from onnxcompress.engine.training.penalty import Penalty, QuadraticPenalty
 from onnxcompress.engine.training.state import RunState, optimizer_arrays
@@ -46,7 +47,8 @@ class Trainer:
         batch_size: examples a step; None: ``usual``, fewer where there are few examples or each is large.
         usual: see ``batch_size``.
         bn: ``"eval"``: BatchNormalization keeps its statistics and Dropout is off, as fits fine-tuning;
-            ``"train"``: both as in training.
+            ``"train"``: both as in training, unless the graph is called with single examples, of which
+            there are no statistics to learn from.
         clip_norm: the gradient's largest ℓ2 norm; None: not clipped.
         cache_bytes: inputs up to this size are kept in memory.
         teacher: the original model where it is not what the graph is now: it was cut in between.
@@ -55,6 +57,8 @@ class Trainer:
     Attributes:
         graph: the graph.
         batch_size: examples a step.
+        alone: whether every call holds one example.
+        moving: whether BatchNormalization and Dropout are as in training when it trains.
         warnings: sentences that came up; grows.
         loss_name: for the report.
         metric_name: for the report.
@@ -87,7 +91,7 @@ class Trainer:
         limit = resources.max_time_s
         self._deadline = math.inf if limit is None else time.monotonic() + limit
         self.graph, self._task, self._resources = graph.to(self._device), task, resources
-        self._bn, self._clip_norm = bn, clip_norm
+        self._clip_norm = clip_norm
         self._evaluator = Evaluator(
             self.graph,
             task,
@@ -99,6 +103,8 @@ class Trainer:
         )
         self.warnings = [*self._evaluator.warnings]
         self.batch_size = min(batch_size or self._fitting(usual), len(task.train))
+        self.alone = min(self.batch_size, self._evaluator.execution.group or self.batch_size) == 1
+        self.moving = bn == "train" and not self.alone
         metric = self._evaluator.metric()
         self.loss_name, self.metric_name = self._evaluator.loss.name, metric.name
         self.assumed_scores = self._evaluator.assumed_scores
@@ -182,15 +188,23 @@ class Trainer:
         self.graph.train()
         try:
             with torch.no_grad(), torch.random.fork_rng([]):
-                for k in range(count):
+                for part in self._calls(order[: count * self.batch_size]):
                     before = {name: w.to(torch.float64, copy=True) for name, w in weights.items()}
-                    self._evaluator.look(order[k * self.batch_size : (k + 1) * self.batch_size])
+                    self._evaluator.look(part)
                     for name, share in moving.items():
-                        sums[name] += (weights[name].double() - share * before[name]) / (1 - share)
+                        own = (weights[name].double() - share * before[name]) / (1 - share)
+                        sums[name] += own * (len(part) / min(len(order), count * self.batch_size))
                 for name, weight in weights.items():
-                    weight.copy_(sums[name] / count)
+                    weight.copy_(sums[name])
         finally:
             self.graph.eval()
+
+    def _calls(self, indices: Array) -> Iterator[Array]:
+        """Yield the examples of each call that batches take: statistics move at every one."""
+        for start in range(0, len(indices), self.batch_size):
+            batch = indices[start : start + self.batch_size]
+            for part in self._evaluator.execution.slices(len(batch), MOST_AT_ONCE):
+                yield batch[part]
 
     def run(
         self,
@@ -268,7 +282,7 @@ class Trainer:
         for parameter in others:
             parameter.requires_grad_(False)
         state, self._restored = self._restored, None
-        self.graph.train(self._bn == "train")
+        self.graph.train(self.moving)
         try:
             with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
                 self._loop = Loop(
@@ -277,7 +291,7 @@ class Trainer:
                     options,
                     hooks,
                     weights=weights,
-                    changing=weights if self._bn == "eval" else list(self.graph.parameters()),
+                    changing=list(self.graph.parameters()) if self.moving else weights,
                     state=state or RunState(self._runs),
                     resumed=state is not None,
                     warn=self.warnings.append,

@@ -67,6 +67,13 @@ def test_training_that_makes_things_worse_leaves_the_start(share, expected):
     assert left(later, None, by_loss) == (0 if share > 0.905 else 3)
 
 
+def test_an_error_is_no_share_of_right_decisions():
+    """Mean square errors lie between 0 and 1, too, and twice the best one is no chance."""
+    errors = [Evaluation(error, error, 50) for error in (0.1, 0.04, 0.05, 0.07)]
+    assert left(errors, False) == 2
+    assert rates([0.5, 4.0, 0.4], higher=False, metric=0.1)[0][-1] == pytest.approx(SLOWER)
+
+
 def rates(losses, higher=None, metric=None, idle=math.inf):
     """Return the learning rate of each epoch, as share of the plan's, and the weights after it."""
     weights, found, seen = torch.zeros(1), [], []
