@@ -15,7 +15,6 @@ from torch import nn
 from onnxcompress.engine.bottleneck.job import Wishes
 from onnxcompress.engine.bottleneck.recovery import PROBE_STEPS, RATES
 from onnxcompress.engine.training.augmentation import Augmentation
-from onnxcompress.engine.training.scoring import made_in_time
 from onnxcompress.engine.training.trainer import Trainer
 
 EPOCHS, LEAST_STEPS = 10.0, 1000
@@ -30,6 +29,9 @@ _TIMED_STEPS = 4
 
 _USED = 0.8
 """Part of the time that is left that is planned for: the decision, and whatever else runs here, take some."""
+
+_LEAST_TRAINED = 0.4
+"""Part of that which is trained: the other ways to go on get as much again at most, and are looked at."""
 
 
 def wished(wishes: Wishes, steps_per_epoch: int) -> tuple[float, float]:
@@ -48,8 +50,8 @@ def in_time(
     *,
     lent: Sequence[nn.Module],
     ways: int,
-) -> tuple[tuple[float, float], list[str]]:
-    """Return the passes, with gates and after, that there is time for, and what has to be said of it.
+) -> tuple[float, float]:
+    """Return the passes, with gates and after, that there is time for.
 
     Args:
         passes: wished.
@@ -60,15 +62,12 @@ def in_time(
         ways: number of those to go on after the decision that may be compared.
     """
     if math.isinf(trainer.seconds_left):
-        return passes, []
+        return passes
     seconds = _seconds_of_a_pass(trainer, parameters, augmentation)
     for module in lent:
         module.zero_grad(set_to_none=True)
     share = affordable(*passes, seconds, trainer.seconds_left, trainer.steps_per_epoch, ways=ways)
-    if share >= 1:
-        return passes, []
-    gated, after = shortened(*passes, share, trainer.steps_per_epoch)
-    return (gated, after), [made_in_time(gated + after, sum(passes))]
+    return passes if share >= 1 else shortened(*passes, share, trainer.steps_per_epoch)
 
 
 def shortened(gated: float, after: float, share: float, steps_per_epoch: int) -> tuple[float, float]:
@@ -128,6 +127,7 @@ def affordable(
     passes = _USED * max(left_s, 0.0) / pass_s
     if passes >= gated + after + compared:
         return 1.0
-    # Little time is not all taken by the comparison, and one step is made in any case.
-    found = max(passes - compared, passes * 0.2, 1 / steps_per_epoch)
+    # Little time is not all taken by the comparison, which is then no longer than the passes after the
+    # decision, and one step is made in any case.
+    found = max(passes - compared, passes * _LEAST_TRAINED, 1 / steps_per_epoch)
     return min(found / (gated + after), 1.0)

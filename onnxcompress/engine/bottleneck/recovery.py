@@ -89,10 +89,18 @@ class Recovery:
     note: Callable[[float, str], Evaluation]
     progress: Callable[[float, str], None]
 
-    def start(self, ways: Sequence[Way], epochs: float) -> Start:
-        """Take the best of the ways; return it with the learning rate that goes with it."""
+    def start(self, ways: Sequence[Way], epochs: float, *, shortened: bool = False) -> Start:
+        """Take the best of the ways; return it with the learning rate that goes with it.
+
+        Args:
+            ways: to compare.
+            epochs: passes that are to follow.
+            shortened: whether these are all that there is time for.
+        """
         states = [self._begun(way) for way in ways]
         part, idle = min(1.0, PROBE_STEPS / self.trainer.steps_per_epoch, epochs), self.trainer.idle_loss()
+        if shortened:  # what is learnt in trials is thrown away: they must not take the time of the training
+            part = min(part, epochs / (len(ways) * len(RATES)))
         rates = [self.lr * factor for factor in RATES]
         found: list[tuple[float, _Held, dict[float, float]]] = []
         for state in states:

@@ -43,7 +43,7 @@ from onnxcompress.engine.graph.torchgraph import TorchGraph
 from onnxcompress.engine.training.augmentation import Augmentation
 from onnxcompress.engine.training.checkpoint import Checkpoint
 from onnxcompress.engine.training.noise import fitting_noise
-from onnxcompress.engine.training.scoring import in_words, point
+from onnxcompress.engine.training.scoring import in_words, made_in_time, point
 from onnxcompress.engine.training.shifts import fitting_shifts, no_farther
 from onnxcompress.engine.training.trainer import Evaluation, Trainer
 
@@ -93,7 +93,8 @@ class _Run:
         self.original = self.graph.arrays()
         self.warnings: list[str] = []
         self.epochs = 0.0
-        self.gated_epochs, self.after_epochs = wished(self.wishes, self.trainer.steps_per_epoch)
+        self.wished = wished(self.wishes, self.trainer.steps_per_epoch)
+        self.gated_epochs, self.after_epochs = self.wished
         self.decided: State | None = None
         self.recovery_lr = 0.0
         self.effects: dict[str, Array] = {}
@@ -114,8 +115,8 @@ class _Run:
             self._settle_axes()
             phase = self._resumed(before)
             if before is None and self.parameters:
-                (self.gated_epochs, self.after_epochs), self.warnings = in_time(
-                    (self.gated_epochs, self.after_epochs),
+                self.gated_epochs, self.after_epochs = in_time(
+                    self.wished,
                     self.trainer,
                     self.parameters,
                     self.augmentation,
@@ -143,6 +144,8 @@ class _Run:
                 decision, stopped = self._recover(phase, decision, alphas)
                 self.decided = keeping.decision_state(decision, alphas, stopped)
                 self._save("done")
+        if stopped == "time" or self._shortened:
+            self.warnings.append(made_in_time(self.epochs, sum(self.wished)))
         arrays = self._arrays()
         words = f"{stopped}; {told(self.job.groups, decision.keep)}"
         bottleneck = account(self.job.groups, alphas, decision, self.path, self.job.measures)
@@ -188,6 +191,7 @@ class _Run:
             save=save if self.keeper.active else None,
             save_every_s=keeping.SAVE_EVERY_S,
         )
+        self.epochs = outcome.epochs
         return outcome.stopped
 
     def _looked(self, step: int, steps: int, pressure: Pressure, steering: Steering | None) -> None:
@@ -211,6 +215,11 @@ class _Run:
     @property
     def _total(self) -> float:
         return self.gated_epochs + self.after_epochs
+
+    @property
+    def _shortened(self) -> bool:
+        """Whether there is no time for all passes."""
+        return self._total < sum(self.wished)
 
     @property
     def _gated_steps(self) -> int:
@@ -238,7 +247,7 @@ class _Run:
         start = Start(Way("", decision), self.recovery_lr)
         if phase == "decided":
             compared = ways(self.job, decision, self.original, self.effects, self._gated_steps)
-            start = recovery.start(compared, self.after_epochs)
+            start = recovery.start(compared, self.after_epochs, shortened=self._shortened)
             self.recovery_lr, decision = start.lr, start.way.decision
             self.decided = keeping.decision_state(decision, alphas, "done")
         stopped = recovery.run(

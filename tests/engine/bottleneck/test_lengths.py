@@ -16,7 +16,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from pruning_models import conv_net, task_for
 
 from onnxcompress.core.resources import Resources
+from onnxcompress.engine.bottleneck import lengths
 from onnxcompress.engine.bottleneck.lengths import LEAST_GATED, LEAST_STEPS, affordable, shortened
+from onnxcompress.engine.bottleneck.recovery import Recovery
 from onnxcompress.methods.vib import Vib
 
 SHAPES = {"x": (1, 3, 8, 8)}
@@ -73,6 +75,32 @@ def test_a_training_that_is_too_long_is_made_shorter_and_comes_to_its_end(monkey
     assert 2 < found.training.epochs < 400
     losses = [p.compressed_loss for p in found.training.points]
     assert losses[-1] < 0.5 * max(losses)
+
+
+def test_what_is_told_are_the_passes_that_were_made():
+    """Not those that were planned: the time may be over before the first step, as it is here."""
+    found = Vib(target="macs=0.5", round_to=1, augment=False).plan(
+        conv_net(), task_for((3, 8, 8), 5, count=60), Resources(input_shapes=SHAPES, max_time_s=1e-6)
+    )
+    assert found.training.stopped.startswith("time")
+    assert found.training.epochs == 0
+    assert any("--max-time was enough for 0 of" in warning for warning in found.warnings)
+
+
+@pytest.mark.parametrize("time_for", [0.5, 1.0])
+def test_where_time_is_short_trials_take_no_more_of_it_than_training(time_for, monkeypatch):
+    made = []
+    one = Recovery._one
+    monkeypatch.setattr(
+        Recovery, "_one", lambda self, part, *rest: made.append(part) or one(self, part, *rest)
+    )
+    monkeypatch.setattr(lengths, "affordable", lambda *passes, ways: time_for)
+    monkeypatch.setattr(lengths, "LEAST_GATED", 1.0)
+    Vib(target="macs=0.5", epochs=2.0, after=2.0, round_to=1, augment=False, batch_size=8).plan(
+        conv_net(), task_for((3, 8, 8), 5, count=60), Resources(input_shapes=SHAPES, max_time_s=1e6)
+    )
+    assert len(made) >= 6
+    assert (sum(made[:6]) <= 2.0 * time_for) == (time_for < 1)
 
 
 @pytest.mark.parametrize("limit", [None, 1e6])
