@@ -77,8 +77,9 @@ class Task:
     def left_out(self) -> frozenset[str]:
         """Outputs that training does without: those decided, unless labels are for them.
 
-        A function of the user's may ask for any.
+        A function of the user's may ask for any; one that does not says so (``needs_decided``).
         """
-        if callable(self.loss) or callable(self.metric):
+        functions = [f for f in (self.loss, self.metric) if callable(f)]
+        if any(getattr(function, "needs_decided", True) for function in functions):
             return frozenset()
         return self.decided - {getattr(getattr(self.samples, "targets", None), "output", None)}

@@ -68,3 +68,9 @@ def test_only_tasks_with_class_labels_get_a_second_teacher():
     assert with_teacher(unlabelled, 0.5) is unlabelled
     chosen = replace(labelled, loss="kl")
     assert with_teacher(chosen, 0.5) is chosen
+
+
+def test_what_a_decision_selects_is_left_out_with_a_second_teacher_too():
+    task = replace(task_of(True), decided=frozenset({"boxes"}))
+    assert with_teacher(task, 0.5).left_out == task.left_out == {"boxes"}
+    assert not replace(task, loss=lambda outputs, labels, teacher: 0.0).left_out

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +31,10 @@ class LabelsAndTeacher:
         share: s, of the teacher.
         temperature: T.
         binary: what the output is where it is one number for two classes.
+        needs_decided: whether it looks at outputs that are decisions.
     """
+
+    needs_decided: ClassVar[bool] = False
 
     output: str | None
     share: float
