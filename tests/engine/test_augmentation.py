@@ -209,3 +209,15 @@ def test_the_original_answers_for_what_is_shown(shift):
     trainer = Trainer(graph, task_of(x), Resources())
     assert trainer.run(1, lr=1e-9, augmentation=Augmentation(shift)).loss == pytest.approx(0, abs=1e-8)
     assert trainer.run(1, lr=1e-9, augmentation=Augmentation(shift, {"x": 1.0})).loss > 0.1
+
+
+@pytest.mark.parametrize("kind", [{}, {"turned": True}, {"whole": True}])
+def test_pictures_of_one_example_are_moved_alike(kind):
+    """A pair says by what lies beside what: moved apart, its class is another."""
+    first = torch.from_numpy(np.random.default_rng(3).normal(size=(6, 2, 12, 10)).astype(np.float32))
+    stack = {"a": first, "b": first.movedim(1, -1), "other": torch.zeros(6, 3)}
+    shifts = {"a": Shift(2.0, False, **kind), "b": Shift(2.0, True, **kind)}
+    moved = Augmentation(shifts).shift(stack)
+    assert not torch.equal(moved["a"], first)
+    torch.testing.assert_close(moved["b"].movedim(-1, 1), moved["a"])
+    assert moved["other"] is stack["other"]

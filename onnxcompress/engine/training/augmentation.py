@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 
 from onnxcompress.engine.graph.values import Value
-from onnxcompress.engine.training.shifts import Shift
+from onnxcompress.engine.training.shifts import Drawn, Shift
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,17 @@ class Augmentation:
     noise: Mapping[str, float] = field(default_factory=dict)
 
     def shift(self, stack: Mapping[str, Value]) -> Mapping[str, Value]:
-        """Return the examples shifted, drawn from torch's generator; the same object where none are."""
-        if not self.shifts:
-            return stack
-        moved = {
-            n: shift.apply(v) for n, shift in self.shifts.items() if isinstance(v := stack[n], torch.Tensor)
-        }
-        return {**stack, **moved}
+        """Return the examples shifted, drawn from torch's generator; the same object where none are.
+
+        All pictures of one example are moved alike: what one is beside another is part of what they show.
+        """
+        moved: dict[str, torch.Tensor] = {}
+        drawn: Drawn | None = None
+        for name, shift in self.shifts.items():
+            if isinstance(value := stack[name], torch.Tensor):
+                drawn = shift.draw(len(value), value.device) if drawn is None else drawn
+                moved[name] = shift.apply(value, drawn)
+        return {**stack, **moved} if moved else stack
 
     def disturb(self, stack: Mapping[str, Value]) -> Mapping[str, Value]:
         """Return the examples with noise, drawn from torch's generator."""

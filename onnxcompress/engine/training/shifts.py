@@ -44,6 +44,9 @@ _HALVINGS = 7
 _LEAST_SIDE = 8
 _MOST_CHANNELS = 4
 
+Drawn = tuple[torch.Tensor, torch.Tensor | None]
+"""Directions, −1 to 1: of shifts (N, 2), and of linear maps (N, 2, 2) where pictures are turned."""
+
 
 @dataclass(frozen=True)
 class Shift:
@@ -63,17 +66,25 @@ class Shift:
     turned: bool = False
     whole: bool = False
 
-    def apply(self, stack: torch.Tensor) -> torch.Tensor:
-        """Return the stack, every example moved by itself; what comes in at an edge repeats the edge."""
+    def draw(self, count: int, device: torch.device) -> Drawn:
+        """Return directions for so many examples, from torch's generator: of the shift, of the linear map."""
+        directions = 2 * torch.rand(count, 2, device=device) - 1
+        if self.whole or not self.turned:
+            return directions, None
+        return directions, 2 * torch.rand(count, 2, 2, device=device) - 1
+
+    def apply(self, stack: torch.Tensor, drawn: Drawn | None = None) -> torch.Tensor:
+        """Return the stack, every example moved by itself; what comes in at an edge repeats the edge.
+
+        ``drawn`` are directions that another input was moved in.
+        """
         images = stack.movedim(-1, 1) if self.channels_last else stack
-        drawn = (2 * torch.rand(len(images), 2, device=images.device) - 1) * self.pixels
+        directions, linear = self.draw(len(images), images.device) if drawn is None else drawn
         if self.whole:
-            moved = rolled(images, drawn.round().long())
-        elif self.turned:
-            linear = (2 * torch.rand(len(images), 2, 2, device=images.device) - 1) * self.pixels
-            moved = shifted(images, drawn, linear)
+            moved = rolled(images, (directions * self.pixels).round().long())
         else:
-            moved = shifted(images, drawn)
+            map_ = None if linear is None else linear * self.pixels
+            moved = shifted(images, directions * self.pixels, map_)
         return moved.movedim(1, -1) if self.channels_last else moved
 
 
