@@ -12,10 +12,15 @@ from onnxcompress.core.registry import Registry
 # The command line lists every method's options: a method's file must import quickly, so the machinery it
 # decides with (torch, onnx_ir) is imported inside `plan`.
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from onnxcompress.core.model import Model
     from onnxcompress.core.plan import Plan
     from onnxcompress.core.resources import Resources
     from onnxcompress.core.task import Task
+
+_LOOKED_AT = 8
+"""Examples of each split that tell the data of a run from that of another."""
 
 
 class Needs(enum.Enum):
@@ -78,7 +83,30 @@ class Method(ABC):
             "weights before": model.digest() if model.steps else None,
             "seed": task.seed,
             "examples": [len(task.train), len(task.validation)],
+            "labelled": task.labelled,
+            "loss": _named(task.loss),
+            "metric": _named(task.metric),
+            "data": _digest(task),
         }
+
+
+def _named(chosen: str | Callable[..., Any] | None) -> str | None:
+    return (
+        chosen if chosen is None or isinstance(chosen, str) else getattr(chosen, "__qualname__", "a function")
+    )
+
+
+def _digest(task: Task) -> str:
+    """Return a digest of a few examples as the model takes them, labels included."""
+    import hashlib  # noqa: PLC0415
+
+    found = hashlib.sha256()
+    for some in (task.train[:_LOOKED_AT], task.validation[:_LOOKED_AT]):
+        labels = task.samples.labels(some) if task.labelled else None
+        parts = {**task.samples.inputs(some), **({} if labels is None else {"labels": labels})}
+        for name, array in parts.items():
+            found.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+    return found.hexdigest()[:16]
 
 
 def option(default: Any, text: str, **more: Any) -> Any:

@@ -81,3 +81,19 @@ def test_resumed_with_statistics_of_its_own(tmp_path, monkeypatch):
     kept = replace(IMAGES, checkpoint_dir=tmp_path)
     interrupted(method, model, task, kept, monkeypatch, 7)
     same(whole, method.plan(model, task, replace(kept, resume=True)))
+
+
+def test_what_was_learnt_from_other_data_or_by_another_loss_is_not_taken_up(tmp_path):
+    """As many examples, and the same options of the method: the report would tell of what was not done."""
+    model, task = conv_net(), task_for((3, 8, 8), 5, count=40, labelled=True)
+    method, kept = Vib(epochs=0.5, after=0.0, round_to=1), replace(IMAGES, checkpoint_dir=tmp_path)
+    first = method.plan(model, task, kept)
+    again = replace(kept, resume=True)
+    same(first, method.plan(model, task, again))
+    with pytest.raises(UsageError, match='loss: "ce" then, "kl" now'):
+        method.plan(model, replace(task, loss="kl"), again)
+    options = {"count": 40, "labelled": True}
+    others = {"seed": 2}, {"label": lambda x: int(x[0, 0, 0] > 0)}
+    for other in (task_for((3, 8, 8), 5, **options, **changed) for changed in others):
+        with pytest.raises(UsageError, match="data: "):
+            method.plan(model, other, again)
