@@ -30,15 +30,23 @@ from onnxcompress.engine.graph.torchgraph import TorchGraph
 from onnxcompress.engine.training.augmentation import Augmentation
 from onnxcompress.engine.training.checkpoint import Checkpoint
 from onnxcompress.engine.training.evaluation import Evaluation
+from onnxcompress.engine.training.lengths import cheap_steps, passes
 from onnxcompress.engine.training.numbers import TrainedNumbers
 from onnxcompress.engine.training.rates import largest_good, tried
 from onnxcompress.engine.training.retreat import SLOWER, damaged
-from onnxcompress.engine.training.scoring import better, in_words, point
+from onnxcompress.engine.training.scoring import better, in_words, made_in_time, point
 from onnxcompress.engine.training.shifts import fitting_shifts, words
 from onnxcompress.engine.training.trainer import Trainer
 
+EPOCHS = 5.0
+"""Passes over the training split, where nothing else is asked for; more over few examples."""
+
 LAST_LR = 0.05
-"""The learning rate of the last epoch, as a share of the first one's."""
+"""The learning rate at the end, as a share of the first."""
+
+ROUND_STEPS, LEAST_ROUNDS = 100, 20
+"""Steps between two looks at the validation split, of as many passes as that takes, unless there are so few
+looks then; Adam starts anew after each and needs some steps to know the gradients' sizes."""
 
 BATCH_SIZE = 64
 """Examples of one step: a few epochs of small batches make more steps than of large ones."""
@@ -60,7 +68,7 @@ class Job:
         encodings: weight name -> encoding, of weights whose numbers change (see ``Encoding.numbers``).
         task: the data.
         resources: device, time limit, checkpoint folder, progress, the teacher.
-        epochs: passes over the training split.
+        epochs: passes over the training split; None: :data:`EPOCHS`, more over few examples.
         lr: learning rate of Adam in the first epoch; None: found in short runs.
         batch_size: None: 64, fewer where there are few examples.
         statistics: estimate BatchNormalization statistics anew, and let them move.
@@ -73,7 +81,7 @@ class Job:
     encodings: Mapping[str, Encoding]
     task: Task
     resources: Resources
-    epochs: float = 5.0
+    epochs: float | None = None
     lr: float | None = None
     batch_size: int | None = None
     statistics: bool = True
@@ -151,7 +159,10 @@ class _Run:
         folder = job.resources.checkpoint_dir
         self.checkpoint = None if folder is None else Checkpoint(folder / "finetune", job.fingerprint)
         self.points: list[TrainingPoint] = []
-        self.epoch, self.lr = 0, job.lr or 0.0
+        self.epochs = job.epochs or self._usual()
+        rounds = min(ROUND_STEPS / self.trainer.steps_per_epoch, self.epochs / LEAST_ROUNDS)
+        self.round = max(1, math.ceil(rounds))
+        self.epoch, self.made, self.lr, self.given_s = 0, 0.0, job.lr or 0.0, math.inf
         self.best: _Best | None = None
         self.hoped = math.inf
 
@@ -162,11 +173,14 @@ class _Run:
                 self._estimate()
             if self.job.lr is None and self.parameters:
                 self.lr = self._probed()
-        epochs, stopped = math.ceil(self.job.epochs) if self.parameters else 0, "done"
+        self.given_s = self.trainer.seconds_left
+        epochs, stopped = math.ceil(self.epochs) if self.parameters else 0, "done"
         while self.epoch < epochs and stopped == "done":
-            stopped = self._one(min(1.0, self.job.epochs - self.epoch), epochs)
+            stopped = self._one(min(float(self.round), self.epochs - self.epoch), epochs)
         assert self.best is not None
         told = f"{stopped}; the state after epoch {self.best.epoch} of {self.epoch} is kept"
+        if stopped == "time":
+            self.trainer.warnings.append(made_in_time(self.made, self.epochs))
         arrays, encodings = self._changed(self.best.state)
         return Finetuned(arrays, encodings, self._facts(told), tuple(self.trainer.warnings))
 
@@ -182,25 +196,39 @@ class _Run:
         }
         return arrays, encodings
 
+    def _usual(self) -> float:
+        """Return the passes that are made where nobody asked for a number."""
+        cheap = cheap_steps(self.job.model, self.job.resources.input_shapes, self.trainer.batch_size)
+        return passes(EPOCHS, cheap, self.trainer.steps_per_epoch)
+
     def _one(self, part: float, epochs: int) -> str:
-        """Train for one epoch; return why training stops, "done" where it goes on."""
-        lr = self.lr * LAST_LR ** (self.epoch / max(epochs - 1, 1))
+        """Train for one round; return why training stops, "done" where it goes on."""
+        done = self.epoch / max(epochs - self.round, 1)
         outcome = self.trainer.run(
             part,
-            lr=lr,
+            lr=self.lr * LAST_LR**done,
             optimizer="adam",
+            # With too little time for all of it, the learning rate falls as that runs out.
+            schedule=lambda fraction: LAST_LR ** max(self._time_used - done, 0.0),
             parameters=self.parameters,
             augmentation=self.augmentation,
-            progress=lambda f, text: self.job.resources.progress((self.epoch + f) / epochs, text, None),
+            progress=lambda f, text: self.job.resources.progress(
+                (self.epoch + f * part) / epochs, text, None
+            ),
             save=self._save if self.checkpoint is not None else None,
         )
-        self.epoch += 1
+        self.epoch, self.made = self.epoch + math.ceil(part), self.epoch + outcome.epochs
         if self._note(outcome.loss):
             assert self.best is not None
             self._put(self.best.state)
             self.lr *= SLOWER
         self._save()
         return outcome.stopped
+
+    @property
+    def _time_used(self) -> float:
+        """Part of the time that is used, 0 where it is not limited."""
+        return 0.0 if math.isinf(self.given_s) else 1 - self.trainer.seconds_left / self.given_s
 
     def _note(self, loss: float | None) -> bool:
         """Evaluate the state, remember it where it is the best, and tell; return whether it is damage."""
@@ -210,8 +238,8 @@ class _Run:
         if self.best is None or (not damage and better(found, self.best.score, self.higher_is_better)):
             self.best = _Best(found, self._state(), self.epoch)
         self.points.append(point(self.epoch, found, time.monotonic() - self.began, loss))
-        words = f"epoch {self.epoch} of {self.job.epochs:g}: {in_words(found, self.trainer.metric_name)}"
-        self.job.resources.progress(min(self.epoch / self.job.epochs, 1.0), words, self.points[-1])
+        words = f"epoch {self.epoch} of {self.epochs:g}: {in_words(found, self.trainer.metric_name)}"
+        self.job.resources.progress(min(self.epoch / self.epochs, 1.0), words, self.points[-1])
         return damage
 
     @cached_property
@@ -240,13 +268,16 @@ class _Run:
     def _probed(self) -> float:
         """Return the largest learning rate that does about as well in a few steps as the best."""
         before = self._state()
-        part = min(1.0, _PROBE_STEPS / self.trainer.steps_per_epoch)
+        # A tenth of the training is not too much to spend on each; one pass costs little in any case.
+        part = min(_PROBE_STEPS / self.trainer.steps_per_epoch, max(1.0, self.epochs / 10))
+        given_s = self.trainer.seconds_left / 10
 
         def after(rate: float) -> float:
             self.job.resources.progress(0.0, f"trying learning rate {rate:g}", None)
             self.trainer.run(
                 part, lr=rate, optimizer="adam", parameters=self.parameters,
                 augmentation=self.augmentation, progress=lambda fraction, text: None,
+                until=time.monotonic() + given_s,
             )  # fmt: skip
             found = self.trainer.evaluate(limit=_PROBED).loss
             self._put(before)
@@ -269,7 +300,7 @@ class _Run:
             metric=self.trainer.metric_name,
             train_examples=len(task.train),
             validation_examples=len(task.validation),
-            epochs=min(float(self.epoch), self.job.epochs),
+            epochs=self.made,
             device=self.job.resources.device,
             stopped=stopped,
             points=tuple(self.points),
@@ -292,6 +323,7 @@ class _Run:
             {
                 "trainer": values,
                 "epoch": self.epoch,
+                "made": self.made,
                 "lr": self.lr,
                 "hoped": self.hoped,
                 "best": [score.loss, score.metric, score.examples, self.best.epoch],
@@ -310,7 +342,8 @@ class _Run:
             part, _, name = key.partition("/")
             parts[part][name] = array
         self.trainer.restore(parts["trainer"], values["trainer"])
-        self.epoch, self.lr, self.hoped = int(values["epoch"]), float(values["lr"]), float(values["hoped"])
+        self.epoch, self.made = int(values["epoch"]), float(values["made"])
+        self.lr, self.hoped = float(values["lr"]), float(values["hoped"])
         loss, metric, examples, epoch = values["best"]
         state = _State(parts["best"], parts["numbers"])
         self.best = _Best(Evaluation(loss, metric, examples), state, epoch)

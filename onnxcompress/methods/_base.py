@@ -105,7 +105,8 @@ def _digest(task: Task) -> str:
         labels = task.samples.labels(some) if task.labelled else None
         parts = {**task.samples.inputs(some), **({} if labels is None else {"labels": labels})}
         for name, array in parts.items():
-            found.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+            own = repr(array.tolist()).encode() if array.dtype.hasobject else array.tobytes()
+            found.update(f"{name} {array.dtype} {array.shape}".encode() + own)
     return found.hexdigest()[:16]
 
 

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from onnxcompress.core.task import Task
 
 
-EPOCHS = 5.0
-
-
 @METHODS.register("finetune")
 @dataclass(frozen=True)
 class Finetune(Method):
@@ -39,7 +36,7 @@ class Finetune(Method):
     needs: ClassVar[Needs] = Needs.INPUTS
     summary: ClassVar[str] = "trains the weights on, towards labels or the original model's outputs"
 
-    epochs: float | None = option(None, f"Passes over the training data. [default: {EPOCHS:g}]")
+    epochs: float | None = option(None, "Passes over the training data. [default: 5, more over few examples]")
     lr: float | None = option(None, "Learning rate of the first epoch. [default: found by short runs]")
     batch_size: int | None = option(None, "Examples of one step. [default: 64, fewer of large ones]")
     teacher: float = option(
@@ -86,7 +83,7 @@ class Finetune(Method):
             encodings,
             with_teacher(task, self.teacher),
             resources,
-            self.epochs or EPOCHS,
+            self.epochs,
             self.lr,
             self.batch_size,
             self.statistics,

@@ -21,8 +21,10 @@ from onnxcompress.engine.data import make_task, open_data
 from onnxcompress.engine.finetuning import LAST_LR, Job, _Run
 from onnxcompress.engine.graph.torchgraph import TorchGraph
 from onnxcompress.engine.tensor_info import TensorInfo
+from onnxcompress.engine.training import lengths
 from onnxcompress.engine.training.evaluation import Evaluation
 from onnxcompress.engine.training.retreat import SLOWER
+from onnxcompress.engine.training.trainer import Trainer
 from onnxcompress.methods.finetune import Finetune
 from onnxcompress.methods.magnitude import Magnitude
 from onnxcompress.surgery import cut
@@ -219,6 +221,53 @@ def test_a_time_limit_ends_training_with_the_best_so_far():
     assert plan.training.stopped.startswith("time")
 
 
+@pytest.mark.parametrize("limit", [5, 20])
+def test_the_learning_rate_falls_to_its_end_in_the_time_that_there_is(limit, monkeypatch):
+    """A pass takes a second. There is time for half of them; or for all, and it falls with the passes."""
+    model, task = conv_net(), task_for((3, 8, 8), 5, count=60)
+    run = _Run(Job(model, list(model.weights), {}, task, Resources(max_time_s=9e9), epochs=10, lr=1.0))
+    monkeypatch.setattr(Trainer, "seconds_left", property(lambda self: float(limit - len(rates))))
+    monkeypatch.setattr(run.trainer, "evaluate", lambda: Evaluation(1.0, None, 60))
+    rates: list[float] = []
+
+    def epoch(part, *, lr, schedule, **_):
+        rates.append(lr * schedule(0.0))
+        return SimpleNamespace(loss=0.0, stopped="time" if len(rates) == limit else "done", epochs=part)
+
+    monkeypatch.setattr(run.trainer, "run", epoch)
+    found = run.run()
+    made = min(limit, 10)
+    assert rates == pytest.approx([LAST_LR ** (k / min(limit, 9)) for k in range(made)])
+    assert found.training.epochs == made
+    assert any("enough for 5 of 10 passes" in warning for warning in found.warnings) == (limit == 5)
+
+
+@pytest.mark.parametrize(("work", "least"), [(1e4, 5.0), (1e5, 34.0), (1e9, 60.0)])
+def test_few_examples_are_passed_over_more_often_as_long_as_that_is_cheap(work, least, monkeypatch):
+    """Of 48 examples, which are one step, one costs 54 multiply-accumulates."""
+    rng = np.random.default_rng(0)
+    model, task = mlp(rng.normal(size=(6, 4)), rng.normal(size=(5, 6))), task_for((4,), 5, count=60)
+    monkeypatch.setattr(lengths, "WORK", work)
+    monkeypatch.setattr(lengths, "MOST_STEPS", 60)
+    resources = Resources(input_shapes={"x": (1, 4)})
+    plan = Finetune(lr=1e-3).plan(model, task, resources)
+    assert plan.training.epochs == least
+    assert Finetune(lr=1e-3, epochs=2).plan(model, task, resources).training.epochs == 2.0
+
+
+def test_of_few_examples_it_looks_after_several_passes_and_adam_starts_anew_then(monkeypatch):
+    model, task = conv_net(), task_for((3, 8, 8), 5, count=60)
+    started = []
+    run = Trainer.run
+    monkeypatch.setattr(
+        Trainer, "run", lambda self, part, **rest: started.append(part) or run(self, part, **rest)
+    )
+    found = Finetune(epochs=90, lr=1e-3).plan(half(model), task, Resources(teacher=model))
+    assert started == [5.0] * 18
+    assert [p.step for p in found.training.points] == list(range(0, 91, 5))
+    assert found.training.epochs == 90
+
+
 def test_only_what_is_included_is_trained():
     model, task = conv_net(), task_for((3, 8, 8), 5, count=100)
     plan = Finetune(epochs=1, lr=1e-2, include=("fc",)).plan(half(model), task, Resources(teacher=model))
@@ -246,7 +295,7 @@ def test_where_an_epoch_does_damage_it_goes_back_and_on_more_slowly(retreats, mo
         rates.append(lr)
         began.append(float((run.graph.arrays()[name] - model.array(name)).mean()))
         run.graph.set_arrays({name: run.graph.arrays()[name] + 1})
-        return SimpleNamespace(loss=0.0, stopped="done")
+        return SimpleNamespace(loss=0.0, stopped="done", epochs=part)
 
     losses = iter([1.0, 0.5, 1.6, float("nan"), 0.4, 0.45])
     monkeypatch.setattr(run.trainer, "run", epoch)

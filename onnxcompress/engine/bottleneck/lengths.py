@@ -15,6 +15,7 @@ from torch import nn
 from onnxcompress.engine.bottleneck.job import Wishes
 from onnxcompress.engine.bottleneck.recovery import PROBE_STEPS, RATES
 from onnxcompress.engine.training.augmentation import Augmentation
+from onnxcompress.engine.training.lengths import passes
 from onnxcompress.engine.training.trainer import Trainer
 
 EPOCHS, LEAST_STEPS = 10.0, 1000
@@ -34,11 +35,17 @@ _LEAST_TRAINED = 0.4
 """Part of that which is trained: the other ways to go on get as much again at most, and are looked at."""
 
 
-def wished(wishes: Wishes, steps_per_epoch: int) -> tuple[float, float]:
-    """Return the passes with gates and after, where they were not asked for: more over few examples."""
+def wished(wishes: Wishes, cheap: int, steps_per_epoch: int) -> tuple[float, float]:
+    """Return the passes with gates and after, where they were not asked for: more over few examples.
+
+    Args:
+        wishes: what was asked for.
+        cheap: steps that cost little (:func:`~onnxcompress.engine.training.lengths.cheap_steps`).
+        steps_per_epoch: steps of one pass.
+    """
     gated, after = wishes.epochs, wishes.after
     if gated is None:
-        gated = max(EPOCHS, math.ceil(LEAST_STEPS / steps_per_epoch))
+        gated = passes(EPOCHS, max(LEAST_STEPS, cheap), steps_per_epoch)
     return gated, gated if after is None else after
 
 

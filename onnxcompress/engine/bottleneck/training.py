@@ -42,6 +42,7 @@ from onnxcompress.engine.channels import site_key, tapped
 from onnxcompress.engine.graph.torchgraph import TorchGraph
 from onnxcompress.engine.training.augmentation import Augmentation
 from onnxcompress.engine.training.checkpoint import Checkpoint
+from onnxcompress.engine.training.lengths import cheap_steps
 from onnxcompress.engine.training.noise import fitting_noise
 from onnxcompress.engine.training.scoring import in_words, made_in_time, point
 from onnxcompress.engine.training.shifts import fitting_shifts, no_farther
@@ -93,7 +94,8 @@ class _Run:
         self.original = self.graph.arrays()
         self.warnings: list[str] = []
         self.epochs = 0.0
-        self.wished = wished(self.wishes, self.trainer.steps_per_epoch)
+        cheap = cheap_steps(channels.model, job.resources.input_shapes, self.trainer.batch_size)
+        self.wished = wished(self.wishes, cheap, self.trainer.steps_per_epoch)
         self.gated_epochs, self.after_epochs = self.wished
         self.decided: State | None = None
         self.recovery_lr = 0.0

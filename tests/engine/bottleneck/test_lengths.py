@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,23 @@ from pruning_models import conv_net, task_for
 
 from onnxcompress.core.resources import Resources
 from onnxcompress.engine.bottleneck import lengths
-from onnxcompress.engine.bottleneck.lengths import LEAST_GATED, LEAST_STEPS, affordable, shortened
+from onnxcompress.engine.bottleneck.job import Wishes
+from onnxcompress.engine.bottleneck.lengths import LEAST_GATED, LEAST_STEPS, affordable, shortened, wished
 from onnxcompress.engine.bottleneck.recovery import Recovery
 from onnxcompress.methods.vib import Vib
 
 SHAPES = {"x": (1, 3, 8, 8)}
+
+
+@pytest.mark.parametrize(
+    ("cheap", "steps_per_epoch", "usual"),
+    [(4000, 19, 211), (30, 19, 53), (4000, 1000, 10), (10_000, 900, 12)],
+)
+def test_of_few_examples_more_passes_are_made_the_more_the_cheaper_they_are(cheap, steps_per_epoch, usual):
+    asked = Wishes(gamma=1e-3, epochs=None, after=None, lr=1e-3)
+    assert wished(asked, cheap, steps_per_epoch) == (usual, usual)
+    assert wished(replace(asked, after=2.0), cheap, steps_per_epoch) == (usual, 2.0)
+    assert wished(replace(asked, epochs=3.0), cheap, steps_per_epoch) == (3.0, 3.0)
 
 
 def test_what_is_affordable_takes_no_more_time_than_there_is():

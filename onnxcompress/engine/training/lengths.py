@@ -1,0 +1,40 @@
+"""Lengths: how many passes over the data are made where nobody asked for a number.
+
+What a network has lost comes back in steps, not in passes. Of few examples five passes are a few dozen steps,
+which teach next to nothing; so there are more of them, as long as they cost little.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from onnxcompress.core.model import Model
+from onnxcompress.engine.measures.costs import count_macs
+
+MOST_STEPS = 4000
+"""Steps that are made of few examples, where they are cheap."""
+
+WORK = 64e9
+"""Multiply-accumulates, forward, of all steps together, up to which they are: half a minute or so."""
+
+
+def cheap_steps(model: Model, input_shapes: Mapping[str, tuple[int, ...]], batch_size: int) -> int:
+    """Return how many steps cost little, at most :data:`MOST_STEPS`.
+
+    Args:
+        model: what is trained.
+        input_shapes: of one example.
+        batch_size: examples of one step.
+    """
+    work = count_macs(model, input_shapes).total * batch_size
+    return MOST_STEPS if work * MOST_STEPS <= WORK else int(WORK / work)
+
+
+def passes(usual: float, least_steps: int, steps_per_epoch: int) -> float:
+    """Return the usual number of passes, or as many whole ones as make the least number of steps.
+
+    >>> passes(5.0, 4000, 1000), passes(5.0, 4000, 19)
+    (5.0, 211)
+    """
+    return max(usual, math.ceil(least_steps / steps_per_epoch))

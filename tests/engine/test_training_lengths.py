@@ -1,0 +1,38 @@
+"""How many passes are made where nobody asked for a number, beside counting and the definition."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pruning_models import conv_net, mlp
+
+from onnxcompress.engine.training.lengths import MOST_STEPS, WORK, cheap_steps, passes
+
+
+@pytest.mark.parametrize("batch_size", [1, 64])
+@pytest.mark.parametrize("hidden", [6, 600_000])
+def test_steps_are_cheap_while_all_of_them_cost_no_more_than_the_work(hidden, batch_size):
+    model = mlp(np.zeros((hidden, 4)), np.zeros((5, hidden)))
+    found = cheap_steps(model, {"x": (1, 4)}, batch_size)
+    step = batch_size * hidden * (4 + 5)
+    assert found * step <= WORK
+    assert found == MOST_STEPS or (found + 1) * step > WORK
+    assert (found == MOST_STEPS) == (hidden == 6 or batch_size == 1)
+
+
+def test_a_convolution_costs_by_its_places():
+    """8 · 8 places of 16 · 27 products, 6 · 6 of 32 · 144, and 5 · 32."""
+    step = 64 * (27 * 16) + 36 * (144 * 32) + 5 * 32
+    assert cheap_steps(conv_net(), {"x": (1, 3, 8, 8)}, 1000) == int(WORK / (1000 * step))
+
+
+@given(st.floats(0.1, 100), st.integers(0, 5000), st.integers(1, 5000))
+def test_passes_are_the_usual_ones_or_the_fewest_whole_ones_that_are_enough(usual, least, per_epoch):
+    found = passes(usual, least, per_epoch)
+    assert found >= usual
+    assert found * per_epoch >= least
+    if found > usual:
+        assert found == round(found)
+        assert (found - 1) * per_epoch < least
