@@ -119,7 +119,10 @@ def find_fit(key: str, column: Column, item: TensorLike, feeding: Feeding, optio
     """
     found, wanted = column.shape[1:], example_dims(item, feeding)
     channels_first = _channels_first(wanted, options)
-    axes, shape, matched = _arrange(found, wanted, column.channels_last, channels_first)
+    alone = tuple(1 if d == feeding.batch else d for d in wanted) if feeding.batch else wanted
+    axes, shape, matched = _arrange(found, alone, column.channels_last, channels_first)
+    if not matched and alone != wanted:  # a feed of several that belong together
+        axes, shape, matched = _arrange(found, wanted, column.channels_last, channels_first)
     if not matched:
         batch = "" if feeding.whole else "N × "
         raise DataError(
