@@ -623,6 +623,31 @@ def test_options_that_cannot_be(options, words):
 _NAN = X.copy()
 _NAN[3, 1, 1] = np.nan
 
+
+@pytest.mark.parametrize("given", ["items", "files"])
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [np.array([["ab"]]), np.array([["abcdef"]]), np.array([["x"]])],
+        [np.array([[1]], np.int8), np.array([[1000]], np.int32), np.array([[-1]], np.int8)],
+        [np.array([[1]], np.float16), np.array([[1e9]], np.float64), np.array([[2]], ">f4")],
+    ],
+)
+def test_later_examples_may_be_wider_than_the_first(tmp_path, parts, given):
+    inputs = [info("x", "N", 1, dtype={"U": "object", "i": "int64", "f": "float64"}[parts[0].dtype.kind])]
+    for number, part in enumerate(parts):
+        np.save(tmp_path / f"{number}.npy", part)
+    examples = open_data([{"x": p} for p in parts] if given == "items" else tmp_path, inputs)
+    found = examples.inputs(np.arange(3))["x"]
+    assert found.tolist() == [p[0].tolist() for p in parts]
+
+
+def test_text_may_be_given_as_objects():
+    words = np.array([["ab"], ["abc"]], dtype=object)
+    found = open_data([{"x": words}], [info("x", "N", 1, dtype="object")]).inputs(np.arange(2))["x"]
+    assert found.tolist() == [["ab"], ["abc"]]
+
+
 BAD = {
     "missing input": ({"mask": X}, TWO, r"does not feed input 'x' .*keys found: 'mask'"),
     "nothing at all": ({}, ONE, r"does not feed input 'x'.*keys found: none"),
