@@ -3,7 +3,8 @@
 onnx_ir forgets, or refuses, a few things a file may hold. They travel beside the graph, in ``meta`` of the
 graph or node they belong to (which ``clone`` keeps), and ``to_proto`` puts them back:
 
-* sparse initializers and sparse Constants: dense in the graph, sparse again in the file while unchanged;
+* sparse initializers and sparse Constants: dense in the graph, sparse again in the file: as they came while
+  unchanged, else where that takes fewer bytes;
 * map types of inputs and outputs, attributes onnx_ir has no class for;
 * training information, and ``value_info`` exactly as declared (onnx_ir adds entries for initializers);
 * the order of nodes: onnxruntime takes them in any order, in memory they are sorted.
@@ -20,7 +21,8 @@ import onnx
 import onnx_ir as ir
 from onnx import numpy_helper
 
-from onnxcompress.core.encoding import Array
+from onnxcompress.core.model import Home, Weight, constant_of
+from onnxcompress.engine import sparse_tensors
 
 _KEY = "onnxcompress.carried"
 _TRAINING = "onnxcompress.training_info"
@@ -157,26 +159,40 @@ def _copied(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
     return ir.Tensor(np.array(tensor.numpy()), dtype=tensor.dtype, name=tensor.name)
 
 
-def dense(sparse: onnx.SparseTensorProto) -> Array:
-    """Return a sparse tensor (COO, linear or per-axis indices) as an array.
+def came_sparse(weight: Weight) -> bool:
+    """Tell whether the file that a weight came in holds it as a sparse tensor."""
+    return _sparse_of(weight) is not None
 
-    Raises:
-        ValueError: indices and values do not fit each other or the shape.
+
+def plain_bytes(weight: Weight) -> int:
+    """Return the bytes that a weight's numbers take in a file unless they are packed.
+
+    These are fewer than all of its numbers have where it came sparse, and is written so.
     """
-    values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
-    shape = tuple(sparse.dims)
-    if any(d < 0 for d in shape) or (indices.size and indices.min() < 0):
-        raise ValueError("a sparse tensor has a negative dimension or index")
-    result = np.zeros(shape, values.dtype)
-    if indices.ndim == 2:
-        if indices.shape != (values.size, len(shape)) or (indices >= np.array(shape)).any():
-            raise ValueError("indices of a sparse tensor lie outside its shape")
-        result[tuple(indices.T)] = values
-    else:
-        if indices.shape != values.shape or (indices >= result.size).any():
-            raise ValueError("indices of a sparse tensor lie outside its shape")
-        result.reshape(-1)[indices] = values
-    return result
+    whole = weight.size * weight.dtype.itemsize
+    held = _sparse_of(weight)
+    if held is None:
+        return whole
+    came, stand_in = held
+    tensor = constant_of(weight.value)
+    if tensor is None or tensor is stand_in:
+        return sparse_tensors.proto_bytes(came)
+    return min(whole, sparse_tensors.sparse_bytes(np.asarray(tensor.numpy())))
+
+
+def _sparse_of(weight: Weight) -> tuple[onnx.SparseTensorProto, ir.TensorProtocol | None] | None:
+    """Return the sparse tensor that a weight came as, and what stands for it in the graph."""
+    if weight.home is Home.INITIALIZER:
+        carried, name = weight.graph.meta.get(_KEY), str(weight.value.name)
+        if carried is None or name not in carried.sparse:
+            return None
+        return onnx.SparseTensorProto.FromString(carried.sparse[name]), carried.stand_ins[name]
+    producer = weight.value.producer()
+    kept = producer.meta.get(_KEY) if producer is not None else None
+    if kept is None or kept.stand_in is None:
+        return None
+    lost = (onnx.AttributeProto.FromString(data) for data in kept.attributes)
+    return next(((a.sparse_tensor, kept.stand_in) for a in lost if a.type == _A.SPARSE_TENSOR), None)
 
 
 def _strip(graph: onnx.GraphProto | onnx.FunctionProto) -> _Carried:
@@ -191,7 +207,9 @@ def _strip(graph: onnx.GraphProto | onnx.FunctionProto) -> _Carried:
                 value.ClearField("type")
         for sparse in graph.sparse_initializer:
             carried.sparse[sparse.values.name] = sparse.SerializeToString()
-            graph.initializer.append(numpy_helper.from_array(dense(sparse), sparse.values.name))
+            graph.initializer.append(
+                numpy_helper.from_array(sparse_tensors.dense(sparse), sparse.values.name)
+            )
             inner.add(sparse.values.name)
         graph.ClearField("sparse_initializer")
         carried.value_info = {v.name: v.SerializeToString() for v in graph.value_info if v.name not in inner}
@@ -209,9 +227,8 @@ def _strip_node(node: onnx.NodeProto) -> tuple[bytes, ...]:
     kept = tuple(a.SerializeToString() for a in lost)
     for attribute in lost:
         if node.op_type == "Constant" and attribute.type == _A.SPARSE_TENSOR:
-            node.attribute.append(
-                onnx.helper.make_attribute("value", numpy_helper.from_array(dense(attribute.sparse_tensor)))
-            )
+            array = sparse_tensors.dense(attribute.sparse_tensor)
+            node.attribute.append(onnx.helper.make_attribute("value", numpy_helper.from_array(array)))
         node.attribute.remove(attribute)
     return kept
 
@@ -327,24 +344,31 @@ def _restore_declarations(carried: _Carried, proto: onnx.GraphProto | onnx.Funct
 
 
 def _restore_sparse(carried: _Carried, graph: ir.Graph, proto: onnx.GraphProto) -> None:
-    unchanged = {
-        name
-        for name, tensor in carried.stand_ins.items()
-        if name in graph.initializers and graph.initializers[name].const_value is tensor
-    }
-    for index in reversed(range(len(proto.initializer))):
-        if proto.initializer[index].name in unchanged:
-            del proto.initializer[index]
+    """Write sparse again what came sparse: as it came, or what it has become where that is smaller."""
+    again: dict[str, onnx.SparseTensorProto] = {}
     for name, data in carried.sparse.items():
-        if name in unchanged:
-            proto.sparse_initializer.add().ParseFromString(data)
+        tensor = graph.initializers[name].const_value if name in graph.initializers else None
+        if tensor is carried.stand_ins[name]:
+            again[name] = onnx.SparseTensorProto.FromString(data)
+        elif tensor is not None and (smaller := sparse_tensors.sparse(tensor, name)) is not None:
+            again[name] = smaller
+    for index in reversed(range(len(proto.initializer))):
+        if proto.initializer[index].name in again:
+            del proto.initializer[index]
+    proto.sparse_initializer.extend(again.values())
 
 
 def _restore_attributes(kept: _CarriedNode, node: ir.Node, proto: onnx.NodeProto) -> None:
     if kept.stand_in is not None:
         value = node.attributes.get("value")
-        if value is None or value.value is not kept.stand_in:
-            return  # the Constant was given another value: it is dense now
+        if value is None:
+            return
+        if value.value is not kept.stand_in:
+            smaller = sparse_tensors.sparse(value.as_tensor(), "")
+            if smaller is not None:
+                del proto.attribute[[a.name for a in proto.attribute].index("value")]
+                proto.attribute.append(onnx.helper.make_attribute("sparse_value", smaller))
+            return
         del proto.attribute[[a.name for a in proto.attribute].index("value")]
     for data in kept.attributes:
         proto.attribute.add().ParseFromString(data)
