@@ -12,7 +12,7 @@ from onnxcompress.core.errors import DataError, OnnxCompressError, UnsupportedEr
 from onnxcompress.core.run import GIVEN
 from onnxcompress.core.task import Feeds, Task
 from onnxcompress.engine import feeds
-from onnxcompress.engine.data import DataRead, Examples, make_task, open_data, read_data
+from onnxcompress.engine.data import DataRead, Examples, Items, make_task, open_data, read_data
 from onnxcompress.pipeline._original import Original
 from onnxcompress.recipe import TASK_OPTIONS
 
@@ -41,7 +41,10 @@ def read(original: Original, options: Mapping[str, Any]) -> Given:
     """Read the data that options name for a model of which nothing has run yet."""
     if options.get("path") is None:
         return Given(options)
-    reading = {k: v for k, v in options.items() if k != "path" and k not in TASK_OPTIONS}
+    if options.get("random"):
+        fix = "leave one of them out"
+        return Given(options, error=UsageError("--data and --random-data exclude each other", fix=fix))
+    reading = {k: v for k, v in options.items() if k not in ("path", "random", *TASK_OPTIONS)}
     try:
         return Given(options, read_data(options["path"], original.session.inputs, **reading))
     except OnnxCompressError as error:
@@ -191,9 +194,17 @@ def first_example(samples: Examples, task: Task) -> Feeds:
 
 
 def random_examples(original: Original, count: int, seed: int) -> Examples:
-    """Return seeded random examples, marked as such."""
+    """Return seeded random examples, marked as such.
+
+    Raises:
+        UsageError: the model has no inputs.
+    """
+    if not original.session.inputs:
+        where, why = original.model.source.path, "there is nothing that random numbers could feed"
+        raise UsageError("the model has no inputs", where=where, why=why)
     drawn = feeds.random_feeds(
         original.session.inputs, seed=seed, shapes=original.shapes, examples=count, model=original.model
     )
-    examples = open_data(drawn, original.session.inputs, predict=original.session.run, seed=seed)
-    return replace(examples, random=True, origin="random numbers")
+    items = Items(drawn, "random numbers")
+    examples = open_data(items, original.session.inputs, predict=original.session.run, seed=seed)
+    return replace(examples, random=True)

@@ -44,9 +44,8 @@ def opened(request: Request) -> Opened:
         UsageError: a method needs data, or labels, that are not there.
     """
     original = originals.open_original(request.source, request.threads)
-    options = request.recipe.data
     # Before anything runs: a model may run at the sizes of the data only.
-    data = datasets.read(original, {} if options.get("random") else options)
+    data = datasets.read(original, request.recipe.data)
     original = datasets.with_sizes(original, request.input_shapes, data)
     check_repeatable(original, request.recipe.seed)
     stores = request.fold and not request.recipe.methods[0].folds
@@ -70,10 +69,10 @@ def _task(request: Request, original: Original, data: datasets.Given) -> Task | 
     if unused and options.get("path") is None:
         flag = "--" + unused[0].replace("_", "-")
         raise UsageError(f"{flag} says what to do with --data", why="none is given")
-    if not random:
-        return datasets.data_task(original, data, seed) if options.get("path") is not None else None
     if options.get("path") is not None:
-        raise UsageError("--data and --random-data exclude each other", fix="leave one of them out")
+        return datasets.data_task(original, data, seed)
+    if not random:
+        return None
     examples = datasets.random_examples(original, options.get("limit") or RANDOM_EXAMPLES, seed)
     return datasets.task_of(original, examples, options, seed)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from onnxcompress import exporter, surgery
-from onnxcompress.core.errors import NothingChangedError, OutputError, UsageError
+from onnxcompress.core.errors import NothingChangedError, OutputError, UnsupportedError, UsageError
 from onnxcompress.core.model import Model
 from onnxcompress.core.plan import Plan
 from onnxcompress.core.quantization import Quantization
@@ -258,6 +258,12 @@ def _task(original: Original, recipe: Recipe, data: datasets.Given, examples: in
     options, seed = recipe.data, recipe.seed
     if options.get("path") is not None:
         return datasets.data_task(original, data, seed)
+    if not original.session.inputs:
+        raise UnsupportedError(
+            "the model has no inputs, so that nothing can be said of its damage",
+            where=original.model.source.path,
+            why="damage is how far outputs move over inputs",
+        )
     drawn = datasets.random_examples(original, max(examples, CALIBRATION), seed)
     return datasets.task_of(original, drawn, options, seed)
 
