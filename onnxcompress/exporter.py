@@ -25,7 +25,8 @@ from onnxcompress.core.places import require_place
 from onnxcompress.core.refusal import Refusal
 from onnxcompress.engine import feeds, opset, runtime
 from onnxcompress.engine.dense_proto import serialised
-from onnxcompress.engine.proto import in_memory, tensors, to_proto
+from onnxcompress.engine.model_tensors import in_memory, tensors
+from onnxcompress.engine.proto import to_proto
 from onnxcompress.engine.storage import stored
 from onnxcompress.engine.storage.decoders import decoders
 

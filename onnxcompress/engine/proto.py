@@ -6,13 +6,14 @@ graph or node they belong to (which ``clone`` keeps), and ``to_proto`` puts them
 * sparse initializers and sparse Constants: dense in the graph, sparse again in the file: as they came while
   unchanged, else where that takes fewer bytes;
 * map types of inputs and outputs, attributes onnx_ir has no class for;
+* annotations of values for quantisation, which stay with the name where a compressed weight takes it over;
 * training information, and ``value_info`` exactly as declared (onnx_ir adds entries for initializers);
 * the order of nodes: onnxruntime takes them in any order, in memory they are sorted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from onnx import numpy_helper
 
 from onnxcompress.core.model import Home, Weight, constant_of
 from onnxcompress.engine import sparse_tensors
+from onnxcompress.engine.model_tensors import graphs_of, tensors
 
 _KEY = "onnxcompress.carried"
 _TRAINING = "onnxcompress.training_info"
@@ -54,6 +56,8 @@ class _Carried:
     declared: frozenset[str] = frozenset()
     types: dict[str, bytes] = field(default_factory=dict)
     value_info: dict[str, bytes] = field(default_factory=dict)
+    annotations: dict[str, bytes] = field(default_factory=dict)
+    parameters: dict[str, bytes] = field(default_factory=dict)
     sparse: dict[str, bytes] = field(default_factory=dict)
     stand_ins: dict[str, ir.TensorProtocol] = field(default_factory=dict)
     nodes: list[tuple[tuple[bytes, ...], list[_Carried]]] = field(default_factory=list)
@@ -111,52 +115,10 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
     return proto
 
 
-def tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
-    """Yield every tensor of the model: initializers and attributes, nested graphs and functions included."""
-    yield from _tensors(model.graph)
-    for function in model.functions.values():
-        yield from _tensors(function)
-
-
-def _tensors(graph: ir.Graph | ir.Function) -> Iterator[ir.TensorProtocol]:
-    if isinstance(graph, ir.Graph):
-        yield from (v.const_value for v in graph.initializers.values() if v.const_value is not None)
-    for node in graph:
-        for attribute in node.attributes.values():
-            if attribute.is_ref() or attribute.value is None:
-                continue
-            if attribute.type == ir.AttributeType.TENSOR:
-                yield attribute.as_tensor()
-            elif attribute.type == ir.AttributeType.TENSORS:
-                yield from attribute.as_tensors()
-            for nested in _nested(attribute):
-                yield from _tensors(nested)
-
-
-def in_memory(model: ir.Model) -> ir.Model:
-    """Return a clone whose tensors all live in memory; the model itself where they do already.
-
-    Tensors are copied: the file behind an external one is mapped, and must not be closed while somebody
-    looks at it.
-    """
-    if not any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors(model)):
-        return model
-    clone = model.clone()
-    for graph in (*clone.graphs(), *clone.functions.values()):
-        for value in graph.initializers.values() if isinstance(graph, ir.Graph) else ():
-            if isinstance(value.const_value, ir.ExternalTensor):
-                value.const_value = _copied(value.const_value)
-        for node in graph:
-            for name, attribute in list(node.attributes.items()):
-                if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
-                    tensor = attribute.as_tensor()
-                    if isinstance(tensor, ir.ExternalTensor):
-                        node.attributes[name] = ir.AttrTensor(name, _copied(tensor))
-    return clone
-
-
-def _copied(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
-    return ir.Tensor(np.array(tensor.numpy()), dtype=tensor.dtype, name=tensor.name)
+def annotating(graph: ir.Graph) -> Collection[str]:
+    """Return the names of the tensors that annotations of values name: scales and zero points."""
+    carried: _Carried = graph.meta.get(_KEY, _Carried())
+    return carried.parameters.keys()
 
 
 def came_sparse(weight: Weight) -> bool:
@@ -205,12 +167,15 @@ def _strip(graph: onnx.GraphProto | onnx.FunctionProto) -> _Carried:
             if _has_map(value.type):
                 carried.types[value.name] = value.type.SerializeToString()
                 value.ClearField("type")
+        carried.annotations = {a.tensor_name: a.SerializeToString() for a in graph.quantization_annotation}
+        named = _parameters(graph)
+        inside = [t for t in graph.initializer if t.data_location != onnx.TensorProto.EXTERNAL]
+        carried.parameters = {t.name: t.SerializeToString() for t in inside if t.name in named}
         for sparse in graph.sparse_initializer:
-            carried.sparse[sparse.values.name] = sparse.SerializeToString()
-            graph.initializer.append(
-                numpy_helper.from_array(sparse_tensors.dense(sparse), sparse.values.name)
-            )
-            inner.add(sparse.values.name)
+            name = sparse.values.name
+            carried.sparse[name] = sparse.SerializeToString()
+            graph.initializer.append(numpy_helper.from_array(sparse_tensors.dense(sparse), name))
+            inner.add(name)
         graph.ClearField("sparse_initializer")
         carried.value_info = {v.name: v.SerializeToString() for v in graph.value_info if v.name not in inner}
     for node in graph.node:
@@ -311,6 +276,7 @@ def _restore(graph: ir.Graph | ir.Function, proto: onnx.GraphProto | onnx.Functi
         _restore_declarations(carried, proto)
         if isinstance(graph, ir.Graph) and isinstance(proto, onnx.GraphProto):
             _restore_sparse(carried, graph, proto)
+            _restore_annotations(carried, graph, proto)
     for node, node_proto in zip(graph, proto.node, strict=True):
         kept = node.meta.get(_KEY)
         if kept is not None:
@@ -341,6 +307,25 @@ def _restore_declarations(carried: _Carried, proto: onnx.GraphProto | onnx.Funct
         for value in (*proto.input, *proto.output, *proto.value_info):
             if value.name in carried.types and not value.type.WhichOneof("value"):
                 value.type.ParseFromString(carried.types[value.name])
+
+
+def _restore_annotations(carried: _Carried, graph: ir.Graph, proto: onnx.GraphProto) -> None:
+    """Write what is annotated of names that another value has now: the decoded form of a weight.
+
+    With the tensors that annotations name, which no node reads.
+    """
+    there = {v.name for v in (*graph.inputs, *graph.initializers.values())}
+    there |= {v.name for node in graph for v in node.outputs}
+    written = {a.tensor_name for a in proto.quantization_annotation}
+    for name, data in carried.annotations.items():
+        if name in there and name not in written:
+            proto.quantization_annotation.add().ParseFromString(data)
+    for name in sorted(_parameters(proto) & carried.parameters.keys() - there):
+        proto.initializer.add().ParseFromString(carried.parameters[name])
+
+
+def _parameters(graph: onnx.GraphProto) -> set[str]:
+    return {p.value for a in graph.quantization_annotation for p in a.quant_parameter_tensor_names}
 
 
 def _restore_sparse(carried: _Carried, graph: ir.Graph, proto: onnx.GraphProto) -> None:
@@ -374,16 +359,8 @@ def _restore_attributes(kept: _CarriedNode, node: ir.Node, proto: onnx.NodeProto
         proto.attribute.add().ParseFromString(data)
 
 
-def _nested(attribute: ir.Attr) -> Iterable[ir.Graph]:
-    if attribute.is_ref() or attribute.value is None:
-        return ()
-    if attribute.type == ir.AttributeType.GRAPH:
-        return (attribute.as_graph(),)
-    return attribute.as_graphs() if attribute.type == ir.AttributeType.GRAPHS else ()
-
-
 def _nested_of(node: ir.Node) -> list[ir.Graph]:
-    return [g for a in node.attributes.values() for g in _nested(a)]
+    return [g for a in node.attributes.values() for g in graphs_of(a)]
 
 
 def _nested_protos(node: onnx.NodeProto) -> list[onnx.GraphProto]:
