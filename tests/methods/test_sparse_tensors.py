@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from text_graphs import proto_of
 
 import onnxcompress
+from onnxcompress import pipeline
 from onnxcompress.core.errors import NothingChangedError
 from onnxcompress.engine import runtime
 
@@ -119,3 +120,12 @@ def test_half_takes_what_gets_smaller():
     with pytest.raises(NothingChangedError, match="would not get smaller"):
         compressed(network(), "half")
     assert {w.name for w in compressed(network(sparse=False), "half").run.weights} == {"w", "u"}
+
+
+def test_inspect_tells_what_is_stored(tmp_path):
+    onnx.save(network(), tmp_path / "net.onnx")
+    told = {w.name: w.bits_before for w in pipeline.inspect(tmp_path / "net.onnx").weights}
+    assert told == {"w": np.count_nonzero(W) * 96, "u": np.count_nonzero(U) * 96}
+    onnx.save(network(sparse=False), tmp_path / "net.onnx")
+    told = {w.name: w.bits_before for w in pipeline.inspect(tmp_path / "net.onnx").weights}
+    assert told == {"w": W.size * 32, "u": U.size * 32}
