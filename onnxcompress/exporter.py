@@ -25,13 +25,17 @@ from onnxcompress.core.places import require_place
 from onnxcompress.core.refusal import Refusal
 from onnxcompress.engine import feeds, opset, runtime
 from onnxcompress.engine.dense_proto import serialised
-from onnxcompress.engine.proto import in_memory, tensors, to_proto
+from onnxcompress.engine.model_tensors import in_memory, tensors
+from onnxcompress.engine.proto import to_proto
 from onnxcompress.engine.storage import stored
 from onnxcompress.engine.storage.decoders import decoders
 
 EXTERNAL_ABOVE = 1_900_000_000
 """Files that would be larger than this keep their tensors in a second file beside them."""
 _PROOF_SEED = 20170704
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Input name -> concrete shape."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def export(
     path: Path,
     *,
     overwrite: bool = False,
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    shapes: Shapes | None = None,
 ) -> Exported:
     """Write the model with its encodings in stored form, proven equal to the dense twin.
 
@@ -77,7 +81,7 @@ def export(
     model, lowered = _lowered(model, shapes or {})
     with staging(path) as folder:
         staged = _write(lowered.graph, folder / path.name)
-        _prove(model, lowered, staged, folder)
+        _prove(model, lowered, staged, folder, shapes or {})
         size = sum(f.stat().st_size for f in (staged, _external(staged)) if f.exists())
         warnings = lowered.warnings
         if model.source.size_bytes and size > model.source.size_bytes:
@@ -86,7 +90,7 @@ def export(
     return Exported(path, size, lowered.refusals, warnings)
 
 
-def _lowered(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Model, stored.Lowered]:
+def _lowered(model: Model, shapes: Shapes) -> tuple[Model, stored.Lowered]:
     """Return the stored form, and the model it is of: with a later operator set where that packs weights."""
     lowered = stored.lower_all(model)
     later = None if lowered.needs is None else opset.with_opset(model, lowered.needs, shapes)
@@ -203,7 +207,7 @@ def _write(graph: ir.Model, path: Path) -> Path:
     return path
 
 
-def _prove(model: Model, lowered: stored.Lowered, staged: Path, folder: Path) -> None:
+def _prove(model: Model, lowered: stored.Lowered, staged: Path, folder: Path, shapes: Shapes) -> None:
     """Raise VerificationError unless the file computes, bit by bit, what its dense twin computes."""
     twin = _write(lowered.twin, folder / "twin.onnx")
     if _passes_checker(twin) and not _passes_checker(staged):
@@ -217,7 +221,7 @@ def _prove(model: Model, lowered: stored.Lowered, staged: Path, folder: Path) ->
                 why=f"onnxruntime {runtime.version()} does not fold {', '.join(left)}",
             )
         _compare_weights(lowered, staged.name)
-        _compare(model, staged, twin)
+        _compare(model, staged, twin, shapes)
     except UnsupportedError as error:
         raise VerificationError(
             "onnxruntime refuses the written model", where=staged.name, why=str(error)
@@ -245,9 +249,9 @@ def _compare_weights(lowered: stored.Lowered, where: str) -> None:
                 )
 
 
-def _compare(model: Model, staged: Path, twin: Path) -> None:
+def _compare(model: Model, staged: Path, twin: Path, given: Shapes) -> None:
     ours, theirs = runtime.open_session(staged), runtime.open_session(twin)
-    shapes = feeds.resolve_shapes(model, theirs, {})
+    shapes = feeds.resolve_shapes(model, theirs, given)
     for feed in feeds.random_feeds(theirs.inputs, seed=_PROOF_SEED, shapes=shapes, examples=1, model=model):
         expected, found = theirs.run(feed), ours.run(feed)
         for name, value in expected.items():

@@ -68,6 +68,22 @@ def test_what_is_written_computes_what_was_decided(tmp_path: Path) -> None:
     assert listed(tmp_path) == ["out.onnx"]
 
 
+def test_sizes_that_are_known_are_not_guessed(tmp_path: Path) -> None:
+    """A network that was traced at one length runs at no other, whatever its inputs say."""
+    proto = net()
+    proto.graph.node[0].input[0] = "flat"
+    proto.graph.node.insert(0, helper.make_node("Reshape", ["x", "shape"], ["flat"]))
+    proto.graph.initializer.append(numpy_helper.from_array(np.array([37, 64]), "shape"))
+    dims = proto.graph.input[0].type.tensor_type.shape.dim
+    dims[1].ClearField("dim_value")
+    dims[0].dim_param, dims[1].dim_param = "rows", "columns"
+    model = Model(from_proto(proto), Source(None, "", 10**9))
+    model = model.with_encodings(compressed().encodings, "test")
+    with pytest.raises(VerificationError, match="found no inputs"):
+        exporter.export(model, tmp_path / "out.onnx", shapes={})
+    assert exporter.export(model, tmp_path / "out.onnx", shapes={"x": (37, 64)}).path.exists()
+
+
 def test_everything_else_is_kept(tmp_path: Path) -> None:
     exporter.export(compressed(), tmp_path / "out.onnx")
     written = onnx.load(tmp_path / "out.onnx")

@@ -118,11 +118,12 @@ data = apply(
     click.option("--image-size", metavar="H,W", help="Resize images of a folder."),
     click.option("--layout", type=click.Choice(["auto", "nchw", "nhwc"]), help="Layout of image inputs."),
     click.option("--color", type=click.Choice(["rgb", "bgr", "gray"]), help="Colour order of images."),
-    click.option(
-        "--random-data",
-        is_flag=True,
-        help="Train or calibrate on random numbers; only to try things out, marked in the report.",
-    ),
+)
+
+random_data = click.option(
+    "--random-data",
+    is_flag=True,
+    help="Train or calibrate on random numbers; only to try things out, marked in the report.",
 )
 
 DATA_KEYS = (

@@ -44,10 +44,6 @@ def compare(
     check_reports(reports)
     demands = asked_for(options)
     demands.check_each(sources, benchmark=not no_bench, data=bool(options["data"]) and len(sources) == 2)
-    if options["random_data"]:
-        raise UsageError(
-            "--random-data is for training", why="outputs are compared on random inputs without it"
-        )
     run = pipeline.compare(
         sources,
         data=shared.data_options(options),

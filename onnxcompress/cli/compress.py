@@ -36,6 +36,7 @@ from onnxcompress.gates import LIMITS, require
 @click.option("--recipe", type=shared.MODEL, help="TOML file with methods and options; flags win over it.")
 @click.option("--save-recipe", type=shared.MODEL, help="Write the resolved recipe here.")
 @shared.data
+@shared.random_data
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda, for training.")
 @click.option(
     "--max-time",

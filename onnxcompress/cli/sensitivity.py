@@ -26,6 +26,7 @@ from onnxcompress.core.places import require_place
 @shared.method_options
 @shared.exclude_file
 @shared.data
+@shared.random_data
 @click.option(
     "-n", "--examples", type=click.IntRange(2), default=50, show_default=True, help="Inputs to measure on."
 )

@@ -78,8 +78,12 @@ def emit_scattered(
 ) -> ir.Value:
     """Emit ``size`` zeros with values in some places."""
     length = site.shared(f"shape{size}", np.array([size], dtype=np.int64))
-    zero = ir.Tensor(np.zeros(1, dtype), dtype=ir.DataType.from_numpy(dtype))
+    kind = ir.DataType.from_numpy(dtype)
+    made = ir.DataType.FLOAT if kind == ir.DataType.BFLOAT16 else kind  # which it makes from set 20 on
+    zero = ir.Tensor(np.zeros(1, made.numpy()), dtype=made)
     zeros = site.node("ConstantOfShape", [length], {"value": zero})
+    if made != kind:
+        zeros = site.node("Cast", [zeros], {"to": _nodes.cast_type(site, kind)})
     return site.node("ScatterElements", [zeros, places, values])
 
 

@@ -11,7 +11,8 @@ import onnx
 from onnxcompress.core.errors import OnnxCompressError, UnsupportedError
 from onnxcompress.core.model import Model, constant_of
 from onnxcompress.engine import feeds, runtime
-from onnxcompress.engine.proto import from_proto, in_memory, to_proto
+from onnxcompress.engine.model_tensors import in_memory
+from onnxcompress.engine.proto import from_proto, to_proto
 
 _AGREE = 1e-4
 """Relative ℓ2 to which a changed graph must agree with the model on a random input."""

@@ -70,7 +70,7 @@ def random_feeds(
     concrete = _Dimensions(infos, shapes or {}).shapes(next(_Dimensions(infos, shapes or {}).candidates()))
     chosen: Mapping[str, Draw] = {} if model is None else model.ir.graph.meta.get(_DRAWS, {})
     ways = {i.name: chosen.get(i.name) or draws(i, model)[0] for i in infos}
-    return [_draw(infos, concrete, ways, rng) for _ in range(examples)]
+    return [_draw(infos, concrete, ways, rng, model) for _ in range(examples)]
 
 
 def resolve_shapes(
@@ -98,7 +98,7 @@ def resolve_shapes(
     for sizes, ways in _moderate_first(_attempts(dimensions, possible), dimensions, model):
         shapes = dimensions.shapes(sizes)
         try:
-            outputs = session.run(_draw(infos, shapes, ways, np.random.default_rng(0)))
+            outputs = session.run(_draw(infos, shapes, ways, np.random.default_rng(0), model))
         except (UnsupportedError, DataError) as error:
             first = first or error
         else:
@@ -193,12 +193,13 @@ def _informative(outputs: Mapping[str, Any]) -> bool:
 
 
 def _draw(
-    infos: Sequence[TensorInfo], shapes: Shapes, ways: Mapping[str, Draw], rng: np.random.Generator
+    infos: Sequence[TensorInfo],
+    shapes: Shapes,
+    ways: Mapping[str, Draw],
+    rng: np.random.Generator,
+    model: Model | None,
 ) -> dict[str, Array]:
-    open_sizes = [
-        s for i in infos for s, d in zip(shapes[i.name], i.shape, strict=False) if not isinstance(d, int)
-    ]
-    longest = max(open_sizes or [max((s for i in infos for s in shapes[i.name]), default=1)])
+    longest = _longest(infos, shapes, model)
     feeds: dict[str, Any] = {}
     for info in infos:
         if info.numpy is not None:
@@ -207,6 +208,23 @@ def _draw(
             element = numpy_type(info.dtype[4:-1]) or np.dtype(np.float32)
             feeds[info.name] = [ways[info.name].array(rng, element, (2, 3), longest) for _ in range(2)]
     return feeds
+
+
+def _longest(infos: Sequence[TensorInfo], shapes: Shapes, model: Model | None) -> int:
+    """Return the longest dimension that is open, else the longest of all.
+
+    The model says what is open: where it was opened with sizes filled in, a length is still no number of
+    features.
+    """
+    declared: dict[str, Sequence[object]] = {i.name: i.shape for i in infos}
+    if model is not None:
+        declared |= {v.name: tuple(v.shape) for v in model.ir.graph.inputs if v.name and v.shape is not None}
+    sizes = [
+        (size, isinstance(d, int))
+        for i in infos
+        for size, d in zip(shapes[i.name], declared[i.name], strict=False)
+    ]
+    return max([s for s, fixed in sizes if not fixed] or [s for s, _ in sizes], default=1)
 
 
 class _Dimensions:

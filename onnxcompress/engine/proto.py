@@ -3,15 +3,17 @@
 onnx_ir forgets, or refuses, a few things a file may hold. They travel beside the graph, in ``meta`` of the
 graph or node they belong to (which ``clone`` keeps), and ``to_proto`` puts them back:
 
-* sparse initializers and sparse Constants: dense in the graph, sparse again in the file while unchanged;
+* sparse initializers and sparse Constants: dense in the graph, sparse again in the file: as they came while
+  unchanged, else where that takes fewer bytes;
 * map types of inputs and outputs, attributes onnx_ir has no class for;
+* annotations of values for quantisation, which stay with the name where a compressed weight takes it over;
 * training information, and ``value_info`` exactly as declared (onnx_ir adds entries for initializers);
 * the order of nodes: onnxruntime takes them in any order, in memory they are sorted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +22,9 @@ import onnx
 import onnx_ir as ir
 from onnx import numpy_helper
 
-from onnxcompress.core.encoding import Array
+from onnxcompress.core.model import Home, Weight, constant_of
+from onnxcompress.engine import sparse_tensors
+from onnxcompress.engine.model_tensors import graphs_of, tensors
 
 _KEY = "onnxcompress.carried"
 _TRAINING = "onnxcompress.training_info"
@@ -52,6 +56,8 @@ class _Carried:
     declared: frozenset[str] = frozenset()
     types: dict[str, bytes] = field(default_factory=dict)
     value_info: dict[str, bytes] = field(default_factory=dict)
+    annotations: dict[str, bytes] = field(default_factory=dict)
+    parameters: dict[str, bytes] = field(default_factory=dict)
     sparse: dict[str, bytes] = field(default_factory=dict)
     stand_ins: dict[str, ir.TensorProtocol] = field(default_factory=dict)
     nodes: list[tuple[tuple[bytes, ...], list[_Carried]]] = field(default_factory=list)
@@ -109,74 +115,46 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
     return proto
 
 
-def tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
-    """Yield every tensor of the model: initializers and attributes, nested graphs and functions included."""
-    yield from _tensors(model.graph)
-    for function in model.functions.values():
-        yield from _tensors(function)
+def annotating(graph: ir.Graph) -> Collection[str]:
+    """Return the names of the tensors that annotations of values name: scales and zero points."""
+    carried: _Carried = graph.meta.get(_KEY, _Carried())
+    return carried.parameters.keys()
 
 
-def _tensors(graph: ir.Graph | ir.Function) -> Iterator[ir.TensorProtocol]:
-    if isinstance(graph, ir.Graph):
-        yield from (v.const_value for v in graph.initializers.values() if v.const_value is not None)
-    for node in graph:
-        for attribute in node.attributes.values():
-            if attribute.is_ref() or attribute.value is None:
-                continue
-            if attribute.type == ir.AttributeType.TENSOR:
-                yield attribute.as_tensor()
-            elif attribute.type == ir.AttributeType.TENSORS:
-                yield from attribute.as_tensors()
-            for nested in _nested(attribute):
-                yield from _tensors(nested)
+def came_sparse(weight: Weight) -> bool:
+    """Tell whether the file that a weight came in holds it as a sparse tensor."""
+    return _sparse_of(weight) is not None
 
 
-def in_memory(model: ir.Model) -> ir.Model:
-    """Return a clone whose tensors all live in memory; the model itself where they do already.
+def plain_bytes(weight: Weight) -> int:
+    """Return the bytes that a weight's numbers take in a file unless they are packed.
 
-    Tensors are copied: the file behind an external one is mapped, and must not be closed while somebody
-    looks at it.
+    These are fewer than all of its numbers have where it came sparse, and is written so.
     """
-    if not any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors(model)):
-        return model
-    clone = model.clone()
-    for graph in (*clone.graphs(), *clone.functions.values()):
-        for value in graph.initializers.values() if isinstance(graph, ir.Graph) else ():
-            if isinstance(value.const_value, ir.ExternalTensor):
-                value.const_value = _copied(value.const_value)
-        for node in graph:
-            for name, attribute in list(node.attributes.items()):
-                if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
-                    tensor = attribute.as_tensor()
-                    if isinstance(tensor, ir.ExternalTensor):
-                        node.attributes[name] = ir.AttrTensor(name, _copied(tensor))
-    return clone
+    whole = weight.size * weight.dtype.itemsize
+    held = _sparse_of(weight)
+    if held is None:
+        return whole
+    came, stand_in = held
+    tensor = constant_of(weight.value)
+    if tensor is None or tensor is stand_in:
+        return sparse_tensors.proto_bytes(came)
+    return min(whole, sparse_tensors.sparse_bytes(np.asarray(tensor.numpy())))
 
 
-def _copied(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
-    return ir.Tensor(np.array(tensor.numpy()), dtype=tensor.dtype, name=tensor.name)
-
-
-def dense(sparse: onnx.SparseTensorProto) -> Array:
-    """Return a sparse tensor (COO, linear or per-axis indices) as an array.
-
-    Raises:
-        ValueError: indices and values do not fit each other or the shape.
-    """
-    values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
-    shape = tuple(sparse.dims)
-    if any(d < 0 for d in shape) or (indices.size and indices.min() < 0):
-        raise ValueError("a sparse tensor has a negative dimension or index")
-    result = np.zeros(shape, values.dtype)
-    if indices.ndim == 2:
-        if indices.shape != (values.size, len(shape)) or (indices >= np.array(shape)).any():
-            raise ValueError("indices of a sparse tensor lie outside its shape")
-        result[tuple(indices.T)] = values
-    else:
-        if indices.shape != values.shape or (indices >= result.size).any():
-            raise ValueError("indices of a sparse tensor lie outside its shape")
-        result.reshape(-1)[indices] = values
-    return result
+def _sparse_of(weight: Weight) -> tuple[onnx.SparseTensorProto, ir.TensorProtocol | None] | None:
+    """Return the sparse tensor that a weight came as, and what stands for it in the graph."""
+    if weight.home is Home.INITIALIZER:
+        carried, name = weight.graph.meta.get(_KEY), str(weight.value.name)
+        if carried is None or name not in carried.sparse:
+            return None
+        return onnx.SparseTensorProto.FromString(carried.sparse[name]), carried.stand_ins[name]
+    producer = weight.value.producer()
+    kept = producer.meta.get(_KEY) if producer is not None else None
+    if kept is None or kept.stand_in is None:
+        return None
+    lost = (onnx.AttributeProto.FromString(data) for data in kept.attributes)
+    return next(((a.sparse_tensor, kept.stand_in) for a in lost if a.type == _A.SPARSE_TENSOR), None)
 
 
 def _strip(graph: onnx.GraphProto | onnx.FunctionProto) -> _Carried:
@@ -189,10 +167,15 @@ def _strip(graph: onnx.GraphProto | onnx.FunctionProto) -> _Carried:
             if _has_map(value.type):
                 carried.types[value.name] = value.type.SerializeToString()
                 value.ClearField("type")
+        carried.annotations = {a.tensor_name: a.SerializeToString() for a in graph.quantization_annotation}
+        named = _parameters(graph)
+        inside = [t for t in graph.initializer if t.data_location != onnx.TensorProto.EXTERNAL]
+        carried.parameters = {t.name: t.SerializeToString() for t in inside if t.name in named}
         for sparse in graph.sparse_initializer:
-            carried.sparse[sparse.values.name] = sparse.SerializeToString()
-            graph.initializer.append(numpy_helper.from_array(dense(sparse), sparse.values.name))
-            inner.add(sparse.values.name)
+            name = sparse.values.name
+            carried.sparse[name] = sparse.SerializeToString()
+            graph.initializer.append(numpy_helper.from_array(sparse_tensors.dense(sparse), name))
+            inner.add(name)
         graph.ClearField("sparse_initializer")
         carried.value_info = {v.name: v.SerializeToString() for v in graph.value_info if v.name not in inner}
     for node in graph.node:
@@ -209,9 +192,8 @@ def _strip_node(node: onnx.NodeProto) -> tuple[bytes, ...]:
     kept = tuple(a.SerializeToString() for a in lost)
     for attribute in lost:
         if node.op_type == "Constant" and attribute.type == _A.SPARSE_TENSOR:
-            node.attribute.append(
-                onnx.helper.make_attribute("value", numpy_helper.from_array(dense(attribute.sparse_tensor)))
-            )
+            array = sparse_tensors.dense(attribute.sparse_tensor)
+            node.attribute.append(onnx.helper.make_attribute("value", numpy_helper.from_array(array)))
         node.attribute.remove(attribute)
     return kept
 
@@ -294,6 +276,7 @@ def _restore(graph: ir.Graph | ir.Function, proto: onnx.GraphProto | onnx.Functi
         _restore_declarations(carried, proto)
         if isinstance(graph, ir.Graph) and isinstance(proto, onnx.GraphProto):
             _restore_sparse(carried, graph, proto)
+            _restore_annotations(carried, graph, proto)
     for node, node_proto in zip(graph, proto.node, strict=True):
         kept = node.meta.get(_KEY)
         if kept is not None:
@@ -326,40 +309,58 @@ def _restore_declarations(carried: _Carried, proto: onnx.GraphProto | onnx.Funct
                 value.type.ParseFromString(carried.types[value.name])
 
 
+def _restore_annotations(carried: _Carried, graph: ir.Graph, proto: onnx.GraphProto) -> None:
+    """Write what is annotated of names that another value has now: the decoded form of a weight.
+
+    With the tensors that annotations name, which no node reads.
+    """
+    there = {v.name for v in (*graph.inputs, *graph.initializers.values())}
+    there |= {v.name for node in graph for v in node.outputs}
+    written = {a.tensor_name for a in proto.quantization_annotation}
+    for name, data in carried.annotations.items():
+        if name in there and name not in written:
+            proto.quantization_annotation.add().ParseFromString(data)
+    for name in sorted(_parameters(proto) & carried.parameters.keys() - there):
+        proto.initializer.add().ParseFromString(carried.parameters[name])
+
+
+def _parameters(graph: onnx.GraphProto) -> set[str]:
+    return {p.value for a in graph.quantization_annotation for p in a.quant_parameter_tensor_names}
+
+
 def _restore_sparse(carried: _Carried, graph: ir.Graph, proto: onnx.GraphProto) -> None:
-    unchanged = {
-        name
-        for name, tensor in carried.stand_ins.items()
-        if name in graph.initializers and graph.initializers[name].const_value is tensor
-    }
-    for index in reversed(range(len(proto.initializer))):
-        if proto.initializer[index].name in unchanged:
-            del proto.initializer[index]
+    """Write sparse again what came sparse: as it came, or what it has become where that is smaller."""
+    again: dict[str, onnx.SparseTensorProto] = {}
     for name, data in carried.sparse.items():
-        if name in unchanged:
-            proto.sparse_initializer.add().ParseFromString(data)
+        tensor = graph.initializers[name].const_value if name in graph.initializers else None
+        if tensor is carried.stand_ins[name]:
+            again[name] = onnx.SparseTensorProto.FromString(data)
+        elif tensor is not None and (smaller := sparse_tensors.sparse(tensor, name)) is not None:
+            again[name] = smaller
+    for index in reversed(range(len(proto.initializer))):
+        if proto.initializer[index].name in again:
+            del proto.initializer[index]
+    proto.sparse_initializer.extend(again.values())
 
 
 def _restore_attributes(kept: _CarriedNode, node: ir.Node, proto: onnx.NodeProto) -> None:
     if kept.stand_in is not None:
         value = node.attributes.get("value")
-        if value is None or value.value is not kept.stand_in:
-            return  # the Constant was given another value: it is dense now
+        if value is None:
+            return
+        if value.value is not kept.stand_in:
+            smaller = sparse_tensors.sparse(value.as_tensor(), "")
+            if smaller is not None:
+                del proto.attribute[[a.name for a in proto.attribute].index("value")]
+                proto.attribute.append(onnx.helper.make_attribute("sparse_value", smaller))
+            return
         del proto.attribute[[a.name for a in proto.attribute].index("value")]
     for data in kept.attributes:
         proto.attribute.add().ParseFromString(data)
 
 
-def _nested(attribute: ir.Attr) -> Iterable[ir.Graph]:
-    if attribute.is_ref() or attribute.value is None:
-        return ()
-    if attribute.type == ir.AttributeType.GRAPH:
-        return (attribute.as_graph(),)
-    return attribute.as_graphs() if attribute.type == ir.AttributeType.GRAPHS else ()
-
-
 def _nested_of(node: ir.Node) -> list[ir.Graph]:
-    return [g for a in node.attributes.values() for g in _nested(a)]
+    return [g for a in node.attributes.values() for g in graphs_of(a)]
 
 
 def _nested_protos(node: onnx.NodeProto) -> list[onnx.GraphProto]:

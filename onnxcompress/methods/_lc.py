@@ -133,17 +133,18 @@ class LcMethod(Method):
         return []
 
     def _worthwhile(
-        self, parts: Sequence[Part], direct: Mapping[str, Encoding], arrays: Mapping[str, Array]
+        self, parts: Sequence[Part], direct: Mapping[str, Encoding], chosen: Chosen
     ) -> tuple[list[Part], list[Refusal]]:
         """Leave weights alone whose parameters and decoding nodes take more bytes than they do now."""
         from onnxcompress.core.refusal import Refusal  # noqa: PLC0415
         from onnxcompress.engine.lc.loop import Part  # noqa: PLC0415
+        from onnxcompress.engine.proto import plain_bytes  # noqa: PLC0415
 
         kept, refusals = [], []
         for part in parts:
             stay = []
             for position, name in enumerate(part.weights):
-                before = int(arrays[name].nbytes)
+                before = plain_bytes(chosen.model.weights[name])
                 after = -(-direct[name].stored_bits() // 8) + self.node_bytes
                 if after < before:
                     stay.append(position)
@@ -180,7 +181,7 @@ class LcMethod(Method):
         chosen = Chosen(model, selected, arrays, task, resources)
         wanted, others = self._parts(chosen)
         direct = project(wanted, arrays)
-        parts, small = self._worthwhile(wanted, direct, arrays)
+        parts, small = self._worthwhile(wanted, direct, chosen)
         refusals = [*refusals, *others, *small, *left_alone(model, found)]
         # What is compressed jointly is so without the weights that are left alone after all.
         direct |= project([part for part in parts if part not in wanted], arrays)

@@ -187,9 +187,9 @@ def _settings(text: str, whole: str) -> dict[str, Any]:
 
 
 def _value(text: str) -> Any:
-    """Return a number or truth value as TOML writes them, anything else as the word it is."""
+    """Return a number (.1, too) or truth value as TOML writes them, anything else as the word it is."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        return tomllib.loads(f"value = {'0' if re.fullmatch(r'[.][0-9]+', text) else ''}{text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
 

@@ -59,6 +59,7 @@ class HalfWeights(Method):
         from onnxcompress.core.refusal import Refusal  # noqa: PLC0415
         from onnxcompress.encodings.half import HalfPrecision  # noqa: PLC0415
         from onnxcompress.engine.layers import layers, left_alone, select  # noqa: PLC0415
+        from onnxcompress.engine.proto import plain_bytes  # noqa: PLC0415
 
         found = layers(model)
         selected = set(select(found, self.include, self.exclude, others=model.weights))
@@ -73,7 +74,7 @@ class HalfWeights(Method):
                 why = f"is stored as {encoding.kind} already"
             else:
                 array = model.array(name)
-                why = self._refusal(array)
+                why = self._refusal(array, plain_bytes(model.weights[name]))
             if why is not None:
                 refusals.append(Refusal(name, why))
                 continue
@@ -87,15 +88,15 @@ class HalfWeights(Method):
         refusals += left_alone(model, found)
         return Plan(encodings, refusals=tuple(refusals), warnings=tuple(warnings))
 
-    def _refusal(self, array: Array) -> str | None:
-        """Return why a weight is left alone."""
+    def _refusal(self, array: Array, stored_bytes: int) -> str | None:
+        """Return why a weight is left alone, which is stored in so many bytes."""
         import numpy as np  # noqa: PLC0415
 
         from onnxcompress.encodings.half import LARGEST  # noqa: PLC0415
 
         if array.dtype.itemsize <= 2:
             return "has 16 bits already"
-        if array.size * (array.dtype.itemsize - 2) <= _NODE_BYTES:
+        if stored_bytes - 2 * array.size <= _NODE_BYTES:
             return "would not get smaller"
         largest = float(np.abs(array).max())
         if not np.isfinite(largest):

@@ -13,7 +13,7 @@ from onnxcompress.methods._rules import EVERYTHING, OPERATOR, Rule, read_rule
 from onnxcompress.methods._zeros import zeros_warning
 
 if TYPE_CHECKING:
-    from onnxcompress.core.encoding import Array, Encoding
+    from onnxcompress.core.encoding import Encoding
     from onnxcompress.core.refusal import Refusal
     from onnxcompress.encodings._base import Projection
     from onnxcompress.encodings.lowrank import FixedRank, LearnedRank
@@ -125,12 +125,12 @@ class Mixed(LcMethod):
         return taken, refusals
 
     def _worthwhile(
-        self, parts: Sequence[Part], direct: Mapping[str, Encoding], arrays: Mapping[str, Array]
+        self, parts: Sequence[Part], direct: Mapping[str, Encoding], chosen: Chosen
     ) -> tuple[list[Part], list[Refusal]]:
         """Leave constraint forms alone that do not pay; what penalty forms come to is found in training."""
         found = [p for p in parts if p.projection.penalised]
         rest = [p for p in parts if not p.projection.penalised]
-        kept, refusals = super()._worthwhile(rest, direct, arrays)
+        kept, refusals = super()._worthwhile(rest, direct, chosen)
         return [*found, *kept], refusals
 
     def _warnings(self, chosen: Chosen, encodings: Mapping[str, Encoding]) -> list[str]:

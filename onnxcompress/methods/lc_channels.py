@@ -162,7 +162,7 @@ class LcChannels(LcMethod):
         return Costs(channels.parameters, channels.macs, latency)
 
     def _worthwhile(
-        self, parts: Sequence[Part], direct: Mapping[str, Encoding], arrays: Mapping[str, Array]
+        self, parts: Sequence[Part], direct: Mapping[str, Encoding], chosen: Chosen
     ) -> tuple[list[Part], list[Refusal]]:
         """Every cut makes the model smaller."""
         return list(parts), []

@@ -11,7 +11,7 @@ from onnxcompress.methods._base import METHODS, Needs, option
 from onnxcompress.methods._lc import WHOLE, Chosen, LcMethod, untrained_advice
 
 if TYPE_CHECKING:
-    from onnxcompress.core.encoding import Array, Encoding
+    from onnxcompress.core.encoding import Encoding
     from onnxcompress.core.refusal import Refusal
     from onnxcompress.encodings._ranks import Options
     from onnxcompress.encodings.lowrank import LearnedRank
@@ -126,7 +126,7 @@ class LcLowRank(LcMethod):
         return self._learned_ranks(chosen)
 
     def _worthwhile(
-        self, parts: Sequence[Part], direct: Mapping[str, Encoding], arrays: Mapping[str, Array]
+        self, parts: Sequence[Part], direct: Mapping[str, Encoding], chosen: Chosen
     ) -> tuple[list[Part], list[Refusal]]:
         """Keep all: ranks that do not pay were left out before, and learned ones are learned."""
         return list(parts), []

@@ -114,7 +114,7 @@ class LcPrune(LcMethod):
         return KEEP if self.keep is None else self.keep
 
     def _worthwhile(
-        self, parts: Sequence[Part], direct: Mapping[str, Encoding], arrays: Mapping[str, Array]
+        self, parts: Sequence[Part], direct: Mapping[str, Encoding], chosen: Chosen
     ) -> tuple[list[Part], list[Refusal]]:
         """Leave weights alone that pruned by themselves would not get smaller.
 
@@ -124,12 +124,12 @@ class LcPrune(LcMethod):
         from onnxcompress.encodings.sparse import Pruning  # noqa: PLC0415
         from onnxcompress.engine.lc.loop import Part  # noqa: PLC0415
 
-        alone = dict(direct)
+        alone, arrays = dict(direct), chosen.arrays
         if self.norm == "l0" or self.alpha is not None:
             for part in parts:
                 share = KEEP if self.alpha is not None else self._share([arrays[n] for n in part.weights])
                 alone |= {n: Pruning(share).project([arrays[n]])[0] for n in part.weights}
-        kept, refusals = super()._worthwhile(parts, alone, arrays)
+        kept, refusals = super()._worthwhile(parts, alone, chosen)
         return [Part(p.weights, self._projection([arrays[n] for n in p.weights])) for p in kept], refusals
 
     def _warnings(self, chosen: Chosen, encodings: Mapping[str, Encoding]) -> list[str]:

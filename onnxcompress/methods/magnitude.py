@@ -198,7 +198,7 @@ class Magnitude(Method):
                 arrays[layer.weight] = model.array(layer.weight)
         check_finite(arrays, "it cannot be ranked")
         projection = Pruning(target_of(self.keep, self.target).share)
-        names, small = self._worthwhile(arrays, projection)
+        names, small = self._worthwhile(model, arrays, projection)
         if self.scope == "joint" and names:
             encodings = dict(zip(names, projection.project([arrays[n] for n in names]), strict=True))
         else:
@@ -210,18 +210,20 @@ class Magnitude(Method):
         )
 
     def _worthwhile(
-        self, arrays: dict[str, Array], projection: Projection
+        self, model: Model, arrays: dict[str, Array], projection: Projection
     ) -> tuple[list[str], list[Refusal]]:
         """Return the weights that get smaller when pruned on their own, and why the others do not."""
         from onnxcompress.core.refusal import Refusal  # noqa: PLC0415
+        from onnxcompress.engine.proto import plain_bytes  # noqa: PLC0415
 
         names, refusals = [], []
         for name, array in arrays.items():
             after = -(-projection.project([array])[0].stored_bits() // 8) + NODE_BYTES
-            if after < array.nbytes:
+            before = plain_bytes(model.weights[name])
+            if after < before:
                 names.append(name)
             else:
-                why = f"would not get smaller: {array.nbytes} bytes now, about {after} with mask and nodes"
+                why = f"would not get smaller: {before} bytes now, about {after} with mask and nodes"
                 refusals.append(Refusal(name, why))
         return names, refusals
 

@@ -9,9 +9,11 @@ from onnxcompress.core.errors import UsageError
 from onnxcompress.core.task import Task
 from onnxcompress.engine.data import Examples
 from onnxcompress.methods._base import Method, Needs
+from onnxcompress.pipeline import _data as datasets
 from onnxcompress.pipeline import _original as originals
+from onnxcompress.pipeline._compared import COMPARED_EXAMPLES
 from onnxcompress.pipeline._lists import check_lists
-from onnxcompress.pipeline._original import COMPARED_EXAMPLES, Original
+from onnxcompress.pipeline._original import Original
 from onnxcompress.pipeline._repeatable import check_repeatable
 from onnxcompress.pipeline._request import Request
 from onnxcompress.recipe import TASK_OPTIONS
@@ -41,21 +43,24 @@ def opened(request: Request) -> Opened:
     Raises:
         UsageError: a method needs data, or labels, that are not there.
     """
-    original = originals.open_original(request.source, request.input_shapes, request.threads)
+    original = originals.open_original(request.source, request.threads)
+    # Before anything runs: a model may run at the sizes of the data only.
+    data = datasets.read(original, request.recipe.data)
+    original = datasets.with_sizes(original, request.input_shapes, data)
     check_repeatable(original, request.recipe.seed)
     stores = request.fold and not request.recipe.methods[0].folds
     original, computed = originals.with_stored_weights(original) if stores else (original, ())
     check_lists(request.recipe, original.model)
-    task = _task(request, original)
+    task = _task(request, original, data)
     for method in request.recipe.methods:
         _check_needs(method, task)
     if task is not None:  # only now is it known whether labels are used
         gates.check(request.limits, benchmark=request.benchmark, data=task.labelled)
         _look_through(request, task)
-    return Opened(originals.with_sizes_of_data(original, task, request.input_shapes), task, computed)
+    return Opened(datasets.with_sizes_of_task(original, task, request.input_shapes), task, computed)
 
 
-def _task(request: Request, original: Original) -> Task | None:
+def _task(request: Request, original: Original, data: datasets.Given) -> Task | None:
     """Return what the methods may train on; None where no data was given."""
     options, seed = request.recipe.data, request.recipe.seed
     random = options.get("random", False)
@@ -64,12 +69,12 @@ def _task(request: Request, original: Original) -> Task | None:
     if unused and options.get("path") is None:
         flag = "--" + unused[0].replace("_", "-")
         raise UsageError(f"{flag} says what to do with --data", why="none is given")
-    if not random:
-        return originals.data_task(original, options, seed) if options.get("path") is not None else None
     if options.get("path") is not None:
-        raise UsageError("--data and --random-data exclude each other", fix="leave one of them out")
-    examples = originals.random_examples(original, options.get("limit") or RANDOM_EXAMPLES, seed)
-    return originals.task_of(original, examples, options, seed)
+        return datasets.data_task(original, data, seed)
+    if not random:
+        return None
+    examples = datasets.random_examples(original, options.get("limit") or RANDOM_EXAMPLES, seed)
+    return datasets.task_of(original, examples, options, seed)
 
 
 def _look_through(request: Request, task: Task) -> None:

@@ -13,7 +13,8 @@ from onnxcompress.core.run import LatencyRatio
 from onnxcompress.core.task import Task
 from onnxcompress.methods._base import Method
 from onnxcompress.pipeline import _original as originals
-from onnxcompress.pipeline._original import Compared, Original
+from onnxcompress.pipeline._compared import Compared, single_example
+from onnxcompress.pipeline._original import Original
 
 BUDGET_S = 8.0
 """Seconds for measuring which way is the fastest."""
@@ -35,7 +36,7 @@ def stopwatch(
     """Return what times serialised models interleaved, on one example of the data where there is any."""
 
     def time(models: Mapping[str, bytes]) -> tuple[LatencyRatio, ...]:
-        single = originals.single_example(original, task)
+        single = single_example(original, task)
         if single is None:
             single = originals.random_single(original, seed)
         found = bench.compare_latency(

@@ -18,7 +18,9 @@ from onnxcompress.core.version import VERSION
 from onnxcompress.engine.measures import facts
 from onnxcompress.engine.measures.operator_times import operator_times
 from onnxcompress.engine.runtime import TensorInfo
+from onnxcompress.pipeline import _data as datasets
 from onnxcompress.pipeline import _original as originals
+from onnxcompress.pipeline._compared import compare_outputs, compared_inputs
 from onnxcompress.pipeline._original import LATENCY_BUDGET_S
 from onnxcompress.pipeline._told import labels_doubtful
 
@@ -63,23 +65,25 @@ def compare(
     if data and data.get("path") is None:
         flag = "--" + next(iter(data)).replace("_", "-")
         raise UsageError(f"{flag} says what to do with --data", why="none is given")
-    opened = [originals.open_original(source, input_shapes or {}, threads) for source in sources]
+    opened = [originals.open_original(source, threads) for source in sources]
+    given = datasets.read(opened[0], data if data and outputs else {})
+    opened = [datasets.with_sizes(one, input_shapes or {}, given) for one in opened]
     first = opened[0]
     names = _distinct_names(sources)
     _check_inputs(names, opened)
     compared = single = accuracy = None
     if outputs:
-        opening = originals.data_task if hold_out else originals.untrained_task
-        task = opening(first, data, seed) if data else None
-        opened = [originals.with_sizes_of_data(one, task, input_shapes or {}) for one in opened]
+        opening = datasets.data_task if hold_out else datasets.untrained_task
+        task = opening(first, given, seed) if data else None
+        opened = [datasets.with_sizes_of_task(one, task, input_shapes or {}) for one in opened]
         first = opened[0]
-        compared = originals.compared_inputs(first, task, seed)
+        compared = compared_inputs(first, task, seed)
         single = compared.single
         accuracy = _accuracy(opened, task, threads)
     comparisons = []
     for name, other in zip(names[1:], opened[1:], strict=True):
         if compared is not None:
-            found = originals.compare_outputs(
+            found = compare_outputs(
                 first.file, other.file, compared, threads, same_types=False, decided=first.decided
             )
             comparisons.append(replace(found, candidate=name))

@@ -34,10 +34,12 @@ from onnxcompress.methods._options import options_of
 from onnxcompress.pipeline import _original as originals
 from onnxcompress.pipeline._carrying_out import carry_out
 from onnxcompress.pipeline._channels import channel_facts
+from onnxcompress.pipeline._compared import Compared, compare_outputs, compared_inputs
+from onnxcompress.pipeline._data import require_data_runs
 from onnxcompress.pipeline._factoring import as_stored
 from onnxcompress.pipeline._latency import latency_of_cuts
 from onnxcompress.pipeline._opening import Opened, opened
-from onnxcompress.pipeline._original import Compared, Original, path_of
+from onnxcompress.pipeline._original import Original, path_of
 from onnxcompress.pipeline._quantized import (
     check_last,
     quantised_tolerance,
@@ -106,7 +108,7 @@ def _compressed(request: Request, found: Opened, clock: _Clock) -> Run:
         flag = "--resume" if request.resources.resume else "--checkpoint"
         warnings.append(f"{flag} had no effect: nothing was trained, so there is no state to keep")
     warnings += newer_format(original.model, final)
-    compared = originals.compared_inputs(original, task, request.recipe.seed)
+    compared = compared_inputs(original, task, request.recipe.seed)
     with tempfile.TemporaryDirectory(prefix=".onnxcompress-", dir=staging(request)) as folder:
         before, name = names_of(request)
         target = Path(folder) / (request.output or Path("result.onnx")).name
@@ -181,7 +183,7 @@ def _decide(request: Request, original: Original, task: Task | None) -> tuple[_D
     try:
         decided = _run_methods(request, original, task)
     except ExecutionError:
-        originals.require_data_runs(original, task)
+        require_data_runs(original, task)
         raise
     refusals = (*(r for plan in decided.plans for r in plan.refusals), *decided.refusals)
     planned = any(plan.weights or plan.values for plan in decided.plans)
@@ -353,7 +355,7 @@ def _verify(
     allowed = {n: max(tolerance, 4 * verify.worst(plain, names - {n})) for n in names & (decided - alike)}
     believed = against_torch(TorchGraph(model).run, written, tolerance=tolerance, allowed=allowed)
     verify.require(believed)
-    cost = originals.compare_outputs(original.witness, written, compared, threads, decided=decided)
+    cost = compare_outputs(original.witness, written, compared, threads, decided=decided)
     verify.require(cost)
     return cost, believed
 

@@ -18,6 +18,7 @@ from onnxcompress.engine import feeds, runtime
 from onnxcompress.engine.layers import Layer, layers, left_alone
 from onnxcompress.engine.measures import facts
 from onnxcompress.engine.measures.costs import count_macs
+from onnxcompress.engine.proto import plain_bytes
 from onnxcompress.pipeline._channels import channel_facts
 from onnxcompress.surgery import store_computed_weights
 
@@ -87,7 +88,7 @@ def _opened(
 
 def _layer_facts(model: Model, layer: Layer, by_node: Mapping[str, int]) -> WeightFacts:
     weight, encoding = model.weights[layer.weight], model.encodings.get(layer.weight)
-    dense = weight.size * weight.dtype.itemsize * 8
+    dense = 8 * plain_bytes(weight)
     codebook = encoding.codebook() if encoding is not None else None
     counted = [by_node[c.node] for c in layer.consumers if c.node in by_node]
     return WeightFacts(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from onnxcompress import exporter, surgery
-from onnxcompress.core.errors import NothingChangedError, OutputError, UsageError
+from onnxcompress.core.errors import NothingChangedError, OutputError, UnsupportedError, UsageError
 from onnxcompress.core.model import Model
 from onnxcompress.core.plan import Plan
 from onnxcompress.core.quantization import Quantization
@@ -30,6 +30,7 @@ from onnxcompress.engine.measures import facts
 from onnxcompress.engine.quantizer import quantized
 from onnxcompress.methods._base import Method, Needs
 from onnxcompress.methods._options import options_of
+from onnxcompress.pipeline import _data as datasets
 from onnxcompress.pipeline import _original as originals
 from onnxcompress.pipeline._lists import check_lists
 from onnxcompress.pipeline._original import Original, Source
@@ -102,12 +103,14 @@ def sensitivity(
     if len(recipe.methods) != 1:
         raise UsageError("sensitivity is that to one method", why=f"found {len(recipe.methods)}")
     method, seed = recipe.methods[0], recipe.seed
-    original = originals.open_original(source, input_shapes or {}, threads)
+    original = originals.open_original(source, threads)
+    data = datasets.read(original, recipe.data)
+    original = datasets.with_sizes(original, input_shapes or {}, data)
     check_repeatable(original, seed)
     original, _ = originals.with_stored_weights(original)
     check_lists(recipe, original.model)
-    task = _task(original, recipe, examples)
-    original = originals.with_sizes_of_data(original, task, input_shapes or {})
+    task = _task(original, recipe, data, examples)
+    original = datasets.with_sizes_of_task(original, task, input_shapes or {})
     calls = _calls(task, examples)
     progress = (resources or Resources()).progress
     progress(0.0, "deciding", None)
@@ -250,13 +253,19 @@ def save(path: Path, ranked: Ranked) -> None:
         raise OutputError("cannot write the list of layers", where=str(path), why=why) from error
 
 
-def _task(original: Original, recipe: Recipe, examples: int) -> Task:
+def _task(original: Original, recipe: Recipe, data: datasets.Given, examples: int) -> Task:
     """Return the data, or seeded random inputs where there is none."""
     options, seed = recipe.data, recipe.seed
     if options.get("path") is not None:
-        return originals.data_task(original, options, seed)
-    drawn = originals.random_examples(original, max(examples, CALIBRATION), seed)
-    return originals.task_of(original, drawn, options, seed)
+        return datasets.data_task(original, data, seed)
+    if not original.session.inputs:
+        raise UnsupportedError(
+            "the model has no inputs, so that nothing can be said of its damage",
+            where=original.model.source.path,
+            why="damage is how far outputs move over inputs",
+        )
+    drawn = datasets.random_examples(original, max(examples, CALIBRATION), seed)
+    return datasets.task_of(original, drawn, options, seed)
 
 
 def _calls(task: Task, examples: int) -> tuple[Feeds, ...]:

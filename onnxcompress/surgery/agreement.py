@@ -138,6 +138,8 @@ class Comparison64:
 
     def _show(self, graph: TorchGraph, more: Mapping[str, Callable[..., Any]]) -> Shown:
         """Let a graph note what is at each place when it runs."""
+        import torch  # noqa: PLC0415
+
         shown: Shown = {}
 
         def note(place: str) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -145,7 +147,8 @@ class Comparison64:
 
             def hook(value: torch.Tensor) -> torch.Tensor:
                 value = value if inner is None else inner(value)
-                shown[place] = value
+                # A weight that a node hands on as it is (all of it sliced) is no array while it may learn.
+                shown[place] = value.detach() if isinstance(value, torch.Tensor) else value
                 return value
 
             return hook

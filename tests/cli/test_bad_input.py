@@ -239,7 +239,7 @@ def test_options_that_are_wrong(call, folder, options):
         ("digits_mlp.onnx a.onnx b.onnx --method lc-quant", "b.onnx"),
         ("digits_mlp.onnx a.onnx -o b.onnx --method lc-quant", "twice"),
         ("compare digits_mlp.onnx", "two or more"),
-        ("compare digits_mlp.onnx embedding.onnx --random-data", "--random-data"),
+        ("compare digits_mlp.onnx embedding.onnx --random-data", "No such option"),
         ("compare digits_mlp.onnx digits_mlp.onnx --labels y_train", "--data"),
         ("bench", "A.onnx"),
         ("list nothing", "nothing"),

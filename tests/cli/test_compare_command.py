@@ -8,7 +8,9 @@ import onnx
 import onnxruntime
 import pytest
 
-from onnxcompress.pipeline import _original as originals
+from onnxcompress.pipeline._compared import COMPARED_EXAMPLES
+from onnxcompress.pipeline._data import read, untrained_task
+from onnxcompress.pipeline._original import open_original
 
 QUICK = "--budget 0.5 --report r.json --report r.html --report r.md"
 
@@ -159,11 +161,11 @@ def test_what_is_set_apart_is_what_is_judged_by(folder, call, splits, options, m
 def test_outputs_are_compared_on_examples_drawn_from_all(folder):
     """Sorted by class, the first 256 of 400 would lack the last classes."""
     _, labels = labelled(folder)
-    original = originals.open_original(folder / "digits_mlp.onnx", {}, 1)
-    task = originals.untrained_task(original, {"path": folder / "labelled.npz"}, 0)
+    original = open_original(folder / "digits_mlp.onnx", 1)
+    task = untrained_task(original, read(original, {"path": folder / "labelled.npz"}), 0)
     assert np.array_equal(np.sort(task.validation), np.arange(400))
-    drawn = labels[task.validation[: originals.COMPARED_EXAMPLES]]
-    assert set(drawn) == set(labels) > set(labels[: originals.COMPARED_EXAMPLES])
+    drawn = labels[task.validation[:COMPARED_EXAMPLES]]
+    assert set(drawn) == set(labels) > set(labels[:COMPARED_EXAMPLES])
     assert not len(task.train)
 
 

@@ -4,6 +4,7 @@ from itertools import combinations, product
 
 import ml_dtypes
 import numpy as np
+import onnx
 import pytest
 from small import bfloat16_weight, left, one_weight, packed_bytes, run, stored_at, stored_proto
 
@@ -70,6 +71,7 @@ def test_bfloat16() -> None:
     encoding = KINDS["codebook and few"].project([array])[0]
     assert encoding.dtype == array.dtype
     stored_form = stored_proto(bfloat16_weight(array), encoding)
+    onnx.checker.check_model(stored_form, full_check=True)
     assert run(stored_form).tobytes() == encoding.decode().astype(np.float32).tobytes()
 
 

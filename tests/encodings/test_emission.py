@@ -78,6 +78,7 @@ def test_bfloat16(kind: str) -> None:
     array = WEIGHT.astype(ml_dtypes.bfloat16)
     encoding = KINDS[kind].project([array])[0]
     stored_form = stored_proto(bfloat16_weight(array), encoding)
+    onnx.checker.check_model(stored_form, full_check=True)
     assert run(stored_form).tobytes() == encoding.decode().astype(np.float32).tobytes()
 
 

@@ -44,7 +44,10 @@ def test_bfloat16(keep: str) -> None:
     array = RNG.normal(size=(61, 97)).astype(ml_dtypes.bfloat16)
     encoding = Pruning(KEEPS[keep]).project([array])[0]
     stored_form = stored_proto(bfloat16_weight(array), encoding)
+    onnx.checker.check_model(stored_form, full_check=True)
     assert run(stored_form).tobytes() == encoding.decode().astype(np.float32).tobytes()
+    assert left(stored_form) <= {"Identity"}
+    assert stored.lift(from_proto(stored_form))[1]["w"].kind == "sparse"
 
 
 @pytest.mark.parametrize("keep", KEEPS)

@@ -2,6 +2,7 @@
 
 import ml_dtypes
 import numpy as np
+import onnx
 import pytest
 from small import bfloat16_weight, one_weight, packed_bytes, run, stored_at, stored_proto
 
@@ -52,6 +53,7 @@ def test_bfloat16(keep: str) -> None:
     array = RNG.normal(size=(61, 97)).astype(ml_dtypes.bfloat16)
     encoding = PruneCodebook(8, KEEPS[keep]).project([array])[0]
     stored_form = stored_proto(bfloat16_weight(array), encoding)
+    onnx.checker.check_model(stored_form, full_check=True)
     assert run(stored_form).tobytes() == encoding.decode().astype(np.float32).tobytes()
     assert stored.lift(from_proto(stored_form))[1]["w"].kind == "sparse-codebook"
 

@@ -246,6 +246,43 @@ def test_inputs_without_a_common_batch_axis_are_fed_whole():
     np.testing.assert_array_equal(again["sound"], stacked["sound"])
 
 
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("first", ["N", "T"])
+def test_states_that_have_the_batch_behind_their_layers_are_fed_whole(first, batched):
+    """Of two layers: the first axis of the states is no batch of two."""
+    steps = (5, 1, 4) if first == "T" else (1, 5, 4)
+    inputs = [info("x", first, "T" if first == "N" else "N", 4), info("h", 2, "N", 3)]
+    x, h = RNG.standard_normal((6, *steps)), RNG.standard_normal((6, 2, 1, 3))
+    given = {"x": x, "h": h} if batched else {"x": x.reshape(6, 5, 4), "h": h.reshape(6, 2, 3)}
+    examples = open_data({k: v.astype(np.float32) for k, v in given.items()}, inputs)
+    for k, (held, feed) in enumerate(examples.feeding.calls(examples.inputs(np.arange(6)), 9)):
+        assert held == 1
+        np.testing.assert_array_equal(feed["x"], x[k].astype(np.float32))
+        np.testing.assert_array_equal(feed["h"], h[k].astype(np.float32))
+
+
+def test_feeds_of_several_that_belong_together_are_taken_as_they_are():
+    feeds = [{"x": np.ones((3, 5, 4), np.float32), "h": np.ones((2, 3, 3), np.float32)} for _ in range(2)]
+    examples = open_data(feeds, [info("x", "N", "T", 4), info("h", 2, "N", 3)])
+    assert {n: v.shape for n, v in examples.inputs(np.arange(2)).items()} == {
+        "x": (2, 3, 5, 4),
+        "h": (2, 2, 3, 3),
+    }
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        {"x": (4, 3, "T"), "y": (4, "T")},  # a batch of four, of one length
+        {"x": ("N", "T", 4), "y": ("N", "T")},
+        {"x": ("T", "N", 4)},
+        {"x": ("N", "T", 4), "h": (1, "N", 3)},  # one layer: an example alone fits as it is
+    ],
+)
+def test_inputs_with_a_common_batch_axis_are_not_fed_whole(shapes):
+    assert not Feeding.of([info(name, *shape) for name, shape in shapes.items()]).whole
+
+
 def test_predictions_come_back_in_order_whatever_the_calls():
     def double(feed):
         assert feed["x"].shape[0] == 5
@@ -585,6 +622,31 @@ def test_options_that_cannot_be(options, words):
 
 _NAN = X.copy()
 _NAN[3, 1, 1] = np.nan
+
+
+@pytest.mark.parametrize("given", ["items", "files"])
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [np.array([["ab"]]), np.array([["abcdef"]]), np.array([["x"]])],
+        [np.array([[1]], np.int8), np.array([[1000]], np.int32), np.array([[-1]], np.int8)],
+        [np.array([[1]], np.float16), np.array([[1e9]], np.float64), np.array([[2]], ">f4")],
+    ],
+)
+def test_later_examples_may_be_wider_than_the_first(tmp_path, parts, given):
+    inputs = [info("x", "N", 1, dtype={"U": "object", "i": "int64", "f": "float64"}[parts[0].dtype.kind])]
+    for number, part in enumerate(parts):
+        np.save(tmp_path / f"{number}.npy", part)
+    examples = open_data([{"x": p} for p in parts] if given == "items" else tmp_path, inputs)
+    found = examples.inputs(np.arange(3))["x"]
+    assert found.tolist() == [p[0].tolist() for p in parts]
+
+
+def test_text_may_be_given_as_objects():
+    words = np.array([["ab"], ["abc"]], dtype=object)
+    found = open_data([{"x": words}], [info("x", "N", 1, dtype="object")]).inputs(np.arange(2))["x"]
+    assert found.tolist() == [["ab"], ["abc"]]
+
 
 BAD = {
     "missing input": ({"mask": X}, TWO, r"does not feed input 'x' .*keys found: 'mask'"),

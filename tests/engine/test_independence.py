@@ -17,7 +17,8 @@ from onnxcompress.core.errors import DataError
 from onnxcompress.engine.data import open_data
 from onnxcompress.engine.data.independence import independent
 from onnxcompress.engine.runtime import open_session
-from onnxcompress.pipeline._original import open_original, random_examples
+from onnxcompress.pipeline._data import Given, random_examples, with_sizes
+from onnxcompress.pipeline._original import open_original
 
 RNG = np.random.default_rng(0)
 T, F, H = 7, 5, 6
@@ -64,7 +65,8 @@ def test_examples_along_the_second_axis_are_found_and_fed_as_they_should_be(step
 
 def test_random_numbers_are_fed_as_examples_are():
     for first in (True, False):
-        original = open_original(recurrent("T", first=first), {"x": (1, 4, F)}, 1)
+        original = open_original(recurrent("T", first=first), 1)
+        original = with_sizes(original, {"x": (1, 4, F)}, Given())
         examples = random_examples(original, 5, seed=0)
         assert examples.feeding.whole == first
         assert len(examples) == 5

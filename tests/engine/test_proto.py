@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from sameness import differences
 
+from onnxcompress.core.model import Model, Source
 from onnxcompress.engine import runtime
-from onnxcompress.engine.proto import dense, from_proto, to_proto
+from onnxcompress.engine.proto import from_proto, plain_bytes, to_proto
+from onnxcompress.engine.sparse_tensors import dense
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 info = helper.make_tensor_value_info
@@ -156,22 +158,38 @@ def test_the_oracle_sees_a_changed_bit():
     assert list(differences(proto, changed))
 
 
+def added(proto):
+    """Return what the weight of a sparse case is, bit by bit: zeros are added to it with their sign."""
+    return runtime.open_session(proto.SerializeToString()).run({"x": np.full((2, 4), -0.0, np.float32)})["y"]
+
+
 @pytest.mark.parametrize("case", [sparse_initializer, sparse_constant], ids=lambda c: c.__name__)
-def test_sparse_weights_are_dense_in_the_graph_and_stay_dense_once_changed(case):
+@pytest.mark.parametrize(
+    ("changed", "sparse"),
+    [
+        ([[0, 6, 0, 0], [0, -2, 0, 0]], True),
+        ([[0, 6, 0, -0.0], [0, 0, 0, 0]], True),
+        ([[0, 6, 0], [0, -2, 0]], False),
+        ([[1, 6, 0, 0], [0, -2, 0, 0]], False),
+    ],
+)
+def test_sparse_weights_are_dense_in_the_graph_and_sparse_again_where_that_is_smaller(case, changed, sparse):
     graph = taken(case())
-    x = np.zeros((2, 4), np.float32)
     want = np.array([[0, 3, 0, 0], [0, -1, 0, 0]], np.float32)
-    assert np.array_equal(runtime.open_session(to_proto(graph).SerializeToString()).run({"x": x})["y"], want)
-    node = graph.graph[0]
-    tensor = ir.Tensor(want * 2, name="w")
+    assert np.array_equal(added(to_proto(graph)), want)
+    node, array = graph.graph[0], np.array(changed, np.float32)
+    tensor = ir.Tensor(array, name="w")
     if node.op_type == "Constant":
         node.attributes["value"] = ir.AttrTensor("value", tensor)
     else:
         graph.graph.initializers["w"].const_value = tensor
     back = to_proto(graph)
-    assert not back.graph.sparse_initializer
-    assert not any(a.HasField("sparse_tensor") for n in back.graph.node for a in n.attribute)
-    assert np.array_equal(runtime.open_session(back.SerializeToString()).run({"x": x})["y"], want * 2)
+    attributes = [a for n in back.graph.node for a in n.attribute if a.HasField("sparse_tensor")]
+    assert len(back.graph.sparse_initializer) + len(attributes) == sparse
+    if array.shape == want.shape:
+        assert added(back).tobytes() == array.tobytes(), "zeros keep their sign"
+    weight = Model(graph, Source(None, "", 0)).weights["w"]
+    assert plain_bytes(weight) == (2 * (4 + 8) if sparse else array.nbytes)
 
 
 def test_per_axis_indices():

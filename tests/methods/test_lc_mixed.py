@@ -32,6 +32,13 @@ def test_each_weight_gets_its_own():
     np.testing.assert_array_equal(plan.weights["fc2.w"].decode(), expected.decode())
 
 
+def test_a_number_may_begin_with_its_point():
+    short, long = (plan_of(f"fc1*=prune(keep={keep})").weights["fc1.w"].decode() for keep in (".1", "0.1"))
+    np.testing.assert_array_equal(short, long)
+    with pytest.raises(UsageError, match=r"must be a number: found '\.1\.2'"):
+        plan_of("fc1*=prune(keep=.1.2)")
+
+
 @pytest.mark.parametrize(
     ("parts", "kinds"),
     [

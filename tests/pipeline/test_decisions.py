@@ -190,7 +190,7 @@ def test_what_cannot_be_shown_is_left_as_it_is(tmp_path, monkeypatch):
 
     monkeypatch.setattr(exporter, "dense_bytes", too_large)
     onnx.save(decided(), tmp_path / "model.onnx")
-    opened = open_original(tmp_path / "model.onnx", {}, 1)
+    opened = open_original(tmp_path / "model.onnx", 1)
     assert opened.scores == ()
     assert opened.witness == opened.file
     assert [o.name for o in opened.session.outputs] == ["digit"]

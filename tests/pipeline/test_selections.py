@@ -133,13 +133,13 @@ def test_what_is_looked_up_in_weights_is_proven_where_these_change(monkeypatch, 
 
 
 def test_what_a_decision_selects_is_told_in_the_right_number():
-    opened = open_original(best(), {}, 1)
+    opened = open_original(best(), 1)
     assert opened.scores == ("b", "s")
     assert opened.decided == {"o", "t", "c"}
     first, second = told.scores_told(opened)
     assert first.startswith("'o' and 't' hold what a decision selects")
     assert "'b' and 's', which do, are trained towards" in second
-    one = open_original(proto_of(BEST, "float[N, 6] x", "float[N, 8] t", WEIGHTS), {}, 1)
+    one = open_original(proto_of(BEST, "float[N, 6] x", "float[N, 8] t", WEIGHTS), 1)
     first, second = told.scores_told(one)
     assert first.startswith("'t' holds what")
     assert "'s', which does, is trained towards" in second
@@ -147,14 +147,14 @@ def test_what_a_decision_selects_is_told_in_the_right_number():
 
 def test_where_everything_is_there_nothing_is_shown():
     outputs = f"{OUTPUTS}, float[N, 20, 4] b, float[N, 20] s"
-    opened = open_original(proto_of(BEST, "float[N, 6] x", outputs, WEIGHTS), {}, 1)
+    opened = open_original(proto_of(BEST, "float[N, 6] x", outputs, WEIGHTS), 1)
     assert opened.scores == ()
     assert opened.decided == {"o", "t"}
-    assert open_original(raw(), {}, 1).decided == frozenset()
+    assert open_original(raw(), 1).decided == frozenset()
 
 
 def test_what_is_left_out_is_not_computed_and_all_else_is_the_same():
-    opened = open_original(best(), {}, 1)
+    opened = open_original(best(), 1)
     graph = TorchGraph(opened.model)
     feed = {"x": ROWS[:3]}
     expected = graph.run(feed)
@@ -177,7 +177,7 @@ def test_what_is_left_out_is_not_computed_and_all_else_is_the_same():
 
 
 def test_damage_is_not_measured_by_decisions():
-    opened = open_original(best(), {}, 1)
+    opened = open_original(best(), 1)
     run = open_session(opened.witness).run
     yardstick = Yardstick(run, [{"x": ROWS[:1]}], without=opened.decided)
     assert yardstick.outputs == ("b", "s")

@@ -12,7 +12,8 @@ from onnxcompress.engine.channels import analyse
 from onnxcompress.engine.factors import ways, work
 from onnxcompress.engine.layers import layers
 from onnxcompress.engine.measures.costs import count_macs
-from onnxcompress.pipeline import _original as originals
+from onnxcompress.pipeline._data import Given, with_sizes
+from onnxcompress.pipeline._original import open_original
 from onnxcompress.surgery.factoring import factor
 from onnxcompress.surgery.factoring_proof import prove_factoring
 
@@ -36,7 +37,7 @@ FACTORED = {
 @pytest.mark.parametrize("scheme", ["1", "2"])
 @pytest.mark.parametrize("name", FACTORED)
 def test_every_layer_that_can_is_two_and_computes_the_same(name, scheme):
-    original = originals.open_original(MODELS / f"{name}.onnx", {}, 1)
+    original = with_sizes(open_original(MODELS / f"{name}.onnx", 1), {}, Given())
     model, shapes = original.model, original.shapes
     traced = {v.name: s for v, s in analyse(model, shapes).ground.trace.shapes.items()}
     encodings, foretold = {}, count_macs(model, shapes).total

@@ -62,6 +62,13 @@ class Examples:
             stack[name] = values
         return stack
 
+    def feed_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the inputs where one example is fed; all examples have one shape."""
+        blank = {name: np.zeros((1, *c.shape[1:]), c.dtype) for name, c in self.columns.items()}
+        stack = {name: self.fits[name].apply(values) for name, values in blank.items()}
+        _, feed = next(self.feeding.calls(stack, 1))
+        return {name: values.shape for name, values in feed.items()}
+
     def look_through(self, indices: Array) -> None:
         """Read these examples and keep nothing of them; raises DataError where one cannot be read."""
         order = np.sort(indices)  # neighbours are read together

@@ -39,21 +39,27 @@ class Feeding:
 
     Attributes:
         whole: the inputs share no batch axis (one is a scalar, or their first axes are fixed and differ, as
-            those of recurrent states): an example is a complete feed, and stacks have one axis more than the
-            inputs.
+            those of recurrent states, or are fixed where an axis behind has the name of the batch): an
+            example is a complete feed, and stacks have one axis more than the inputs.
         fixed: the fixed length of the batch axis, None where it is free.
+        batch: name of the axis that counts examples in whole feeds, None where nothing tells.
     """
 
     whole: bool
     fixed: int | None
+    batch: str | None = None
 
     @classmethod
     def of(cls, inputs: Sequence[TensorLike]) -> Feeding:
         """Read it off the declared shapes of the inputs."""
         firsts = {i.shape[0] for i in inputs if i.shape and isinstance(i.shape[0], int)}
+        batch = _batch([i.shape for i in inputs if i.shape])
         if any(not i.shape for i in inputs) or len(firsts) > 1:
-            return cls(True, None)
-        return cls(False, next(iter(firsts), None))
+            return cls(True, None, batch)
+        fixed = next(iter(firsts), None)
+        if batch is not None and fixed is not None and fixed > 1:
+            return cls(True, None, batch)
+        return cls(False, fixed)
 
     def step(self, size: int) -> int:
         """Return how many examples go into one call where ``size`` are wanted."""
@@ -111,3 +117,10 @@ class Feeding:
         if self.fixed and len(value) % fed == 0:
             return value.reshape(fed, len(value) // fed, *value.shape[1:])
         return None
+
+
+def _batch(shapes: Sequence[tuple[int | str | None, ...]]) -> str | None:
+    """Return the one name that several inputs have once, not all in front: 2 × N × H beside N × T × F."""
+    names = {d for shape in shapes for d in shape if isinstance(d, str)}
+    common = [name for name in names if all(shape.count(name) == 1 for shape in shapes)]
+    return common[0] if len(common) == 1 and len({shape[0] for shape in shapes}) > 1 else None

@@ -117,16 +117,21 @@ def find_fit(key: str, column: Column, item: TensorLike, feeding: Feeding, optio
     In this order: as it is; with axes of length 1 put in or left out; channels moved from last to first or
     from first to last; flattened, or folded from a flat row, where the number of elements fits.
     """
+    if item.numpy is None:
+        raise DataError(f"input '{item.name}' has a type that no array can feed")
     found, wanted = column.shape[1:], example_dims(item, feeding)
     channels_first = _channels_first(wanted, options)
-    axes, shape, matched = _arrange(found, wanted, column.channels_last, channels_first)
+    alone = tuple(1 if d == feeding.batch else d for d in wanted) if feeding.batch else wanted
+    axes, shape, matched = _arrange(found, alone, column.channels_last, channels_first)
+    if not matched and alone != wanted:  # a feed of several that belong together
+        axes, shape, matched = _arrange(found, wanted, column.channels_last, channels_first)
     if not matched:
         batch = "" if feeding.whole else "N × "
         raise DataError(
             f"'{key or 'the data'}' does not fit input '{item.name}'",
             why=f"found {_words(column.shape)}, expected {batch}{_words(wanted) or 'nothing more'}",
         )
-    dtype = _input_type(key, column.dtype, item)
+    dtype = _input_type(key, column.dtype, item, item.numpy)
     rank = len(wanted)
     channel_axis = None
     if rank == 3:
@@ -198,11 +203,8 @@ def _align(found: tuple[int, ...], wanted: Dims) -> tuple[int, ...] | None:
     return None
 
 
-def _input_type(key: str, dtype: np.dtype[Any], item: TensorLike) -> np.dtype[Any]:
-    wanted = item.numpy
+def _input_type(key: str, dtype: np.dtype[Any], item: TensorLike, wanted: np.dtype[Any]) -> np.dtype[Any]:
     name = key or "the data"
-    if wanted is None:
-        raise DataError(f"input '{item.name}' has a type that no array can feed", where=f"key '{name}'")
     text, wants_text = dtype.kind in "SUO", wanted.kind in "SUO"
     if text != wants_text:
         raise DataError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,59 @@ Columns = Mapping[str, tuple[str, Column]]
 """Input name -> the key and the column that feed it."""
 
 
+@dataclass(frozen=True, eq=False)
+class DataRead:
+    """Data read for a model's inputs, of which nothing has run yet.
+
+    Attributes:
+        bare: the examples as they fit the declared inputs: unscaled, without labels.
+        columns: what feeds each input.
+        parts: split -> what belongs to it.
+        inputs: the model's inputs.
+        options: how it was read.
+        notes: sentences on how it was read.
+    """
+
+    bare: Examples
+    columns: Columns
+    parts: Mapping[str, Part]
+    inputs: Sequence[TensorLike]
+    options: DataOptions
+    notes: tuple[str, ...]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the inputs where one example is fed; no example is read for it."""
+        return self.bare.feed_shapes()
+
+    def examples(
+        self, outputs: Sequence[TensorLike] = (), predict: Predict | None = None, seed: int = 0
+    ) -> Examples:
+        """Return the examples, with what only the running model tells: scaling, labels, where examples lie.
+
+        Args:
+            outputs: the model's outputs, to check the labels against.
+            predict: runs the original model on one feed; decides the scaling where that is not given.
+            seed: of the choice of examples that scalings are tried on.
+
+        Raises:
+            DataError: one sentence naming the key, what was found and what was expected.
+        """
+        notes = list(self.notes)
+        bare = _apart(self.bare, self.columns, self.inputs, predict, self.options)
+        named = self.options.labels is not None
+        candidates = _labels(self.parts, list(bare.splits), bare, outputs, predict, notes=notes, named=named)
+
+        def scaled(examples: Examples) -> Examples:
+            fits, said, warnings = _scale(examples, self.inputs, self.options, predict, seed)
+            warnings = (*examples.warnings, *warnings)
+            return replace(examples, fits=fits, notes=(*notes, *examples.notes, *said), warnings=warnings)
+
+        examples = understood(bare, candidates, scaled, predict, seed) if candidates else scaled(bare)
+        examples.inputs(np.arange(min(len(examples), 16)))  # what is wrong throughout is told at once
+        return examples
+
+
 def open_data(
     spec: Any,
     inputs: Sequence[TensorLike],
@@ -39,15 +92,17 @@ def open_data(
     seed: int = 0,
     **options: Any,
 ) -> Examples:
-    """Open data for a model.
+    """Open data for a model that runs: :func:`read_data` and :meth:`DataRead.examples` in one."""
+    return read_data(spec, inputs, **options).examples(outputs, predict, seed)
+
+
+def read_data(spec: Any, inputs: Sequence[TensorLike], **options: Any) -> DataRead:
+    """Read data for a model's inputs as they are declared, without running it.
 
     Args:
         spec: path or text as for ``--data``; or an iterable of dicts, an object with ``get_next``
             (onnxruntime's CalibrationDataReader), or one with the Samples protocol.
         inputs: the model's inputs that must be fed.
-        outputs: its outputs, to check the labels against.
-        predict: runs the original model on one feed; decides the scaling where that is not given.
-        seed: of the choice of examples that scalings are tried on.
         options: fields of :class:`DataOptions`.
 
     Raises:
@@ -62,23 +117,12 @@ def open_data(
     feeding = Feeding.of(inputs)
     with _explained(feeding):
         parts, notes = match_keys(store, [i.name for i in inputs], opts.labels)
-        notes = [*store.notes, *notes]
         names = [name for name in _ORDER if name in parts]
         columns = {i.name: _join(i.name, [parts[s].inputs[i.name] for s in names]) for i in inputs}
         feeding, fits = _fits(columns, inputs, feeding, opts)
     splits = take_indices([(s, next(iter(parts[s].inputs.values()))[1].shape[0]) for s in names])
     bare = Examples({n: c for n, (_, c) in columns.items()}, fits, None, splits, feeding, store.origin)
-    bare = _apart(bare, columns, inputs, predict, opts)
-    candidates = _labels(parts, names, bare, outputs, predict, notes=notes, named=opts.labels is not None)
-
-    def scaled(examples: Examples) -> Examples:
-        fits, said, warnings = _scale(examples, inputs, opts, predict, seed)
-        warnings = (*examples.warnings, *warnings)
-        return replace(examples, fits=fits, notes=(*notes, *examples.notes, *said), warnings=warnings)
-
-    examples = understood(bare, candidates, scaled, predict, seed) if candidates else scaled(bare)
-    examples.inputs(np.arange(min(len(examples), 16)))  # what is wrong throughout is told at once
-    return examples
+    return DataRead(bare, columns, parts, inputs, opts, (*store.notes, *notes))
 
 
 def _fits(
@@ -179,7 +223,7 @@ def _join(name: str, keyed: Sequence[tuple[str, Column]]) -> tuple[str, Column]:
 
 
 def _labels(
-    parts: dict[str, Part],
+    parts: Mapping[str, Part],
     names: Sequence[str],
     examples: Examples,
     outputs: Sequence[TensorLike],

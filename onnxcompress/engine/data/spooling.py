@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.errors import DataError, OnnxCompressError
-from onnxcompress.engine.data.columns import ArrayColumn, Column, FileColumn
+from onnxcompress.engine.data.columns import ArrayColumn, Column, FileColumn, JoinedColumn
 from onnxcompress.engine.data.feeding import Feeding, TensorLike
 from onnxcompress.engine.data.fit import find_fit
 from onnxcompress.engine.data.options import DataOptions
@@ -19,19 +19,26 @@ LABELS = "labels"
 
 
 class _Spool:
-    """One key's file, growing."""
+    """One key's file, growing: runs of arrays of one type, for a longer text or a wider number may follow."""
 
     def __init__(self, array: Array) -> None:
         self.file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115  lives as long as the column
-        self.shape, self.dtype, self.count = array.shape[1:], array.dtype, 0
+        self.shape, self.dtype = array.shape[1:], array.dtype
+        self.runs: list[tuple[np.dtype[Any], int, int]] = []  # type, offset, number of examples
 
     def add(self, array: Array) -> None:
-        self.file.write(np.ascontiguousarray(array, self.dtype).tobytes())
-        self.count += len(array)
+        offset = self.file.tell()
+        self.file.write(np.ascontiguousarray(array).tobytes())
+        if self.runs and self.runs[-1][0] == array.dtype:
+            dtype, offset, count = self.runs.pop()
+            self.runs.append((dtype, offset, count + len(array)))
+        else:
+            self.runs.append((array.dtype, offset, len(array)))
 
     def column(self) -> Column:
         self.file.flush()
-        return FileColumn(self.file, 0, (self.count, *self.shape), self.dtype)
+        columns = [FileColumn(self.file, at, (count, *self.shape), dtype) for dtype, at, count in self.runs]
+        return columns[0] if len(columns) == 1 else JoinedColumn(columns)
 
 
 def spool_items(
@@ -126,9 +133,11 @@ def _array(key: str, value: Any, where: str) -> Array:
         array = np.asarray(value)
     except (ValueError, TypeError) as error:
         raise DataError(f"'{key}' is not an array", where=where, why=str(error)) from None
+    if array.dtype == np.object_ and all(isinstance(word, str) for word in array.flat):
+        return array.astype(np.str_)  # text, as onnxruntime takes it
     if array.dtype.hasobject:
         raise DataError(
-            f"'{key}' is not an array of numbers", where=where, why=f"found {type(value).__name__}"
+            f"'{key}' is not an array of numbers or text", where=where, why=f"found {type(value).__name__}"
         )
     return array
 

@@ -22,6 +22,8 @@ from onnxcompress.core.task import Feeds
 from onnxcompress.encodings.lowrank import LowRank
 from onnxcompress.engine.measures.costs import count_macs
 from onnxcompress.engine.measures.tensorfile import TensorFile
+from onnxcompress.engine.proto import came_sparse, plain_bytes
+from onnxcompress.engine.sparse_tensors import sparse_bytes
 
 BINS = 80
 CLIP = 0.001
@@ -139,14 +141,20 @@ def _weight_facts(before: Model, weight: Weight, encoding: Encoding) -> WeightFa
         consumers=tuple(_consumers(weight)),
         encoding=encoding.kind,
         entries=entries,
-        bits_before=weight.size * weight.dtype.itemsize * 8 if already is None else already.stored_bits(),
-        bits_after=encoding.stored_bits(),
+        bits_before=8 * plain_bytes(weight) if already is None else already.stored_bits(),
+        bits_after=_bits(weight, encoding),
         relative_error=relative_error(array, encoding.decode()) if encoding.shape == weight.shape else None,
         codebook=tuple(float(c) for c in flat) if shown and flat is not None else None,
         histogram=histogram(array),
         shape_after=tuple(encoding.shape) if tuple(encoding.shape) != weight.shape else None,
         rank=rank_of(encoding),
     )
+
+
+def _bits(weight: Weight, encoding: Encoding) -> int:
+    """Return the bits of an encoded weight; what came sparse is written so wherever that takes fewer."""
+    packed = encoding.stored_bits()
+    return min(packed, 8 * sparse_bytes(encoding.decode())) if came_sparse(weight) else packed
 
 
 def rank_of(encoding: Encoding | None) -> int | None:

@@ -18,7 +18,7 @@ from onnxcompress.core.errors import OnnxCompressError
 from onnxcompress.core.model import LEAST_IR_VERSION
 from onnxcompress.core.task import Feeds
 from onnxcompress.engine import runtime
-from onnxcompress.engine.proto import in_memory
+from onnxcompress.engine.model_tensors import in_memory
 
 Shape = tuple[int, ...]
 

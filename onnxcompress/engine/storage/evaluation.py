@@ -91,7 +91,7 @@ def _zeros(node: ir.Node, shape: Array) -> Array:
 
 
 def _scatter(data: Array, places: Array, updates: Array) -> Array:
-    result = data.copy()
+    result = data.astype(updates.dtype)  # zeros of a type that may have been cast to this one
     result[places] = updates
     return result
 

@@ -17,6 +17,7 @@ from onnxcompress.encodings import _nodes
 from onnxcompress.encodings._grouped_nodes import emit_shaped
 from onnxcompress.encodings._packing import packing
 from onnxcompress.encodings.codebook import Codebook
+from onnxcompress.engine.proto import plain_bytes
 from onnxcompress.engine.storage.site import GraphSite
 
 _LARGEST = 1 << 16
@@ -46,7 +47,7 @@ def _fits(weight: Weight, encoding: Codebook) -> bool:
         return False
     padded = weight.size % packing(max(2, len(encoding.entries)), _LARGEST).digits != 0
     bits = encoding.stored_bits() + 8 * (_NODES + 60 * padded)
-    return bits < 8 * weight.size * encoding.dtype.itemsize
+    return bits < 8 * plain_bytes(weight)
 
 
 def emit_pool(site: GraphSite, books: Sequence[Codebook]) -> list[ir.Value]:

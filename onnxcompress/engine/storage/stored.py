@@ -14,6 +14,7 @@ import onnx_ir as ir
 from onnxcompress.core.encoding import Encoding
 from onnxcompress.core.model import LEAST_IR_VERSION, Home, Model, Source, Weight
 from onnxcompress.core.refusal import Refusal
+from onnxcompress.engine.proto import plain_bytes
 from onnxcompress.engine.storage import positions
 from onnxcompress.engine.storage.decoders import Decoded
 from onnxcompress.engine.storage.lift import graphs as walk
@@ -241,7 +242,7 @@ def _refuse(weight: Weight, encoding: Encoding, opset: int) -> str | None:
         return f"{needs}; its values are compressed all the same"
     if weight.size * max(4, weight.dtype.itemsize) > _FOLDED:
         return "decoded it takes more than 1 GiB, which onnxruntime does not decode while loading"
-    if not encoding.stored_bits() < 8 * weight.size * weight.dtype.itemsize:
+    if not encoding.stored_bits() < 8 * plain_bytes(weight):
         return _TOO_SMALL
     return None
 
@@ -250,8 +251,7 @@ def _in_place(weight: Weight, encoding: Encoding, site: GraphSite) -> str | None
     """Replace the weight by its decoding nodes; return why not where that would take more bytes."""
     with site.draft() as draft:
         decoded = encoding.emit(site)
-        dense = weight.size * weight.dtype.itemsize + 16
-        if draft.size_bytes() >= dense:
+        if draft.size_bytes() >= plain_bytes(weight) + 16:
             return _TOO_SMALL
         draft.commit(None)
     _replace(weight, decoded)

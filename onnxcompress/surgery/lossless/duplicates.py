@@ -8,6 +8,7 @@ from collections.abc import Hashable, Iterator
 import onnx_ir as ir
 
 from onnxcompress.core.model import subgraphs
+from onnxcompress.engine.proto import annotating
 from onnxcompress.surgery.lossless.batch_norm import trains
 from onnxcompress.surgery.lossless.workpiece import Workpiece, label, plain
 
@@ -26,12 +27,12 @@ def merge_constants(work: Workpiece) -> Iterator[str]:
 def _merge_constants(
     work: Workpiece, graph: ir.Graph, outer: dict[Hashable, list[ir.Value]]
 ) -> Iterator[str]:
-    known = {key: list(values) for key, values in outer.items()}
+    known, named = {key: list(values) for key, values in outer.items()}, annotating(graph)
     constants = list(graph.initializers.values())
     constants += [node.outputs[0] for node in graph if node.op_type == "Constant" and plain(node)]
     for value in constants:
         tensor = work.fixed(value)
-        if tensor is None or work.encoded(value) or value.is_graph_output():
+        if tensor is None or work.encoded(value) or value.is_graph_output() or value.name in named:
             continue
         if tensor.dtype == ir.DataType.STRING or _moves(work, value):
             continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from onnxcompress.core.model import constant_of
+from onnxcompress.engine.proto import annotating
 from onnxcompress.surgery.lossless.workpiece import INITIALIZERS_ALONE, Workpiece, label, standard
 
 
@@ -19,7 +20,8 @@ def remove_unused(work: Workpiece) -> Iterator[str]:
                 graph.remove(node, safe=True)
                 yield label(node)
         for name, value in list(graph.initializers.items()):
-            if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
+            seen = value.is_graph_output() or value.is_graph_input() or name in annotating(graph)
+            if not value.uses() and not seen:
                 del graph.initializers[name]
                 yield name
 

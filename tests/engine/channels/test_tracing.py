@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from onnx import parser
+from onnx import numpy_helper, parser
 
 from onnxcompress import importer
 from onnxcompress.core.errors import OnnxCompressError
@@ -41,6 +41,26 @@ def test_what_differs_between_two_sizes_is_dynamic():
     assert seen.dynamic[values["x"]] == {0, 2}
     assert seen.dynamic[values["r"]] == {0, 2}
     assert values["b"] not in seen.dynamic
+
+
+LENGTHS = """
+<ir_version: 8, opset_import: ["": 17]>
+g (float[time, batch, 6] x, int32[batch] lengths) => (float[1, batch, 2] y)
+{
+    all, y = GRU <hidden_size = 2> (x, w, r, , lengths)
+}
+"""
+
+
+def test_lengths_of_sequences_are_no_longer_than_these():
+    """Where sizes are filled in, the number of features is not the longest of the open ones."""
+    proto = parser.parse_model(LENGTHS)
+    for name, shape in {"w": (1, 6, 6), "r": (1, 6, 2)}.items():
+        proto.graph.initializer.append(numpy_helper.from_array(np.ones(shape, np.float32), name))
+    seen = trace(importer.load(proto), {"x": (3, 2, 6), "lengths": (2,)})
+    values = {v.name: v for v in seen.shapes}
+    assert seen.shapes[values["y"]] == (1, 2, 2)
+    assert seen.dynamic[values["y"]] == {1}
 
 
 POSITIONS = """

@@ -57,6 +57,20 @@ def simplified():
     return simplify(small(), Simplification(), {"x": (1, 4, 6, 6)}, method="lossless", seed=0)
 
 
+def test_a_weight_that_is_handed_on_as_it_is_can_be_compared():
+    """A table of positions, of which as many are sliced off as the input is long: all of them."""
+    body = """n = Shape <start = 1, end = 2> (x) p = Slice (w, zero, n, zero) a = Add (x, p)
+    b = Mul (a, k) z = Identity (b) y = MatMul (z, v)"""
+    weights = {"w": (5, 4), "zero": np.array([0]), "k": np.array(2, np.float32), "v": (4, 3)}
+    model = model_of(body, "float[N, 5, 4] x", "float[N, 5, 3] y", weights)
+    done = simplify(model, Simplification(), {"x": (2, 5, 4)}, method="lossless", seed=0)
+    x = np.ones((2, 5, 4), np.float32)
+    wanted = ((x + model.array("w")) * 2) @ model.array("v")
+    found = runtime.open_session(to_proto(done.model.ir).SerializeToString()).run({"x": x})["y"]
+    assert done.facts is not None
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+
+
 def test_the_right_rules_pass():
     facts = simplified().facts
     assert {c.rule for c in facts.changes} == {"passing on", "scales and shifts"}

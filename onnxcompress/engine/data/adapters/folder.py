@@ -61,6 +61,7 @@ def _columns(origin: str, files: list[Path], arrays: Callable[[Path], dict[str, 
     """Return a column a key; raises DataError where a file differs from the first."""
     counts: dict[str, list[int]] = {}
     first: dict[str, Array] = {}
+    widest: dict[str, np.dtype[np.generic]] = {}
     for file in files:
         found = arrays(file)
         first = first or found
@@ -79,11 +80,12 @@ def _columns(origin: str, files: list[Path], arrays: Callable[[Path], dict[str, 
                     fix="give all examples the same shape",
                 )
             counts.setdefault(key, []).append(len(array))
+            widest[key] = np.result_type(widest.get(key, array.dtype), array.dtype)
 
     def reader(key: str) -> Callable[[int], Array]:
         return lambda number: arrays(files[number])[key]
 
     return {
-        key: LazyColumn(counts[key], array.shape[1:], array.dtype, reader(key))
+        key: LazyColumn(counts[key], array.shape[1:], widest[key], reader(key))
         for key, array in first.items()
     }

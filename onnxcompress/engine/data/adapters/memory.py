@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,19 @@ from onnxcompress.engine.data.options import DataOptions
 from onnxcompress.engine.data.spooling import spool_items
 
 
+@dataclass(frozen=True)
+class Items:
+    """Dicts of arrays, each one example or one batch, and where they come from."""
+
+    items: Iterable[Any]
+    origin: str
+
+
 def _accepts(spec: Any) -> bool:
     return (
         not isinstance(spec, (str, bytes, Path))
         and not is_samples(spec)
-        and (isinstance(spec, (Mapping, np.ndarray, Iterable)) or hasattr(spec, "get_next"))
+        and (isinstance(spec, (Mapping, np.ndarray, Iterable, Items)) or hasattr(spec, "get_next"))
     )
 
 
@@ -41,6 +50,8 @@ def open_objects(spec: Any, inputs: Sequence[TensorLike], options: DataOptions) 
                     f"'{key}' is not an array of examples", why=f"type {array.dtype}, {array.ndim} axes"
                 )
         return Store({key: ArrayColumn(array) for key, array in arrays.items()}, "arrays given in Python")
+    if isinstance(spec, Items):
+        return Store(spool_items(spec.items, inputs, spec.origin, options), spec.origin)
     items = _pulled(spec) if hasattr(spec, "get_next") else spec
     origin = f"{type(spec).__name__} given in Python"
     return Store(spool_items(items, inputs, origin, options), origin)
