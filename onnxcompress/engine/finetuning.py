@@ -203,13 +203,14 @@ class _Run:
 
     def _one(self, part: float, epochs: int) -> str:
         """Train for one round; return why training stops, "done" where it goes on."""
-        done = self.epoch / max(epochs - self.round, 1)
+        done = min(self.epoch / max(epochs - self.round, 1), 1.0)
         outcome = self.trainer.run(
             part,
             lr=self.lr * LAST_LR**done,
             optimizer="adam",
-            # With too little time for all of it, the learning rate falls as that runs out.
-            schedule=lambda fraction: LAST_LR ** max(self._time_used - done, 0.0),
+            schedule=lambda fraction: (
+                LAST_LR ** self._hurry(done, (self.epoch + part * (1 + fraction) / 2) / epochs)
+            ),
             parameters=self.parameters,
             augmentation=self.augmentation,
             progress=lambda f, text: self.job.resources.progress(
@@ -225,10 +226,18 @@ class _Run:
         self._save()
         return outcome.stopped
 
-    @property
-    def _time_used(self) -> float:
-        """Part of the time that is used, 0 where it is not limited."""
-        return 0.0 if math.isinf(self.given_s) else 1 - self.trainer.seconds_left / self.given_s
+    def _hurry(self, done: float, due: float) -> float:
+        """Return how far the learning rate falls below what the passes say, so that it ends with the time.
+
+        By nothing at all unless time runs out: a limit that is not reached must not change the result, which
+        what the clock says would, from run to run.
+
+        Args:
+            done: part of its fall that the passes say.
+            due: part of the time that may be used by now; half of what is left of a round is leeway.
+        """
+        used = 0.0 if math.isinf(self.given_s) else 1 - self.trainer.seconds_left / self.given_s
+        return max(used - done, 0.0) if used > due else 0.0
 
     def _note(self, loss: float | None) -> bool:
         """Evaluate the state, remember it where it is the best, and tell; return whether it is damage."""

@@ -221,6 +221,19 @@ def test_a_time_limit_ends_training_with_the_best_so_far():
     assert plan.training.stopped.startswith("time")
 
 
+def test_a_time_limit_that_is_not_reached_changes_nothing():
+    """What the clock says differs from run to run."""
+    model, task = conv_net(), task_for((3, 8, 8), 5, count=100)
+    small, free = half(model), Resources(teacher=model)
+    method = Finetune(epochs=2, batch_size=16, lr=3e-3)
+    wanted, found = (
+        method.plan(small, task, replace(free, max_time_s=limit)).values for limit in (None, 1e4)
+    )
+    assert wanted.keys() == found.keys()
+    for name, encoding in wanted.items():
+        assert np.array_equal(encoding.decode(), found[name].decode()), name
+
+
 @pytest.mark.parametrize("limit", [5, 20])
 def test_the_learning_rate_falls_to_its_end_in_the_time_that_there_is(limit, monkeypatch):
     """A pass takes a second. There is time for half of them; or for all, and it falls with the passes."""
