@@ -198,7 +198,9 @@ class _Run:
 
     def _usual(self) -> float:
         """Return the passes that are made where nobody asked for a number."""
-        cheap = cheap_steps(self.job.model, self.job.resources.input_shapes, self.trainer.batch_size)
+        cheap = cheap_steps(
+            self.job.model, self.job.task, self.job.resources.input_shapes, self.trainer.batch_size
+        )
         return passes(EPOCHS, cheap, self.trainer.steps_per_epoch)
 
     def _one(self, part: float, epochs: int) -> str:

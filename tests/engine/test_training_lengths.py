@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pruning_models import conv_net, mlp
+from pruning_models import conv_net, mlp, task_for
 
+from onnxcompress.engine.data.feeding import Feeding
 from onnxcompress.engine.training.lengths import MOST_STEPS, WORK, cheap_steps, passes
+
+IMAGES = task_for((3, 8, 8), 5, count=8)
 
 
 @pytest.mark.parametrize("batch_size", [1, 64])
 @pytest.mark.parametrize("hidden", [6, 600_000])
 def test_steps_are_cheap_while_all_of_them_cost_no_more_than_the_work(hidden, batch_size):
     model = mlp(np.zeros((hidden, 4)), np.zeros((5, hidden)))
-    found = cheap_steps(model, {"x": (1, 4)}, batch_size)
+    found = cheap_steps(model, task_for((4,), 5, count=8), {"x": (1, 4)}, batch_size)
     step = batch_size * hidden * (4 + 5)
     assert found * step <= WORK
     assert found == MOST_STEPS or (found + 1) * step > WORK
@@ -25,7 +31,15 @@ def test_steps_are_cheap_while_all_of_them_cost_no_more_than_the_work(hidden, ba
 def test_a_convolution_costs_by_its_places():
     """8 · 8 places of 16 · 27 products, 6 · 6 of 32 · 144, and 5 · 32."""
     step = 64 * (27 * 16) + 36 * (144 * 32) + 5 * 32
-    assert cheap_steps(conv_net(), {"x": (1, 3, 8, 8)}, 1000) == int(WORK / (1000 * step))
+    assert cheap_steps(conv_net(), IMAGES, {"x": (1, 3, 8, 8)}, 1000) == int(WORK / (1000 * step))
+
+
+@pytest.mark.parametrize(("whole", "share"), [(False, 1), (True, 16)])
+def test_a_step_costs_the_same_whatever_number_of_examples_is_counted_at(whole, share):
+    """Of a fixed batch, or one that the user counts at; a feed of several that belong together is one."""
+    task = replace(IMAGES, samples=SimpleNamespace(feeding=Feeding(whole, None)))
+    one = cheap_steps(conv_net(), IMAGES, {"x": (1, 3, 8, 8)}, 1000)
+    assert cheap_steps(conv_net(), task, {"x": (16, 3, 8, 8)}, 1000) == one // share
 
 
 @given(st.floats(0.1, 100), st.integers(0, 5000), st.integers(1, 5000))

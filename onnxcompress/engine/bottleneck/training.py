@@ -94,7 +94,7 @@ class _Run:
         self.original = self.graph.arrays()
         self.warnings: list[str] = []
         self.epochs = 0.0
-        cheap = cheap_steps(channels.model, job.resources.input_shapes, self.trainer.batch_size)
+        cheap = cheap_steps(channels.model, job.task, job.resources.input_shapes, self.trainer.batch_size)
         self.wished = wished(self.wishes, cheap, self.trainer.steps_per_epoch)
         self.gated_epochs, self.after_epochs = self.wished
         self.decided: State | None = None

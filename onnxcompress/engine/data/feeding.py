@@ -67,6 +67,10 @@ class Feeding:
             return 1
         return self.fixed or size
 
+    def held(self, shapes: Mapping[str, tuple[int, ...]]) -> int:
+        """Return how many examples a call holds whose inputs have these shapes."""
+        return 1 if self.whole else max((shape[0] for shape in shapes.values() if shape), default=1)
+
     def calls(self, stack: Mapping[str, Array], size: int) -> Iterator[tuple[int, dict[str, Array]]]:
         """Split a stack of examples into feeds of ``size`` examples; yields (number of examples, feed).
 

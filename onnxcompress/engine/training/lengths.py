@@ -10,6 +10,8 @@ import math
 from collections.abc import Mapping
 
 from onnxcompress.core.model import Model
+from onnxcompress.core.task import Task
+from onnxcompress.engine.data.feeding import Feeding
 from onnxcompress.engine.measures.costs import count_macs
 
 MOST_STEPS = 4000
@@ -19,15 +21,19 @@ WORK = 64e9
 """Multiply-accumulates, forward, of all steps together, up to which they are: half a minute or so."""
 
 
-def cheap_steps(model: Model, input_shapes: Mapping[str, tuple[int, ...]], batch_size: int) -> int:
+def cheap_steps(
+    model: Model, task: Task, input_shapes: Mapping[str, tuple[int, ...]], batch_size: int
+) -> int:
     """Return how many steps cost little, at most :data:`MOST_STEPS`.
 
     Args:
         model: what is trained.
-        input_shapes: of one example.
+        task: the data; how it is fed tells how many examples the shapes hold.
+        input_shapes: of a call.
         batch_size: examples of one step.
     """
-    work = count_macs(model, input_shapes).total * batch_size
+    feeding = getattr(task.samples, "feeding", None) or Feeding(False, None)
+    work = count_macs(model, input_shapes).total * batch_size / feeding.held(input_shapes)
     return MOST_STEPS if work * MOST_STEPS <= WORK else int(WORK / work)
 
 
