@@ -261,11 +261,14 @@ def test_states_that_have_the_batch_behind_their_layers_are_fed_whole(first, bat
         np.testing.assert_array_equal(feed["h"], h[k].astype(np.float32))
 
 
-def test_feeds_of_several_that_belong_together_are_taken_as_they_are():
-    feeds = [{"x": np.ones((3, 5, 4), np.float32), "h": np.ones((2, 3, 3), np.float32)} for _ in range(2)]
-    examples = open_data(feeds, [info("x", "N", "T", 4), info("h", 2, "N", 3)])
+@pytest.mark.parametrize("steps", [5, 1])
+@pytest.mark.parametrize("given", [list, lambda feeds: {n: np.stack([f[n] for f in feeds]) for n in "xh"}])
+def test_feeds_of_several_that_belong_together_are_taken_as_they_are(steps, given):
+    """Of one step as well, where three of a step look like one of three steps."""
+    feeds = [{"x": np.ones((3, steps, 4), np.float32), "h": np.ones((2, 3, 3), np.float32)} for _ in range(2)]
+    examples = open_data(given(feeds), [info("x", "N", "T", 4), info("h", 2, "N", 3)])
     assert {n: v.shape for n, v in examples.inputs(np.arange(2)).items()} == {
-        "x": (2, 3, 5, 4),
+        "x": (2, 3, steps, 4),
         "h": (2, 2, 3, 3),
     }
 

@@ -130,7 +130,11 @@ def _fits(
 ) -> tuple[Feeding, dict[str, Fit]]:
     """Return how the columns fit the inputs; as whole feeds, where one is square and they do not fit else."""
     try:
-        return feeding, {i.name: find_fit(*columns[i.name], i, feeding, options) for i in inputs}
+        fits = {i.name: find_fit(*columns[i.name], i, feeding, options) for i in inputs}
+        if not _of_one_batch(columns, inputs, fits, feeding.batch):  # feeds of several, one step of each
+            several = replace(feeding, batch=None)
+            fits = {i.name: find_fit(*columns[i.name], i, several, options) for i in inputs}
+        return feeding, fits
     except DataError:
         # The nodes of a graph are no examples: its adjacency matrix has them along two axes.
         square = any(isinstance(i.shape[0], str) and i.shape[0] in i.shape[1:] for i in inputs if i.shape)
@@ -140,6 +144,19 @@ def _fits(
         with suppress(DataError):
             return whole, {i.name: find_fit(*columns[i.name], i, whole, options) for i in inputs}
         raise
+
+
+def _of_one_batch(
+    columns: Columns, inputs: Sequence[TensorLike], fits: Mapping[str, Fit], batch: str | None
+) -> bool:
+    """Tell whether a feed has as many examples in every input, as far as an axis counts them."""
+    lengths = set()
+    for item in inputs:
+        if batch is not None and batch in item.shape:
+            column = columns[item.name][1]
+            blank = np.zeros((1, *column.shape[1:]), column.dtype)
+            lengths.add(fits[item.name].apply(blank).shape[1 + item.shape.index(batch)])
+    return len(lengths) <= 1
 
 
 def _apart(
