@@ -220,7 +220,8 @@ class _Run:
             ),
             save=self._save if self.checkpoint is not None else None,
         )
-        self.epoch, self.made = self.epoch + math.ceil(part), self.epoch + outcome.epochs
+        # Where time is over within a round, a resumed run makes the passes that are left of it.
+        self.epoch, self.made = self.epoch + math.ceil(outcome.epochs), self.made + outcome.epochs
         if self._note(outcome.loss):
             assert self.best is not None
             self._put(self.best.state)

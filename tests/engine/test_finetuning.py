@@ -16,6 +16,7 @@ from onnxcompress.encodings.codebook import AdaptiveCodebook
 from onnxcompress.encodings.dense import Dense
 from onnxcompress.encodings.scaled import IntGrid
 from onnxcompress.encodings.sparse import Pruning
+from onnxcompress.engine import finetuning
 from onnxcompress.engine.channels import analyse
 from onnxcompress.engine.data import make_task, open_data
 from onnxcompress.engine.finetuning import LAST_LR, Job, _Run
@@ -219,6 +220,28 @@ def test_a_time_limit_ends_training_with_the_best_so_far():
     model, task = conv_net(), task_for((3, 8, 8), 5, count=200)
     plan = Finetune(epochs=1000, lr=1e-3).plan(half(model), task, Resources(teacher=model, max_time_s=2.0))
     assert plan.training.stopped.startswith("time")
+
+
+def test_what_is_told_and_taken_up_again_are_the_passes_that_were_made(tmp_path, monkeypatch):
+    """Of a round of five passes there is time for two and a half, the first time."""
+    model, task = conv_net(), task_for((3, 8, 8), 5, count=60)
+    made, run = [], Trainer.run
+
+    def short(self, part, **rest):
+        asked, part = part, part if made else 2.5
+        made.append(part)
+        return replace(run(self, part, **rest), stopped="done" if part == asked else "time")
+
+    monkeypatch.setattr(Trainer, "run", short)
+    method = Finetune(epochs=100, lr=1e-4, batch_size=8)
+    kept = Resources(teacher=model, checkpoint_dir=tmp_path)
+    monkeypatch.setattr(finetuning, "ROUND_STEPS", 5 * 6)
+    first = method.plan(half(model), task, kept).training
+    assert [p.step for p in first.points] == [0, 3]
+    assert first.epochs == pytest.approx(2.5, abs=0.1)
+    again = method.plan(half(model), task, replace(kept, resume=True)).training
+    assert [p.step for p in again.points][:4] == [0, 3, 8, 13]
+    assert again.epochs == pytest.approx(sum(made), abs=0.1) == pytest.approx(99.5, abs=0.1)
 
 
 def test_a_time_limit_that_is_not_reached_changes_nothing():
