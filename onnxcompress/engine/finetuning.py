@@ -45,8 +45,8 @@ LAST_LR = 0.05
 """The learning rate at the end, as a share of the first."""
 
 ROUND_STEPS, LEAST_ROUNDS = 100, 20
-"""Steps between two looks at the validation split, of as many passes as that takes, unless there are so few
-looks then; Adam starts anew after each and needs some steps to know the gradients' sizes."""
+"""Steps of a round, in whole passes, and rounds of a training that has as many passes: the validation split
+is looked at after each. Adam starts anew then and needs some steps to know the gradients' sizes."""
 
 BATCH_SIZE = 64
 """Examples of one step: a few epochs of small batches make more steps than of large ones."""
@@ -160,8 +160,8 @@ class _Run:
         self.checkpoint = None if folder is None else Checkpoint(folder / "finetune", job.fingerprint)
         self.points: list[TrainingPoint] = []
         self.epochs = job.epochs or self._usual()
-        rounds = min(ROUND_STEPS / self.trainer.steps_per_epoch, self.epochs / LEAST_ROUNDS)
-        self.round = max(1, math.ceil(rounds))
+        enough = math.ceil(ROUND_STEPS / self.trainer.steps_per_epoch)
+        self.round = max(1, min(enough, int(self.epochs / LEAST_ROUNDS)))
         self.epoch, self.made, self.lr, self.given_s = 0, 0.0, job.lr or 0.0, math.inf
         self.best: _Best | None = None
         self.hoped = math.inf

@@ -13,7 +13,6 @@ from onnxcompress.core.run import Comparison
 from onnxcompress.core.task import Feeds, Task
 from onnxcompress.engine import class_scores, feeds
 from onnxcompress.engine.data import Examples
-from onnxcompress.pipeline._data import first_example
 from onnxcompress.pipeline._original import Original
 
 COMPARED_EXAMPLES = 256
@@ -67,7 +66,8 @@ def single_example(original: Original, task: Task | None) -> Feeds | None:
     """Return one validation example at the shapes that costs are counted at, None where there is none."""
     if task is None or task.random or not isinstance(task.samples, Examples):
         return None
-    feed = first_example(task.samples, task)
+    stack = task.samples.inputs(task.validation[:1])
+    feed = next(iter(task.samples.feeding.calls(stack, 1)))[1]
     fits = all(np.shape(feed[name]) == tuple(shape) for name, shape in original.shapes.items())
     return feed if fits else None
 

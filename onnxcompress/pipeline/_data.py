@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxcompress.core.errors import DataError, OnnxCompressError, UnsupportedError, UsageError
 from onnxcompress.core.run import GIVEN
-from onnxcompress.core.task import Feeds, Task
+from onnxcompress.core.task import Task
 from onnxcompress.engine import feeds
 from onnxcompress.engine.data import DataRead, Examples, Items, make_task, open_data, read_data
 from onnxcompress.pipeline._original import Original
@@ -185,12 +185,6 @@ def _require_runs(original: Original, samples: Examples, indices: Any) -> None:
             where=samples.place(int(indices[0])),
             why=f"onnxruntime says: {error.why or error.what}",
         ) from error
-
-
-def first_example(samples: Examples, task: Task) -> Feeds:
-    """Return the feed of the first validation example."""
-    stack = samples.inputs(task.validation[:1])
-    return next(iter(samples.feeding.calls(stack, 1)))[1]
 
 
 def random_examples(original: Original, count: int, seed: int) -> Examples:
