@@ -57,6 +57,7 @@ class _Carried:
     types: dict[str, bytes] = field(default_factory=dict)
     value_info: dict[str, bytes] = field(default_factory=dict)
     annotations: dict[str, bytes] = field(default_factory=dict)
+    annotating: frozenset[str] = frozenset()
     parameters: dict[str, bytes] = field(default_factory=dict)
     sparse: dict[str, bytes] = field(default_factory=dict)
     stand_ins: dict[str, ir.TensorProtocol] = field(default_factory=dict)
@@ -118,7 +119,7 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
 def annotating(graph: ir.Graph) -> Collection[str]:
     """Return the names of the tensors that annotations of values name: scales and zero points."""
     carried: _Carried = graph.meta.get(_KEY, _Carried())
-    return carried.parameters.keys()
+    return carried.annotating
 
 
 def came_sparse(weight: Weight) -> bool:
@@ -168,9 +169,9 @@ def _strip(graph: onnx.GraphProto | onnx.FunctionProto) -> _Carried:
                 carried.types[value.name] = value.type.SerializeToString()
                 value.ClearField("type")
         carried.annotations = {a.tensor_name: a.SerializeToString() for a in graph.quantization_annotation}
-        named = _parameters(graph)
+        carried.annotating = frozenset(_parameters(graph))
         inside = [t for t in graph.initializer if t.data_location != onnx.TensorProto.EXTERNAL]
-        carried.parameters = {t.name: t.SerializeToString() for t in inside if t.name in named}
+        carried.parameters = {t.name: t.SerializeToString() for t in inside if t.name in carried.annotating}
         for sparse in graph.sparse_initializer:
             name = sparse.values.name
             carried.sparse[name] = sparse.SerializeToString()

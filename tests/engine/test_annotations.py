@@ -1,6 +1,7 @@
 """What a file annotates of a tensor stays with its name, whatever form the tensor is stored in."""
 
 import numpy as np
+import onnx
 import pytest
 from onnx import numpy_helper
 from text_graphs import proto_of
@@ -42,6 +43,16 @@ def test_annotations_stay_with_the_names(method, options):
     kept = {t.name for t in again.model.graph.initializer}
     assert scales <= kept
     assert "unread" not in kept
+
+
+def test_tensors_that_annotations_name_stay_where_they_lie_in_a_second_file(tmp_path):
+    onnx.save(annotated(), tmp_path / "net.onnx", save_as_external_data=True, size_threshold=0)
+    proto = onnx.load(tmp_path / "net.onnx")
+    proto.graph.initializer.append(numpy_helper.from_array(np.float32(3), "unread"))
+    onnx.save(proto, tmp_path / "net.onnx", save_as_external_data=True, size_threshold=0, location="data")
+    result = onnxcompress.compress(tmp_path / "net.onnx", method="lossless", benchmark=False)
+    assert {t.name for t in result.model.graph.initializer} == {"w", "u", "w_scale", "r_scale", "x_scale"}
+    assert len(result.model.graph.quantization_annotation) == 3
 
 
 def test_what_is_gone_is_not_annotated():
