@@ -160,8 +160,6 @@ class _Run:
         self.checkpoint = None if folder is None else Checkpoint(folder / "finetune", job.fingerprint)
         self.points: list[TrainingPoint] = []
         self.epochs = job.epochs or self._usual()
-        enough = math.ceil(ROUND_STEPS / self.trainer.steps_per_epoch)
-        self.round = max(1, min(enough, int(self.epochs / LEAST_ROUNDS)))
         self.epoch, self.made, self.lr, self.given_s = 0, 0.0, job.lr or 0.0, math.inf
         self.best: _Best | None = None
         self.hoped = math.inf
@@ -202,6 +200,12 @@ class _Run:
             self.job.model, self.job.task, self.job.resources.input_shapes, self.trainer.batch_size
         )
         return passes(EPOCHS, cheap, self.trainer.steps_per_epoch)
+
+    @property
+    def round(self) -> int:
+        """Passes of a round."""
+        enough = math.ceil(ROUND_STEPS / self.trainer.steps_per_epoch)
+        return max(1, min(enough, int(self.epochs / LEAST_ROUNDS)))
 
     def _one(self, part: float, epochs: int) -> str:
         """Train for one round; return why training stops, "done" where it goes on."""
@@ -336,6 +340,7 @@ class _Run:
                 "trainer": values,
                 "epoch": self.epoch,
                 "made": self.made,
+                "epochs": self.epochs,
                 "lr": self.lr,
                 "hoped": self.hoped,
                 "best": [score.loss, score.metric, score.examples, self.best.epoch],
@@ -355,6 +360,7 @@ class _Run:
             parts[part][name] = array
         self.trainer.restore(parts["trainer"], values["trainer"])
         self.epoch, self.made = int(values["epoch"]), float(values["made"])
+        self.epochs = float(values["epochs"])  # what is cheap hangs on sizes that may be others now
         self.lr, self.hoped = float(values["lr"]), float(values["hoped"])
         loss, metric, examples, epoch = values["best"]
         state = _State(parts["best"], parts["numbers"])

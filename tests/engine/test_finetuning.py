@@ -244,6 +244,18 @@ def test_what_is_told_and_taken_up_again_are_the_passes_that_were_made(tmp_path,
     assert again.epochs == pytest.approx(sum(made), abs=0.1) == pytest.approx(99.5, abs=0.1)
 
 
+def test_resumed_it_keeps_its_length(tmp_path, monkeypatch):
+    """Nobody asked for one, and where costs are counted at other sizes another would do."""
+    model, task = conv_net(), task_for((3, 8, 8), 5, count=60)
+    monkeypatch.setattr(lengths, "MOST_STEPS", 40)
+    kept = Resources(teacher=model, input_shapes=SHAPES, checkpoint_dir=tmp_path)
+    first = Finetune(lr=1e-4).plan(half(model), task, kept).training
+    assert first.epochs == 40
+    monkeypatch.setattr(lengths, "MOST_STEPS", 80)
+    again = Finetune(lr=1e-4).plan(half(model), task, replace(kept, resume=True)).training
+    assert (again.epochs, again.points) == (40, first.points)
+
+
 def test_a_time_limit_that_is_not_reached_changes_nothing():
     """What the clock says differs from run to run."""
     model, task = conv_net(), task_for((3, 8, 8), 5, count=100)
