@@ -30,7 +30,7 @@ from onnxcompress.engine.graph.torchgraph import TorchGraph
 from onnxcompress.engine.training.augmentation import Augmentation
 from onnxcompress.engine.training.checkpoint import Checkpoint
 from onnxcompress.engine.training.evaluation import Evaluation
-from onnxcompress.engine.training.lengths import cheap_steps, passes
+from onnxcompress.engine.training.lengths import cheap_steps, passes, passes_of_a_round
 from onnxcompress.engine.training.numbers import TrainedNumbers
 from onnxcompress.engine.training.rates import largest_good, tried
 from onnxcompress.engine.training.retreat import SLOWER, damaged
@@ -43,10 +43,6 @@ EPOCHS = 5.0
 
 LAST_LR = 0.05
 """The learning rate at the end, as a share of the first."""
-
-ROUND_STEPS, LEAST_ROUNDS = 100, 20
-"""Steps of a round, in whole passes, and rounds of a training that has as many passes: the validation split
-is looked at after each. Adam starts anew then and needs some steps to know the gradients' sizes."""
 
 BATCH_SIZE = 64
 """Examples of one step: a few epochs of small batches make more steps than of large ones."""
@@ -203,9 +199,8 @@ class _Run:
 
     @property
     def round(self) -> int:
-        """Passes of a round."""
-        enough = math.ceil(ROUND_STEPS / self.trainer.steps_per_epoch)
-        return max(1, min(enough, int(self.epochs / LEAST_ROUNDS)))
+        """Passes of a round; Adam starts anew with each and needs some steps to know the gradients' sizes."""
+        return passes_of_a_round(self.epochs, self.trainer.steps_per_epoch)
 
     def _one(self, part: float, epochs: int) -> str:
         """Train for one round; return why training stops, "done" where it goes on."""

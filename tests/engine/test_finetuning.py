@@ -16,7 +16,6 @@ from onnxcompress.encodings.codebook import AdaptiveCodebook
 from onnxcompress.encodings.dense import Dense
 from onnxcompress.encodings.scaled import IntGrid
 from onnxcompress.encodings.sparse import Pruning
-from onnxcompress.engine import finetuning
 from onnxcompress.engine.channels import analyse
 from onnxcompress.engine.data import make_task, open_data
 from onnxcompress.engine.finetuning import LAST_LR, Job, _Run
@@ -235,7 +234,7 @@ def test_what_is_told_and_taken_up_again_are_the_passes_that_were_made(tmp_path,
     monkeypatch.setattr(Trainer, "run", short)
     method = Finetune(epochs=100, lr=1e-4, batch_size=8)
     kept = Resources(teacher=model, checkpoint_dir=tmp_path)
-    monkeypatch.setattr(finetuning, "ROUND_STEPS", 5 * 6)
+    monkeypatch.setattr(lengths, "ROUND_STEPS", 5 * 6)
     first = method.plan(half(model), task, kept).training
     assert [p.step for p in first.points] == [0, 3]
     assert first.epochs == pytest.approx(2.5, abs=0.1)

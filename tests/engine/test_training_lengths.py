@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from pruning_models import conv_net, mlp, task_for
 
 from onnxcompress.engine.data.feeding import Feeding
-from onnxcompress.engine.training.lengths import MOST_STEPS, WORK, cheap_steps, passes
+from onnxcompress.engine.training.lengths import (
+    LEAST_ROUNDS,
+    MOST_STEPS,
+    ROUND_STEPS,
+    WORK,
+    cheap_steps,
+    passes,
+    passes_of_a_round,
+)
 
 IMAGES = task_for((3, 8, 8), 5, count=8)
 
@@ -40,6 +48,14 @@ def test_a_step_costs_the_same_whatever_number_of_examples_is_counted_at(whole, 
     task = replace(IMAGES, samples=SimpleNamespace(feeding=Feeding(whole, None)))
     one = cheap_steps(conv_net(), IMAGES, {"x": (1, 3, 8, 8)}, 1000)
     assert cheap_steps(conv_net(), task, {"x": (16, 3, 8, 8)}, 1000) == one // share
+
+
+@given(st.floats(0.1, 5000), st.integers(1, 5000))
+def test_a_round_has_enough_steps_unless_rounds_get_few(whole, per_epoch):
+    found = passes_of_a_round(whole, per_epoch)
+    assert found == 1 or whole / found >= LEAST_ROUNDS
+    assert found * per_epoch >= ROUND_STEPS or whole / (found + 1) < LEAST_ROUNDS
+    assert found == 1 or (found - 1) * per_epoch < ROUND_STEPS, "no more than it takes"
 
 
 @given(st.floats(0.1, 100), st.integers(0, 5000), st.integers(1, 5000))

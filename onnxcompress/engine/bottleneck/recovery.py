@@ -3,7 +3,7 @@
 It goes one of several ways (:mod:`onnxcompress.engine.bottleneck.ways`): a short run from the start of each,
 at two learning rates, decides. The learning rate then rises in a few steps and falls along half a cosine;
 where it does damage nevertheless, the best state is taken up again with a lower one. What is kept is the
-mean of the weights over the last steps: of the start and all epochs the best by the validation split, but
+mean of the weights over the last steps: of the start and all rounds the best by the validation split, but
 the last where a share of right decisions sets them apart by no more than chance. It has learnt longest, and
 the best of many equal ones is only the luckiest.
 """
@@ -28,6 +28,7 @@ from onnxcompress.engine.bottleneck.pressure import Along
 from onnxcompress.engine.bottleneck.statistics import Statistics
 from onnxcompress.engine.bottleneck.ways import Way
 from onnxcompress.engine.training.augmentation import Augmentation
+from onnxcompress.engine.training.lengths import passes_of_a_round
 from onnxcompress.engine.training.rates import largest_good, tried
 from onnxcompress.engine.training.retreat import SLOWER, damaged
 from onnxcompress.engine.training.scoring import better, within_chance
@@ -142,7 +143,7 @@ class Recovery:
     ) -> str:
         """Train on and leave the graph in the best state (see the top of this file); return why it stopped.
 
-        A state is the running mean of the weights, which is what is evaluated after every epoch.
+        A state is the running mean of the weights, which is what is evaluated after every round.
 
         Args:
             epochs: passes over the training split.
@@ -200,12 +201,13 @@ def planned(part: float) -> float:
 
 
 class _Averaging:
-    """A penalty that adds nothing: trains what is lent along, averages all, and looks after every epoch."""
+    """A penalty that adds nothing: trains what is lent along, averages all, and looks after every round."""
 
     def __init__(self, job: Recovery, epochs: float, start: Start, higher_is_better: bool | None) -> None:
         self._job, self._lr, self._higher = job, start.lr, higher_is_better
         self._along = Along(job.statistics.parameters(), start.lr)
         self._per_epoch = job.trainer.steps_per_epoch
+        self._per_look = self._per_epoch * passes_of_a_round(epochs, self._per_epoch)
         self._total = max(1, round(epochs * self._per_epoch))
         self._steps, self._looked = 0, 0
         self._average = Average(job.averaged(), HORIZON * self._total)
@@ -229,7 +231,7 @@ class _Averaging:
         self._along.add_gradient()
         self._average.add()
         self._steps += 1
-        if self._steps % self._per_epoch == 0 and self._steps < self._total:
+        if self._steps % self._per_look == 0 and self._steps < self._total:
             self._look()
 
     def state(self) -> State:

@@ -42,7 +42,7 @@ from onnxcompress.engine.channels import site_key, tapped
 from onnxcompress.engine.graph.torchgraph import TorchGraph
 from onnxcompress.engine.training.augmentation import Augmentation
 from onnxcompress.engine.training.checkpoint import Checkpoint
-from onnxcompress.engine.training.lengths import cheap_steps
+from onnxcompress.engine.training.lengths import cheap_steps, passes_of_a_round
 from onnxcompress.engine.training.noise import fitting_noise
 from onnxcompress.engine.training.scoring import in_words, made_in_time, point
 from onnxcompress.engine.training.shifts import fitting_shifts, no_farther
@@ -207,7 +207,7 @@ class _Run:
             look = partial(self.trainer.evaluate, limit=EXAMPLES)
             passed = passing(self.gates, self.job.groups, look, self.job.task.seed) if estimated else {}
             self.path.append(PathPoint(step / per_epoch, pressure.gamma, kept, passed))
-        if step % per_epoch == 0 or step == steps:
+        if step % (per_epoch * passes_of_a_round(self.gated_epochs, per_epoch)) == 0 or step == steps:
             self.epochs = step / per_epoch
             left = sum(int(m.sum()) for m in self._open().values())
             self._note(

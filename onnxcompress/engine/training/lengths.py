@@ -18,7 +18,12 @@ MOST_STEPS = 4000
 """Steps that are made of few examples, where they are cheap."""
 
 WORK = 64e9
-"""Multiply-accumulates, forward, of all steps together, up to which they are: half a minute or so."""
+"""Multiply-accumulates, forward, of all steps together, up to which they are: half a minute or so. What a
+step takes besides, :data:`MOST_STEPS` bounds."""
+
+ROUND_STEPS, LEAST_ROUNDS = 100, 20
+"""Steps of a round, in whole passes, and rounds of a training that has as many passes: the validation split
+is looked at after each."""
 
 
 def cheap_steps(
@@ -35,6 +40,19 @@ def cheap_steps(
     feeding = getattr(task.samples, "feeding", None) or Feeding(False, None)
     work = count_macs(model, input_shapes).total * batch_size / feeding.held(input_shapes)
     return MOST_STEPS if work * MOST_STEPS <= WORK else int(WORK / work)
+
+
+def passes_of_a_round(passes: float, steps_per_epoch: int) -> int:
+    """Return the passes between two looks at the validation split.
+
+    Args:
+        passes: of the whole training.
+        steps_per_epoch: steps of one pass.
+
+    >>> passes_of_a_round(10.0, 1000), passes_of_a_round(10.0, 6), passes_of_a_round(1000.0, 6)
+    (1, 1, 17)
+    """
+    return max(1, min(math.ceil(ROUND_STEPS / steps_per_epoch), int(passes / LEAST_ROUNDS)))
 
 
 def passes(usual: float, least_steps: int, steps_per_epoch: int) -> float:

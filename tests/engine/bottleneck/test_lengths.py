@@ -124,3 +124,13 @@ def test_with_time_enough_nothing_is_said(limit):
     )
     assert found.training.epochs == 3.0
     assert not any("--max-time" in warning for warning in found.warnings)
+
+
+@pytest.mark.parametrize(("epochs", "looks"), [(100.0, 20), (10.0, 10)])
+def test_over_few_examples_the_validation_split_is_looked_at_after_several_passes(epochs, looks):
+    """A pass is one step: not after each of a hundred, but after each of ten."""
+    found = Vib(gamma=0.1, epochs=epochs, after=epochs, round_to=1, augment=False).plan(
+        conv_net(), task_for((3, 8, 8), 5, count=60), Resources(input_shapes=SHAPES)
+    )
+    # Beside those after rounds: the original, after the decision, the way on, after training on.
+    assert len(found.training.points) == 2 * looks + 4
