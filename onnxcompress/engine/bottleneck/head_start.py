@@ -29,16 +29,16 @@ FARTHEST = 8.0
 FEW = 1000
 """Steps of a training that is short; in one of twice as many, the largest difference is a quarter."""
 
-_SHARE, _LEAST, _LEAST_IN_TIME = 0.1, 32, 8
+_SHARE, _LEAST, _LEAST_HURRIED = 0.1, 32, 8
 """Examples looked at, as share of those that training with gates will look at; so many at least,
-the second where time is limited."""
+the second where there is no time for all."""
 
 NOTHING = -40.0
 """A log α so far below the largest is that of a channel without any effect."""
 
 
 def give_head_start(
-    job: Job, gates: Gates, *, passes: float, steps: int, timed: bool = False
+    job: Job, gates: Gates, *, passes: float, steps: int, hurried: bool = False
 ) -> dict[str, Array]:
     """Set log σ² of fresh gates by the curvature of the loss; groups without a gradient stay as they are.
 
@@ -49,11 +49,11 @@ def give_head_start(
         gates: the gates.
         passes: over the training examples that are to follow, which bound the effort.
         steps: that these passes are made of.
-        timed: whether time is limited.
+        hurried: whether there is no time for all that was asked for.
     """
     task = job.task
     evidence = Evidence(job.channels, task, job.resources.device, task.seed)
-    looks = max(_LEAST_IN_TIME if timed else _LEAST, round(_SHARE * passes * len(task.train)))
+    looks = max(_LEAST_HURRIED if hurried else _LEAST, round(_SHARE * passes * len(task.train)))
     roots, reached = effects(job.groups, evidence, looks)
     known = {name: roots[name] for name in sorted(reached) if np.isfinite(roots[name]).all()}
     if not known:

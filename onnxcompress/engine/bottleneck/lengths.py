@@ -70,8 +70,11 @@ def in_time(
     """
     if math.isinf(trainer.seconds_left):
         return passes
-    seconds = _seconds_of_a_pass(trainer, parameters, augmentation)
-    for module in lent:
+    states = [{name: value.clone() for name, value in module.state_dict().items()} for module in lent]
+    with trainer.rehearsing():
+        seconds = _seconds_of_a_pass(trainer, parameters, augmentation)
+    for module, state in zip(lent, states, strict=True):
+        module.load_state_dict(state)
         module.zero_grad(set_to_none=True)
     share = affordable(*passes, seconds, trainer.seconds_left, trainer.steps_per_epoch, ways=ways)
     return passes if share >= 1 else shortened(*passes, share, trainer.steps_per_epoch)
@@ -98,7 +101,7 @@ def _seconds_of_a_pass(
     trainer: Trainer, parameters: Sequence[str], augmentation: Augmentation | None
 ) -> float:
     """Measure one pass over the training examples, and the look at the others after it."""
-    held, per_epoch = trainer.graph.arrays(), trainer.steps_per_epoch
+    per_epoch = trainer.steps_per_epoch
     began = 0.0
     for steps in (1, _TIMED_STEPS):
         began = time.monotonic()
@@ -111,7 +114,6 @@ def _seconds_of_a_pass(
             progress=lambda fraction, words: None,
         )
     step = (time.monotonic() - began) / _TIMED_STEPS
-    trainer.graph.set_arrays(held)
     began = time.monotonic()
     trainer.evaluate()
     return step * per_epoch + time.monotonic() - began

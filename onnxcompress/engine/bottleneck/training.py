@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -126,9 +125,12 @@ class _Run:
                     ways=2 if self.job.measures is None else 3,
                 )
             if before is None:
-                timed = not math.isinf(self.trainer.seconds_left)
                 self.effects = give_head_start(
-                    self.job, self.gates, passes=self.gated_epochs, steps=self._gated_steps, timed=timed
+                    self.job,
+                    self.gates,
+                    passes=self.gated_epochs,
+                    steps=self._gated_steps,
+                    hurried=self._shortened,
                 )
             if phase == "gated":
                 stopped = self._gated()

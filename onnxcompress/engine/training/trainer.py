@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
@@ -304,6 +305,16 @@ class Trainer:
         self._loop = None
         self._runs += 1
         return outcome
+
+    @contextmanager
+    def rehearsing(self) -> Iterator[None]:
+        """Let runs leave nothing behind: weights are as before, and later runs draw as if there were none."""
+        held, runs = self.graph.arrays(), self._runs
+        try:
+            yield
+        finally:
+            self.graph.set_arrays(held)
+            self._runs = runs
 
     def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """Return all that training has changed, as (arrays, plain values) for a checkpoint."""

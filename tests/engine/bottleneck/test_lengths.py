@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from pruning_models import conv_net, task_for
+from pruning_models import conv_net, mlp, task_for
 
 from onnxcompress.core.resources import Resources
 from onnxcompress.engine.bottleneck import lengths
@@ -134,3 +134,24 @@ def test_over_few_examples_the_validation_split_is_looked_at_after_several_passe
     )
     # Beside those after rounds: the original, after the decision, the way on, after training on.
     assert len(found.training.points) == 2 * looks + 4
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+def test_a_limit_that_is_never_reached_changes_nothing(normalise):
+    """Measuring how long a pass takes leaves neither random numbers nor statistics behind."""
+    draw = np.random.default_rng(0)
+    plain = mlp(draw.normal(size=(12, 6)), draw.normal(size=(3, 12)))
+    model, shape, classes = (plain, (6,), 3) if normalise else (conv_net(), (3, 8, 8), 5)
+    found = []
+    for limit in (None, 1e6):
+        plan = Vib(target="macs=0.5", epochs=3.0, after=2.0, round_to=1, normalise=normalise).plan(
+            model,
+            task_for(shape, classes, labelled=True, count=100),
+            Resources(input_shapes={"x": (1, *shape)}, max_time_s=limit),
+        )
+        found.append((plan.keep, {name: e.decode() for name, e in {**plan.weights, **plan.values}.items()}))
+    one, other = found
+    for mine, theirs in zip(one, other, strict=True):
+        assert mine.keys() == theirs.keys()
+        assert len(mine) > 0
+        assert all(np.array_equal(array, theirs[name]) for name, array in mine.items())
