@@ -35,9 +35,10 @@ def gather(operation: Operation) -> int:
         key = (source, axis, indices.tobytes())
         if key not in made:
             start, indices = _before(source, axis, indices)
-            chosen = tensors.new(f"{value.name}_kept", indices.astype(np.int32))
+            # Names say what is chosen from, however often has been cut.
+            chosen = tensors.new(f"{start.name}_kept", indices.astype(np.int32))
             # In front of the first reader: what is made later may be read by later nodes only.
-            made[key] = tensors.node(twin, "Gather", [start, chosen], f"{value.name}_part", {"axis": axis})
+            made[key] = tensors.node(twin, "Gather", [start, chosen], f"{start.name}_part", {"axis": axis})
             made[key].type = source.type
         twin.replace_input_with(slot, made[key])
     return len(made)

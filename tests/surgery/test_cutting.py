@@ -184,6 +184,7 @@ def test_a_second_cut_chooses_from_the_input_itself():
     assert len(nodes) == 1
     assert nodes[0].inputs[1].const_value.numpy().tolist() == [2, 3]
     assert nodes[0].inputs[1].const_value.dtype.name == "INT32"
+    assert nodes[0].name.count("_part") == 1, "names do not grow with every cut"
 
 
 def test_numbers_computed_from_shapes_stay():
