@@ -1,5 +1,7 @@
 """Small networks for pruning, as ONNX, with seeded weights."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
@@ -82,10 +84,17 @@ def sum_of_towers(tensors):
 def task_for(shape, classes: int, *, labelled: bool = False, count: int = 64, seed: int = 1, label=None):
     """Seeded normal inputs; ``label(x)`` is the class of one input, by default its number."""
     rng = np.random.default_rng(seed)
-    info = TensorInfo("x", "tensor(float)", np.dtype(np.float32), ("N", *shape))
+    inputs = rng.normal(size=(count, *shape)).astype(np.float32)
+    classed = [i % classes if label is None else label(x) for i, x in enumerate(inputs)] if labelled else None
+    return task_of(inputs, classes, classed)
+
+
+def task_of(inputs: np.ndarray, classes: int, labels: Sequence[int] | None = None):
+    """These inputs, with labels or without."""
+    info = TensorInfo("x", "tensor(float)", np.dtype(np.float32), ("N", *inputs.shape[1:]))
     out = TensorInfo("y", "tensor(float)", np.dtype(np.float32), ("N", classes))
-    rows = [{"x": rng.normal(size=(1, *shape)).astype(np.float32)} for _ in range(count)]
+    rows = [{"x": x[None]} for x in inputs]
+    labelled = labels is not None
     if labelled:
-        classed = [i % classes if label is None else label(row["x"][0]) for i, row in enumerate(rows)]
-        rows = [row | {"labels": np.array([c])} for row, c in zip(rows, classed, strict=True)]
+        rows = [row | {"labels": np.array([c])} for row, c in zip(rows, labels, strict=True)]
     return make_task(open_data(rows, [info], outputs=[out], labels="labels" if labelled else None), seed=3)

@@ -1,8 +1,10 @@
 """Importance: norms by hand, scales, medians, and Taylor against what silencing really changes."""
 
+from itertools import product
+
 import numpy as np
 import pytest
-from pruning_models import conv_net, mlp, task_for
+from pruning_models import conv_net, mlp, task_for, task_of
 
 from onnxcompress.core.errors import UnsupportedError, UsageError
 from onnxcompress.engine.channels import analyse, silenced
@@ -113,19 +115,44 @@ def test_taylor_without_labels_is_the_change_of_the_outputs_of_a_linear_network(
     assert np.argmin(scores) == np.argmin(expected)
 
 
-def test_taylor_with_labels_is_the_change_of_the_loss_for_small_channels() -> None:
-    """A channel that contributes a little changes the loss by its first-order term."""
+def test_taylor_with_labels_is_the_change_of_the_loss_and_of_the_outputs_for_small_channels() -> None:
+    """A channel that contributes a little changes either by its first-order term; examples weigh alike."""
     second = RNG.normal(size=(3, 8)) * 1e-3
     first = RNG.normal(size=(8, 6)) * RNG.uniform(0.2, 2, (8, 1))
-    model, task = mlp(first, second), task_for((6,), 3, labelled=True, count=64)
+    model, task = mlp(first, second), task_for((6,), 3, labelled=True, count=280)
     channels, found = judged("taylor", model, task, shape=(6,))
     x, labels = task.samples.inputs(task.train)["x"], task.samples.labels(task.train)
-    losses = _losses(TorchGraph(model), x, labels)
-    expected = []
+    original = TorchGraph(model)
+    losses, outputs = _losses(original, x, labels), original.run({"x": x})["y"]
+    of_loss, of_outputs = [], []
     for j in range(8):
-        cut = silenced(channels, {"w1": np.arange(8) != j})
-        expected.append(np.sqrt(np.square(_losses(TorchGraph(cut), x, labels) - losses).sum()))
-    assert np.allclose(found.of["w1"], expected, rtol=0.02, atol=1e-6)
+        cut = TorchGraph(silenced(channels, {"w1": np.arange(8) != j}))
+        of_loss.append(np.square(_losses(cut, x, labels) - losses))
+        change = cut.run({"x": x})["y"].astype(np.float64) - outputs
+        of_outputs.append([np.square(change @ signs) for signs in product((1, -1), repeat=3)])
+    loss, change = (
+        np.mean(part / np.sum(part, axis=0), axis=tuple(range(1, np.ndim(part))))
+        for part in (np.array(of_loss), np.array(of_outputs))
+    )
+    squares = np.square(found.of["w1"])
+    assert squares.sum() == pytest.approx(2)
+    assert np.allclose(squares, loss + change, atol=0.05), "signs are drawn, once an example"
+    assert not np.allclose(squares, 2 * loss, atol=0.05), "the loss alone would not do"
+
+
+def test_one_wrong_example_does_not_rank_what_the_model_has_learned() -> None:
+    """By the loss alone a channel that only one example hangs on would come before those that decide all."""
+    first = np.zeros((4, 6), np.float32)
+    first[:3, :3], first[3, 3] = np.eye(3), 1
+    second = np.zeros((3, 4), np.float32)
+    second[:, :3], second[0, 3] = 30 * np.eye(3), 30
+    labels = np.arange(60) % 3
+    x = np.zeros((60, 6), np.float32)
+    x[np.arange(60), labels] = 1
+    x[7] = [0, 0, 0, 1, 0, 0]
+    _, found = judged("taylor", mlp(first, second), task_of(x, 3, labels), shape=(6,))
+    assert labels[7] != 0, "decided wrongly by channel 3 alone"
+    assert np.argmin(found.of["w1"]) == 3
 
 
 def _losses(graph: TorchGraph, x: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -8,13 +8,20 @@ Without labels the loss would be the distance to the model's own outputs, whose 
 order that distance is ‖J a‖², J the Jacobian of the outputs (each divided by its standard deviation), and
 that is what is estimated: E (rᵀ J a)² = ‖J a‖² for random signs r (Hutchinson 1989), and rᵀ J a is Σ a·g with
 the gradient of the scalar rᵀ y. So the unlabelled importance is the root mean square change of the outputs.
+
+The loss alone ranks badly where the model has learned the labels: its gradient is next to nothing but for
+the few examples that are decided wrongly, and they alone would rank the channels. So with labels the change
+of the output they are for counts as much as that of the loss, and that of other outputs, which have to stay
+as they are, likewise; in each of these every example weighs alike: its squares are divided by their sum over
+all channels.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
@@ -38,16 +45,19 @@ DRAWS = 4
 _AT_ONCE = 32
 _CACHE_BYTES = 512 << 20
 
+_Kind = Literal["loss", "outputs", "others"]
+"""What changes: with labels "outputs" is the one that they are for."""
+
 
 @IMPORTANCES.register("taylor")
 class Taylor(Importance):
     """Root mean square of activation times gradient at the sites."""
 
     needs_inputs: ClassVar[bool] = True
-    summary: ClassVar[str] = "change of the loss, or of the outputs, to first order; needs data"
+    summary: ClassVar[str] = "change of the outputs, and of the loss with labels, to first order; needs data"
     source: ClassVar[str] = (
-        "Molchanov et al. (2019), Importance estimation for neural network pruning, equation 8; "
-        "without labels Hutchinson's estimate of the change of the outputs"
+        "Molchanov et al. (2019), Importance estimation for neural network pruning, equation 8, "
+        "and Hutchinson's estimate of the change of the outputs"
     )
 
     def scores(self, groups: Sequence[Group], evidence: Evidence) -> Scores:
@@ -69,6 +79,9 @@ def effects(
     groups: Sequence[Group], evidence: Evidence, looks: int = EXAMPLES * DRAWS
 ) -> tuple[dict[str, Array], set[str]]:
     """Return the root of the summed squares for each group, and the groups that a gradient reached.
+
+    With labels the squares are means: of an example those of the loss sum to 1 over all groups' channels,
+    those of its output and of other outputs likewise, or to 0 where nothing has a gradient.
 
     Args:
         groups: those to judge.
@@ -95,48 +108,96 @@ def effects(
     some = np.sort(rng.choice(task.train, count, replace=False))
     evaluator = Evaluator(graph, replace(task, train=some, validation=some), device, cache_bytes=_CACHE_BYTES)
     listener = _Listener(graph, taps.values())
-    squares = {g.name: np.zeros(g.size) for g in groups}
+    sums: defaultdict[_Kind, _Squares] = defaultdict(lambda: _Squares(groups))
     reached: set[str] = set()
     for start in range(0, count, _AT_ONCE):
-        for scalar, fed in _scalars(evaluator, some[start : start + _AT_ONCE], task.labelled, draws, rng):
+        for kind, scalar, fed in _scalars(
+            evaluator, some[start : start + _AT_ONCE], task.labelled, draws, rng
+        ):
             products = listener.products(scalar, sites, taps, fed)
             reached |= products.keys()
-            for group in groups:
-                parts = [
-                    by_channel(products[site_key(s)], s.channel_of, group.size)
-                    for s in group.sites
-                    if site_key(s) in products
-                ]
-                if parts:
-                    squares[group.name] += np.square(sum(parts)).sum(axis=0)
-    roots = {name: np.sqrt(total) for name, total in squares.items()}
+            sums[kind].add(products, fed, alike=task.labelled)
+    parts = [s.means() if task.labelled else s.of for s in sums.values()]
+    roots = {g.name: np.sqrt(sum((part[g.name] for part in parts), np.zeros(g.size))) for g in groups}
     return roots, {g.name for g in groups if any(site_key(s) in reached for s in g.sites)}
+
+
+class _Squares:
+    """Squares of the changes along each channel, summed over examples."""
+
+    def __init__(self, groups: Sequence[Group]) -> None:
+        self._groups = groups
+        self._count = 0
+        self.of = {g.name: np.zeros(g.size) for g in groups}
+
+    def add(self, products: Mapping[str, Array], fed: int, *, alike: bool) -> None:
+        """Add examples.
+
+        Args:
+            products: site key -> Σ a·g, (examples, positions) or (1, positions).
+            fed: examples.
+            alike: whether every example is to weigh alike.
+        """
+        self._count += fed
+        found: dict[str, Array] = {}
+        for group in self._groups:
+            parts = [
+                by_channel(products[site_key(s)], s.channel_of, group.size)
+                for s in group.sites
+                if site_key(s) in products
+            ]
+            if parts:
+                found[group.name] = np.square(sum(parts))
+        if alike and found:
+            found = _alike(found, fed)
+        for name, squares in found.items():
+            self.of[name] += squares.sum(axis=0)
+
+    def means(self) -> dict[str, Array]:
+        """Return the means over examples."""
+        return {name: squares / max(1, self._count) for name, squares in self.of.items()}
+
+
+def _alike(squares: Mapping[str, Array], fed: int) -> dict[str, Array]:
+    """Return squares, (examples, channels) each, that sum to 1 over all channels for every example.
+
+    Where some group cannot tell the examples apart they sum to their number instead, all together.
+    """
+    apart = {len(s) for s in squares.values()} == {fed}
+    rows = squares if apart else {name: s.sum(axis=0, keepdims=True) for name, s in squares.items()}
+    wholes = sum(s.sum(axis=1, keepdims=True) for s in rows.values())
+    weights = np.divide(1 if apart else fed, wholes, out=np.zeros_like(wholes), where=wholes > 0)
+    return {name: s * weights for name, s in rows.items()}
 
 
 def _scalars(
     evaluator: Evaluator, indices: Array, labelled: bool, draws: int, rng: np.random.Generator
-) -> Iterator[tuple[torch.Tensor, int]]:
-    """Yield scalars to differentiate, each a sum over its examples, and the number of those."""
+) -> Iterator[tuple[_Kind, torch.Tensor, int]]:
+    """Yield what is to be differentiated: of which kind, a sum over its examples, and the number of those."""
     from onnxcompress.engine.training.signs import signed_sum  # noqa: PLC0415
 
     execution, facts = evaluator.execution, evaluator.facts
-    # What labels say nothing of has no gradient at the original, from which its loss measures the distance.
-    divisors = (facts.others() if labelled and evaluator.guarded else facts).divisors
+    divisors: dict[_Kind, dict[str, float]] = {"outputs": facts.divisors}
+    if labelled:
+        divisors = {"outputs": {n: d for n, d in facts.divisors.items() if n == facts.labelled}}
+        if evaluator.guarded:
+            divisors["others"] = facts.others().divisors
     rows = evaluator.batches.rows(indices)
     stack, labels = evaluator.batches.inputs(indices, rows), evaluator.batches.labels(indices, rows)
     teacher = evaluator.teacher.outputs(indices, rows) if evaluator.loss.needs_teacher and labelled else None
     for part in execution.slices(len(indices), min(len(indices), execution.at_once)):
         fed = part.stop - part.start
-        for _ in range(draws):
-            outputs = execution.call({n: v[part] for n, v in stack.items()})
-            if labelled:
-                wanted = None if labels is None else labels[part]
-                known = None if teacher is None else {n: v[part] for n, v in teacher.items()}
-                yield evaluator.loss(outputs, wanted, known) * fed, fed
-                if not evaluator.guarded:
-                    continue
-                outputs = execution.call({n: v[part] for n, v in stack.items()})
-            yield signed_sum(outputs, divisors, rng), fed
+
+        def outputs(part: slice = part) -> dict[str, torch.Tensor]:
+            return execution.call({n: v[part] for n, v in stack.items()})
+
+        if labelled:
+            wanted = None if labels is None else labels[part]
+            known = None if teacher is None else {n: v[part] for n, v in teacher.items()}
+            yield "loss", evaluator.loss(outputs(), wanted, known) * fed, fed
+        for kind, among in divisors.items():
+            for _ in range(draws if among else 0):
+                yield kind, signed_sum(outputs(), among, rng), fed
 
 
 class _Listener:
