@@ -38,7 +38,9 @@ def why_not(group: Group, model: Model) -> str | None:
         reading = {
             s.node for s in group.sites if s.weight == site.weight and s.weight_axis == site.weight_axis
         }
-        if not {node for node, _ in readers(weight.value)} <= reading:
+        nodes = [node for node, _ in readers(weight.value)]
+        # twice by one node: a recurrent layer whose state meets the same weight, for one
+        if not set(nodes) <= reading or len(set(nodes)) < len(nodes):
             return f"meets '{site.weight}', which is used elsewhere too"
     return None
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -17,7 +18,7 @@ import onnxcompress
 from onnxcompress import exporter, importer
 from onnxcompress.encodings.dense import Dense
 from onnxcompress.engine import runtime
-from onnxcompress.engine.bottleneck.folding import folded
+from onnxcompress.engine.bottleneck.folding import folded, why_not
 from onnxcompress.engine.bottleneck.recurrence import Recurrence
 from onnxcompress.engine.channels import analyse, silenced
 from onnxcompress.engine.graph.torchgraph import TorchGraph
@@ -104,6 +105,19 @@ def test_gated_folded_and_cut_agree(kind, directions, turned):
     (found,) = runtime.open_session(exporter.dense_bytes(small.model)).run({"x": x}).values()
     np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)
     assert any(small.shapes)
+
+
+def test_a_weight_that_meets_the_state_as_well_takes_no_gate_in():
+    """One tensor is W and R: the gates in front of the layer are not those of its state."""
+    proto = onnx.load_from_string(exporter.dense_bytes(tagger("GRU", width=8, deep=8)))
+    (node,) = (n for n in proto.graph.node if n.op_type == "GRU")
+    node.input[2] = "W"
+    del proto.graph.initializer[[t.name for t in proto.graph.initializer].index("R")]
+    model = importer.load(proto)
+    channels = analyse(model, {"x": (2, 7)})
+    met = [g for g in channels.groups if any(s.weight == "W" for s in g.sites)]
+    assert met
+    assert all("used elsewhere" in str(why_not(g, channels.model)) for g in met)
 
 
 def test_a_tagger_is_cut_and_taught_without_labels(tmp_path):
