@@ -15,6 +15,7 @@ from onnxcompress.couplings._base import Crossing, Cut, Labels, coupling
 
 _PLACE = "is a place in the sequence that an attention looks at"
 _ALONE = "belongs to the only head of an attention"
+_BIASED = "is shifted by a bias inside the only head of an attention, behind which it cannot be silenced"
 
 
 def _by_head(crossing: Crossing, hidden: Labels | None, heads: int) -> Labels | None:
@@ -180,6 +181,8 @@ def _multi_head_attention(crossing: Crossing) -> None:
         if bias is not None:
             parts = list(np.split(bias, ends[:-1]))
         hidden = [crossing.merge(x, b) for x, b in zip(hidden, parts, strict=True)]
+        for labels in hidden[:2] if count == 1 else ():
+            crossing.freeze(labels, _BIASED)
     rows = _rows(crossing, [(slot, 0) for slot in (0, 1, 2, *given(crossing, (6, 7)))])
     for slot in (0, 1, 2):
         crossing.freeze(crossing.labels(slot, 1), _PLACE)

@@ -153,11 +153,13 @@ class _Walk:
     def _normalisation(self, source: ir.Node, node: Node) -> None:
         data = source.inputs[0]
         arrays = [self._constant(v) for v in source.inputs[1:]]
-        if data is None or any(a is None for a in arrays) or node.get("training_mode", 0):
+        if data is None or any(a is None for a in arrays) or _trains(node):
             return
         scale, bias = arrays[0], arrays[1]
         assert scale is not None
         assert bias is not None
+        if scale.ndim != 1:  # numbers for every place, not for every channel
+            return
         given = self.states.get(data, {}).get(1)
         known, values = scale == 0, bias.copy()
         if given is not None and len(given.known) == len(scale):
@@ -168,8 +170,7 @@ class _Walk:
                 assert variance is not None
                 gain = scale / np.sqrt(variance + float(node.get("epsilon", 1e-5)))
                 values = np.where(scale == 0, bias, (given.values - mean) * gain + bias)
-        if known.shape == scale.shape and scale.ndim == 1:
-            self._set(source.outputs[0], 1, known, values)
+        self._set(source.outputs[0], 1, known, values)
 
     # channel by channel ------------------------------------------------------------------------------------
 
@@ -258,6 +259,12 @@ class _Walk:
         except (KeyError, NotCoveredError):
             return None
         return np.asarray(found.double().numpy())
+
+
+def _trains(node: Node) -> bool:
+    """Tell whether a BatchNormalization normalises by its own input; before version 14 outputs ask for it."""
+    further = 7 <= node.version < 14 and node.op_type == "BatchNormalization" and len(node.outputs) > 1
+    return bool(node.get("training_mode", 0)) or further
 
 
 def _pads(node: Node) -> bool:

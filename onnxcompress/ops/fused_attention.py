@@ -22,8 +22,9 @@ def _attended(node: Node, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) 
     """Return softmax(q·kᵀ·scale + bias)·v (N L heads·size) of tensors N heads L size."""
     scale = node.get("scale", 0.0) or 1 / math.sqrt(q.shape[-1])
     if node.get("unidirectional", 0):
-        ahead = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device)
-        hidden = torch.triu(ahead, 1 + k.shape[2] - q.shape[2])
+        # as onnxruntime does: counted from the first key, and the last query sees every key
+        hidden = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).triu(1)
+        hidden[-1:] = False
         blocked = torch.zeros_like(hidden, dtype=q.dtype).masked_fill(hidden, float("-inf"))
         bias = blocked if bias is None else bias + blocked
     y = F.scaled_dot_product_attention(q, k, v, bias, scale=scale)
@@ -90,6 +91,8 @@ def _multi_head_examples(version: int) -> list[Example]:
         example(q, k, v, normal(24, seed=3), num_heads=4),
         example(q, k, v, None, mask, num_heads=2),
         example(q, k, v, None, None, normal(2, 2, 3, 5, seed=4), num_heads=2, scale=0.6),
+        example(q, k, v, num_heads=2, unidirectional=1),
+        example(k, q, q, num_heads=2, unidirectional=1),
     ]
 
 

@@ -41,6 +41,7 @@ def _grid_sample(node: Node, x: Tensor, grid: Tensor) -> Tensor:
     examples=always(
         example(normal(2, 2, 3), i64(2, 3, 4, 5)),
         example(normal(2, 3, 4), i64(2, 3, 4, 5, 6), align_corners=1),
+        example(normal(2, 2, 3), i64(2, 3, 1, 5), align_corners=1),
     ),
 )
 def _affine_grid(node: Node, theta: Tensor, size: Tensor) -> Tensor:
@@ -49,7 +50,7 @@ def _affine_grid(node: Node, theta: Tensor, size: Tensor) -> Tensor:
     for length in sizes[2:]:
         steps = torch.arange(length, dtype=theta.dtype, device=theta.device)
         if node.get("align_corners", 0):
-            axes.append(steps * (2 / (length - 1)) - 1 if length > 1 else steps - 1)
+            axes.append(steps * (2 / (length - 1)) - 1 if length > 1 else steps + 1)
         else:
             axes.append((2 * steps + 1) / length - 1)
     mesh = torch.meshgrid(*axes, indexing="ij")

@@ -165,9 +165,13 @@ def _top_k(node: Node, x: Tensor, k: Tensor | None = None) -> tuple[Tensor, Tens
     return values.narrow(axis, 0, count), indices.narrow(axis, 0, count)
 
 
-@operator("NonZero", examples=always(example(np.round(normal(3, 4)))), differentiable=False)
+@operator(
+    "NonZero",
+    examples=always(example(np.round(normal(3, 4))), example(np.array(2.0, np.float32))),
+    differentiable=False,
+)
 def _non_zero(node: Node, x: Tensor) -> Tensor:
-    return torch.nonzero(x).T.contiguous() if x.dim() else torch.nonzero(x.reshape(1)).T[:0]
+    return torch.nonzero(x if x.dim() else x.reshape(1)).T.contiguous()
 
 
 @operator(

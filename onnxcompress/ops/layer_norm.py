@@ -34,11 +34,11 @@ def _layer_normalization(
     return y, mean.to(stash), torch.rsqrt(variance + epsilon).to(stash)
 
 
-def _rms(node: Node, x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """Return x over its root mean square, and the inverse of the latter."""
+def _rms(node: Node, x: Tensor, axis: int, epsilon: float = 1e-5) -> tuple[Tensor, Tensor]:
+    """Return x over its root mean square, and the inverse of the latter; ``epsilon`` is the default."""
     wide = x if x.dtype == torch.float64 else x.float()
     axes = list(range(positive_axis(axis, x.dim()), x.dim()))
-    inverse = torch.rsqrt(wide.pow(2).mean(axes, keepdim=True) + node.get("epsilon", 1e-5))
+    inverse = torch.rsqrt(wide.pow(2).mean(axes, keepdim=True) + node.get("epsilon", epsilon))
     return (wide * inverse).to(x.dtype), inverse
 
 
@@ -87,13 +87,17 @@ def _skip_layer_normalization(
 @operator(
     "SkipSimplifiedLayerNormalization",
     domain="com.microsoft",
-    examples=always(example(normal(2, 3, 4), normal(2, 3, 4, seed=1), normal(4, seed=2), epsilon=1e-5)),
+    examples=always(
+        example(normal(2, 3, 4), normal(2, 3, 4, seed=1), normal(4, seed=2), epsilon=1e-5),
+        # so small that the default shows
+        example(normal(2, 3, 4) * 1e-3, normal(2, 3, 4, seed=1) * 1e-3, normal(4, seed=2)),
+    ),
 )
 def _skip_simplified(
     node: Node, x: Tensor, skip: Tensor, gamma: Tensor, bias: Tensor | None = None
 ) -> Tensor | tuple[Tensor | None, ...]:
     total = x + skip if bias is None else x + skip + bias
-    y, inverse = _rms(node, total, -1)
+    y, inverse = _rms(node, total, -1, 1e-12)
     return y * gamma if len(node.outputs) == 1 else (y * gamma, None, inverse, total)
 
 

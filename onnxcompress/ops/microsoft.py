@@ -36,13 +36,14 @@ def _quick_gelu(node: Node, x: Tensor) -> Tensor:
 def _activated(node: Node, x: Tensor) -> Tensor:
     """Apply the activation a fused operator names."""
     name = node.get("activation", "")
-    numbers = [*(node.get("activation_params") or []), None, None]
+    named = [node.get(f"activation_{letter}") for letter in ("alpha", "beta")]  # of FusedGemm
+    numbers = [*(node.get("activation_params") or named), None, None]
     table: dict[str, Callable[[], Tensor]] = {
         "": lambda: x,
         "Relu": lambda: torch.relu(x),
         "Tanh": lambda: torch.tanh(x),
         "Sigmoid": lambda: torch.sigmoid(x),
-        "LeakyRelu": lambda: F.leaky_relu(x, node.get("alpha", 0.01) if numbers[0] is None else numbers[0]),
+        "LeakyRelu": lambda: F.leaky_relu(x, 0.01 if numbers[0] is None else numbers[0]),
         "Clip": lambda: torch.clamp(x, numbers[0], numbers[1]),
         "HardSigmoid": lambda: torch.clamp(x * numbers[0] + numbers[1], 0, 1),
     }
@@ -75,7 +76,17 @@ def _fused_conv(
 @operator(
     "FusedGemm",
     domain="com.microsoft",
-    examples=always(example(normal(3, 4), normal(4, 5, seed=1), normal(5, seed=2), activation="Relu")),
+    examples=always(
+        example(normal(3, 4), normal(4, 5, seed=1), normal(5, seed=2), activation="Relu"),
+        example(normal(3, 4), normal(4, 5, seed=1), alpha=0.5, activation="LeakyRelu", activation_alpha=0.2),
+        example(
+            normal(3, 4),
+            normal(4, 5, seed=1),
+            activation="HardSigmoid",
+            activation_alpha=0.3,
+            activation_beta=0.4,
+        ),
+    ),
     macs=matmul_macs,
 )
 def _fused_gemm(node: Node, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:

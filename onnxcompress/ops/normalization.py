@@ -103,8 +103,12 @@ def _lrn(node: Node, x: Tensor) -> Tensor:
 def _mean_variance_normalization(node: Node, x: Tensor) -> Tensor:
     axes = node.get("axes", [0, 2, 3])
     mean = x.mean(axes, keepdim=True)
-    spread = (x - mean).pow(2).mean(axes, keepdim=True).sqrt()
-    return (x - mean) / (spread + 1e-9)
+    centred = x - mean
+    variance = centred.pow(2).mean(axes, keepdim=True)
+    # at a variance of zero the root has no finite gradient, and what is centred is zero whatever it is over
+    flat = variance == 0
+    spread = torch.where(flat, torch.ones_like(variance), variance).sqrt()
+    return centred / (spread + 1e-9)
 
 
 @operator(
@@ -121,7 +125,8 @@ def _dropout_examples(version: int) -> list[Example]:
     x = normal(3, 4)
     if version < 12:
         old: dict[str, Any] = {"is_test": 1} if version < 7 else {}
-        return [example(x, **old), example(x, **old, ratio=0.3)]
+        mask = [example(x, outputs=2)] if version >= 7 else []
+        return [example(x, **old), example(x, **old, ratio=0.3), *mask]
     return [example(x, outputs=2), example(x)]
 
 
@@ -136,6 +141,7 @@ def _dropout(node: Node, x: Tensor, *options: Tensor | None) -> Tensor | tuple[T
         mask = torch.rand(x.shape, device=x.device) >= ratio
         y = x * mask.to(x.dtype) / (1 - ratio) if ratio < 1 else torch.zeros_like(x)
     else:
-        mask, y = torch.ones(x.shape, dtype=torch.bool, device=x.device), x
+        # before version 12 onnxruntime hands out an empty mask where nothing is dropped
+        mask, y = torch.full(x.shape, node.version >= 12, dtype=torch.bool, device=x.device), x
     # before version 10 the mask has the type of the data
     return (y, mask if node.version >= 10 else mask.to(x.dtype)) if len(node.outputs) > 1 else y

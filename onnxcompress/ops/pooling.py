@@ -159,7 +159,10 @@ def _lp_examples(version: int) -> list[Example]:
 def _lp_pool(node: Node, x: Tensor) -> Tensor:
     p = node.get("p", 2)
     w = windows(node, x.shape[2:], node.attributes["kernel_shape"], pooling=True)
-    return torch.pow(_window_sums(padded(torch.pow(x.abs(), p), w.reach), w), 1 / p)
+    total = _window_sums(padded(torch.pow(x.abs(), p), w.reach), w)
+    # at zero the root has no finite gradient, which would make that of a whole window of zeros no number
+    empty = total == 0
+    return torch.where(empty, total, torch.pow(torch.where(empty, torch.ones_like(total), total), 1 / p))
 
 
 _MAPS = always(example(normal(2, 3, 4, 5)), example(normal(2, 3, 6)))

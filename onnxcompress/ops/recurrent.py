@@ -54,6 +54,7 @@ def _examples(kind: str) -> Any:
             example(x, *parameters(2), None, *both, direction="bidirectional", **common),
             example(x, *parameters(2), lengths, *both, direction="bidirectional", **common),
             example(x, *parameters(1), lengths, direction="reverse", **common),
+            example(x, *parameters(1), np.array([0, 4], np.int32), *states, **common),
             example(x, *parameters(1), clip=0.3, **common),
         ]
         if kind == "GRU" and version >= 3:
@@ -168,6 +169,9 @@ def _stepwise(
         backward = d == 1 or node.get("direction", "forward") == "reverse"
         steps = _reversed(x, lengths) if backward else x
         y, (h, c) = unrolled(node, one, steps, lengths, (state[0][d], state[1][d]))
+        if lengths is not None:  # of an empty sequence onnxruntime tells no state, not even the first
+            some = (lengths > 0).unsqueeze(1)
+            h, c = (torch.where(some, s, torch.zeros_like(s)) for s in (h, c))
         ys.append(_reversed(y, lengths) if backward else y)
         hs.append(h)
         cs.append(c)

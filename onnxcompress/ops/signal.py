@@ -68,6 +68,7 @@ def _dft(node: Node, x: Tensor, length: Tensor | None = None, axis: Tensor | Non
         example(normal(2, 32, 1), _whole(4), normal(8, seed=1)),
         example(normal(2, 32, 1), _whole(4), None, _whole(8)),
         example(normal(1, 32, 2), _whole(8), normal(16, seed=1), _whole(16), onesided=0),
+        example(normal(1, 32, 2), _whole(8), normal(16, seed=1), onesided=1),
     ),
 )
 def _stft(
@@ -80,7 +81,7 @@ def _stft(
     if window is not None:
         frames = frames * window
     y = torch.fft.fft(frames, size, -1)
-    if node.get("onesided", 1) and not signal.is_complex():
+    if node.get("onesided", 1):
         y = y[..., : size // 2 + 1]
     return torch.view_as_real(y).to(x.dtype)
 

@@ -76,6 +76,24 @@ CASES = {
         ),
         4,
     ),
+    "one head with a bias inside": (  # the value's channels; what the bias adds to the others stays
+        (
+            "q = MatMul(x, wq) k = MatMul(x, wk) u = MatMul(x, wu) "
+            "a = com.microsoft.MultiHeadAttention<num_heads=1>(q, k, u, b) y = MatMul(a, v)",
+            {"wq": (6, 4), "wk": (6, 4), "wu": (6, 4), "b": (12,), "v": (4, 5)},
+            {"inputs": "float[2,5,6] x"},
+        ),
+        4,
+    ),
+    "one head without a bias": (
+        (
+            "q = MatMul(x, wq) k = MatMul(x, wk) u = MatMul(x, wu) "
+            "a = com.microsoft.MultiHeadAttention<num_heads=1>(q, k, u) y = MatMul(a, v)",
+            {"wq": (6, 4), "wk": (6, 4), "wu": (6, 3), "v": (3, 5)},
+            {"inputs": "float[2,5,6] x"},
+        ),
+        7,
+    ),
     "joint attention": (
         (
             "a = com.microsoft.Attention<num_heads=4>(x, w, b) y = MatMul(a, v)",

@@ -11,6 +11,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from cutting import check_case, image, ints
 
+# a product of each of 4 groups: 3 channels a group, one group behind the other in q
+MERGED = "r = Reshape(h, s) m = MatMul(g, r) q = Reshape(m, t)"
+PARTS = {"s": ints(0, 4, 2, 36), "t": ints(0, 12, 6, 6), "g": (4, 3, 2)}
+
 CASES = {
     "flatten": (
         (
@@ -73,6 +77,26 @@ CASES = {
             opset=10,
         ),
         12,
+    ),
+    "two axes merged, cut along the second": (
+        image(f"{MERGED} z = Conv<group=4>(q, u)", {**PARTS, "u": (12, 3, 1, 1)}, after=12),
+        6,
+    ),
+    "two axes merged, read whole as well": (
+        image(
+            f"{MERGED} a = Conv<group=4>(q, u) e = CumSum(q, n) f = Conv(e, k) z = Add(a, f)",
+            {**PARTS, "u": (12, 3, 1, 1), "n": np.array(1), "k": (12, 12, 1, 1)},
+            after=12,
+        ),
+        3,
+    ),
+    "two axes merged, decided by a later reader": (
+        image(
+            f"{MERGED} p = Relu(q) a = Conv<group=4>(p, u) e = Conv(q, k) z = Add(a, e)",
+            {**PARTS, "u": (12, 3, 1, 1), "k": (12, 12, 1, 1)},
+            after=12,
+        ),
+        6,
     ),
 }
 

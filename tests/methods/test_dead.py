@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import helper
+from onnx import helper, numpy_helper, parser
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
 from pruning_models import conv_net, mlp, model_of, task_for
 
 import onnxcompress
+from onnxcompress import importer
 from onnxcompress.core.errors import NothingChangedError, UsageError
 from onnxcompress.core.resources import Resources
 from onnxcompress.engine.channels import analyse
@@ -279,3 +280,35 @@ def random_net(rng, data):
 def test_options_out_of_range():
     with pytest.raises(UsageError):
         DeadChannels(round_to=3)
+
+
+@pytest.mark.parametrize(
+    ("opset", "norm", "shape", "dead"),
+    [
+        (9, "n = BatchNormalization(h, s, t, m, q)", (6,), [1, 4]),
+        (9, "n, a, c, d, e = BatchNormalization(h, s, t, m, q)", (6,), []),  # by its own input
+        (7, "n = BatchNormalization<spatial=0>(h, s, t, m, q)", (6, 4, 4), []),  # numbers for every place
+        (15, "n, a, c = BatchNormalization<training_mode=1>(h, s, t, m, q)", (6,), []),
+    ],
+)
+def test_constants_go_through_the_batch_normalisation_that_keeps_them(opset, norm, shape, dead):
+    proto = parser.parse_model(
+        f'<ir_version: 8, opset_import: ["": {opset}]> g (float[2,3,4,4] x) => (float[2,5,4,4] y) '
+        f"{{h = Conv(x, w, b) {norm} y = Conv(n, u)}}"
+    )
+    arrays = {k: RNG.uniform(0.5, 1.5, shape) for k in "stmq"} | {"b": RNG.normal(size=6)}
+    arrays |= {"w": RNG.normal(size=(6, 3, 1, 1)), "u": RNG.normal(size=(5, 6, 1, 1))}
+    arrays["w"][[1, 4]] = 0
+    proto.graph.initializer.extend(
+        numpy_helper.from_array(a.astype(np.float32), k) for k, a in arrays.items()
+    )
+    model, shapes = importer.load(proto), {"x": (2, 3, 4, 4)}
+    found = plan(model, shapes=shapes)
+    assert cut_of(found, "w") == dead
+    if dead:
+        after = cut(analyse(model, shapes), found.keep, found.constants).model
+        x = RNG.normal(size=shapes["x"]).astype(np.float32)
+        outputs = [
+            open_session(to_proto(m.ir).SerializeToString()).run({"x": x})["y"] for m in (model, after)
+        ]
+        np.testing.assert_allclose(outputs[1], outputs[0], rtol=1e-4, atol=1e-4)

@@ -80,3 +80,13 @@ def test_causal_convolution() -> None:
     assert (
         macs(Node("CausalConvWithState", 27), [(2, 3, 5), (3, 1, 4)], [(2, 3, 5), (2, 3, 3)]) == 2 * 3 * 5 * 4
     )
+
+
+def test_attention_counts_the_heads_that_its_shapes_have() -> None:
+    macs = OPS["", "Attention"].macs
+    assert macs is not None
+    node = Node("Attention", 23, {"q_num_heads": 6, "kv_num_heads": 2})
+    whole = macs(node, [(2, 5, 6 * 4), (2, 7, 2 * 4), (2, 7, 2 * 3)], [(2, 5, 6 * 3)])
+    assert whole == 2 * 5 * 7 * 6 * (4 + 3)
+    # one pair of three of the heads is left; the node still tells the numbers of before
+    assert macs(node, [(2, 5, 3 * 4), (2, 7, 4), (2, 7, 3)], [(2, 5, 3 * 3)]) == whole // 2

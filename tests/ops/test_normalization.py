@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import pytest
 import torch
 
 from onnxcompress.ops._base import OPS, Node
@@ -81,3 +82,17 @@ def test_lrn_windows_of_even_size() -> None:
     for c in range(7):
         squares = (x[:, max(0, c - 1) : min(7, c + 3)] ** 2).sum(1)
         assert np.allclose(got[:, c], x[:, c] / (1 + 0.5 / 4 * squares) ** 0.75, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("type_", "attributes"),
+    [("MeanVarianceNormalization", {}), ("LpPool", {"kernel_shape": [2, 2]}), ("LpNormalization", {})],
+)
+def test_the_gradient_of_a_dead_channel_is_finite(type_, attributes):
+    x = torch.randn(2, 3, 4, 4)
+    x[:, 1] = 0
+    x.requires_grad_()
+    y = OPS["", type_].forward(Node(type_, 18, attributes), x)
+    (gradient,) = torch.autograd.grad((y * torch.randn_like(y)).sum(), x)
+    assert torch.isfinite(gradient).all()
+    assert gradient[:, 0].abs().max() > 0

@@ -10,12 +10,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from onnxcompress.core.channels import Group, Member, Site
+from onnxcompress.core.channels import Group, Site
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.model import Model
 from onnxcompress.engine.operands import readers
-
-_WITH_GROUPS = ("Conv", "ConvInteger", "FusedConv")
 
 
 def why_not(group: Group, model: Model) -> str | None:
@@ -35,24 +33,28 @@ def why_not(group: Group, model: Model) -> str | None:
         encoding = model.encodings.get(site.weight)
         if weight is None or (encoding is not None and encoding.kind != "dense"):
             return f"meets '{site.weight}' in {where}, whose values cannot be changed"
-        length = weight.shape[site.weight_axis]
-        apart = site.node.op_type in _WITH_GROUPS and site.weight_axis == 1
-        if length != len(site.channel_of) and not apart and _member(group, site) is None:
+        if len(_along(group, site)) != weight.shape[site.weight_axis]:
             return f"meets '{site.weight}' in {where} in an unknown order"
         reading = {
             s.node for s in group.sites if s.weight == site.weight and s.weight_axis == site.weight_axis
         }
-        if not {node for node, _ in readers(weight.value)} <= reading:
+        nodes = [node for node, _ in readers(weight.value)]
+        # twice by one node: a recurrent layer whose state meets the same weight, for one
+        if not set(nodes) <= reading or len(set(nodes)) < len(nodes):
             return f"meets '{site.weight}', which is used elsewhere too"
     return None
 
 
-def _member(group: Group, site: Site) -> Member | None:
-    """Return what is known of the weight's own axis: it lies behind a Reshape that merges it with others."""
+def _along(group: Group, site: Site) -> Array:
+    """Return the channel of each position of the stored weight's axis.
+
+    It may be another than along the operand: the groups of a convolution read the same slices, and a weight
+    may be stored with the axis merged with others, or in another order.
+    """
     for member in group.members:
         if (member.tensor, member.axis) == (site.weight, site.weight_axis) and member.consumes:
-            return member
-    return None
+            return member.channel_of
+    return site.channel_of
 
 
 def folded(
@@ -76,25 +78,8 @@ def folded(
                 continue
             done.add((site.weight, site.weight_axis))
             array = found.get(site.weight, arrays[site.weight])
-            channel_of, length = site.channel_of, array.shape[site.weight_axis]
-            if len(channel_of) != length and site.node.op_type not in _WITH_GROUPS:
-                member = _member(group, site)
-                assert member is not None
-                channel_of = member.channel_of
+            channel_of, axis = _along(group, site), site.weight_axis
             factors = np.where(channel_of >= 0, means[group.name][channel_of], 1.0)
-            found[site.weight] = _scaled(array, site, factors).astype(array.dtype)
+            shape = [len(factors) if k == axis else 1 for k in range(array.ndim)]
+            found[site.weight] = (array.astype(np.float64) * factors.reshape(shape)).astype(array.dtype)
     return found
-
-
-def _scaled(array: Array, site: Site, factors: Array) -> Array:
-    axis = site.weight_axis
-    assert axis is not None
-    wide = array.astype(np.float64)
-    length = array.shape[axis]
-    if length == len(factors):
-        return np.asarray(wide * factors.reshape([length if k == axis else 1 for k in range(array.ndim)]))
-    # A grouped convolution: output channels of part g meet inputs g·length … (g + 1)·length.
-    parts = len(factors) // length
-    split = wide.reshape(parts, array.shape[0] // parts, *array.shape[1:])
-    spread = factors.reshape(parts, 1, length, *[1] * (array.ndim - 2))
-    return (split * spread).reshape(array.shape)

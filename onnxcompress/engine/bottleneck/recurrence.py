@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 
 from onnxcompress.core.channels import Group
@@ -18,16 +19,21 @@ class Recurrence:
     """Weights that a recurrent node sums its own state against: slices of closed channels are zero."""
 
     def __init__(self, channels: Channels, groups: Sequence[Group], gates: Gates) -> None:
-        names = {w.value: name for name, w in channels.model.weights.items()}
         self._parts: dict[str, list[tuple[str, int, Array]]] = {}
         self._gates = gates
-        places = [(node.inputs[slot], axis) for node, slot, axis in channels.ground.recurrent]
-        weights = {(names[value], axis) for value, axis in places if value in names}
-        for group in groups:
-            for member in group.members:
-                if (member.tensor, member.axis) in weights and member.consumes:
-                    part = (group.name, member.axis, member.channel_of)
-                    self._parts.setdefault(member.tensor, []).append(part)
+        gated = {group.name for group in groups}
+        # The value that the node reads: the weight may be stored turned, or in another type.
+        places = {(node.inputs[slot], axis): None for node, slot, axis in channels.ground.recurrent}
+        for value, axis in places:
+            along = None if value is None else channels.channels_along.get((value, axis))
+            if value is None or along is None:
+                continue
+            start = 0
+            for group in channels.groups:
+                own = np.where((along >= start) & (along < start + group.size), along - start, -1)
+                if group.name in gated and (own >= 0).any():
+                    self._parts.setdefault(value.name or "", []).append((group.name, axis, own))
+                start += group.size
 
     @contextmanager
     def on(self, hooks: dict[str, Any]) -> Iterator[None]:

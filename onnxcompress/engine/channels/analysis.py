@@ -159,8 +159,9 @@ def _cross(ground: Ground, node: ir.Node, model: ir.Model, unknown: Counter[str]
         coupling.rule(crossing)
     else:
         move(crossing, coupling)
+    crossing.settle_used()
     for value, axes in settled(ground, crossing).items():
         ground.along[value] = axes
         if value in ground.captured:
             for labels in axes.values():
-                ground.ledger.freeze(labels, _inside(ground.captured[value]))
+                ground.freeze(labels, _inside(ground.captured[value]))

@@ -108,13 +108,30 @@ class Ground:
                     self._decide(one, ours)
                     self._decide(other, theirs)
                     return one, other
-        return first, second
+        return self.decided(self.likeliest(first)), self.decided(self.likeliest(second))
+
+    def decided(self, labels: Labels) -> Labels:
+        """Let a run that is used be the one its axis can be cut along; return it."""
+        self._decide(labels, self.rivals.get(id(labels), [labels]))
+        return labels
+
+    def freeze(self, labels: Labels, why: str, kind: Kind = Kind.FIXED) -> None:
+        """Freeze a run and its rivals: an axis that must stay whole can be cut along none of them."""
+        for run in self.rivals.get(id(labels), [labels]):
+            self.ledger.freeze(run, why, kind)
 
     def _decide(self, chosen: Labels, among: list[Labels]) -> None:
+        """Let one run be that of the axis, wherever the axis was seen before, and freeze the others."""
+        losers = [labels for labels in among if labels is not chosen]
         for labels in among:
             self.rivals.pop(id(labels), None)
-            if labels is not chosen:
-                self.ledger.freeze(labels, _MERGED)
+        for labels in losers:
+            self.ledger.freeze(labels, _MERGED)
+        if losers:
+            lost = {id(labels) for labels in losers}
+            for axes in self.along.values():
+                for axis in [axis for axis, labels in axes.items() if id(labels) in lost]:
+                    axes[axis] = chosen
 
     def settle_rivals(self) -> None:
         """Let the likeliest of each set of rivals that met no partner be the one that can be cut."""
@@ -232,7 +249,7 @@ class NodeCrossing(Crossing):
     def freeze(self, labels: Labels | None, why: str) -> None:
         """Freeze labels."""
         if labels is not None:
-            self._ground.ledger.freeze(labels, why)
+            self._ground.freeze(labels, why)
 
     def freeze_inputs(self, why: str) -> None:
         """Freeze every label of every input."""
@@ -244,8 +261,16 @@ class NodeCrossing(Crossing):
     def mix(self, labels: Labels | None) -> None:
         """Mark labels as mixed."""
         if labels is not None:
-            self._ground.ledger.mix(labels)
+            self._ground.ledger.mix(self._ground.decided(labels))
             self._ground.mixing[self.source] = None
+
+    def settle_used(self) -> None:
+        """Let the runs that the node read and did not hand on as they are be those of their axes."""
+        passed = {id(labels) for axes in self.out.values() for labels in axes.values()}
+        for value in self.source.inputs:
+            for labels in list(self._ground.along.get(value, {}).values()) if value is not None else ():
+                if not any(id(run) in passed for run in self._ground.rivals.get(id(labels), ())):
+                    self._ground.decided(labels)
 
     def contract(
         self, slot: int, axis: int, other: Labels | None, weight: tuple[int, int] | None = None
@@ -267,9 +292,10 @@ class NodeCrossing(Crossing):
             )
         elif own is None and other is not None:
             value = self.value(slot)
-            self._ground.ledger.freeze(other, f"reads {value.name!r}, {_origin(value)}", Kind.INPUT)
+            self._ground.freeze(other, f"reads {value.name!r}, {_origin(value)}", Kind.INPUT)
         labels = own if own is not None else other
         assert labels is not None
+        self._ground.decided(labels)
         if len(labels) == self.shape(slot)[axis]:
             self._ground.sums.append(Sum(self.source, slot, axis, labels, constant, constant_axis))
         else:

@@ -113,7 +113,31 @@ def residual_net():
     return model_of(nodes, tensors, (3, 8, 8), 5)
 
 
+def stored_flat_net():
+    """Convolutions whose weights are stored as rows, one of them in groups and turned."""
+    tensors = {
+        "w1": RNG.normal(size=(8, 3, 3, 3)), "b1": RNG.normal(size=8),
+        "w2": RNG.normal(size=(6, 8 * 9)), "w3": RNG.normal(size=(3, 4, 1, 1)),
+        "w4": RNG.normal(size=(5, 4)),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Conv", ["x", "w1", "b1"], ["a"], "c1"),
+        helper.make_node("Relu", ["a"], ["b"], "r"),
+        helper.make_node("Constant", [], ["s"], "k", value_ints=[6, 8, 3, 3]),
+        helper.make_node("Reshape", ["w2", "s"], ["w2r"], "r2"),
+        helper.make_node("Conv", ["b", "w2r"], ["c"], "c2"),
+        helper.make_node("Sigmoid", ["c"], ["d"], "s"),
+        helper.make_node("Transpose", ["w3"], ["w3t"], "t", perm=[1, 0, 2, 3]),
+        helper.make_node("Conv", ["d", "w3t"], ["e"], "c3", group=2),
+        helper.make_node("GlobalAveragePool", ["e"], ["p"], "p"),
+        helper.make_node("Flatten", ["p"], ["f"], "fl"),
+        helper.make_node("Gemm", ["f", "w4"], ["y"], "fc", transB=1),
+    ]
+    return model_of(nodes, tensors, (3, 8, 8), 5)
+
+
 NETS = {
+    "stored flat": (stored_flat_net, (3, 8, 8)),
     "residual": (residual_net, (3, 8, 8)),
     "reshaped": (reshaped_net, (3, 8, 8)),
     "conv": (conv_net, (3, 8, 8)),

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -17,7 +18,7 @@ import onnxcompress
 from onnxcompress import exporter, importer
 from onnxcompress.encodings.dense import Dense
 from onnxcompress.engine import runtime
-from onnxcompress.engine.bottleneck.folding import folded
+from onnxcompress.engine.bottleneck.folding import folded, why_not
 from onnxcompress.engine.bottleneck.recurrence import Recurrence
 from onnxcompress.engine.channels import analyse, silenced
 from onnxcompress.engine.graph.torchgraph import TorchGraph
@@ -37,8 +38,11 @@ def recurrent(kind, width, inputs, directions):
     }
 
 
-def tagger(kind, width=8, words=20, deep=10, directions=1):
-    """Embedding, recurrent layer, a hidden layer, and a label for every step; batch first outside."""
+def tagger(kind, width=8, words=20, deep=10, directions=1, *, turned=False):
+    """Embedding, recurrent layer, a hidden layer, and a label for every step; batch first outside.
+
+    ``turned``: the weight of the recurrence is stored with its axes in another order.
+    """
     tensors = {
         "table": RNG.normal(size=(words, deep)), **recurrent(kind, width, deep, directions),
         "w1": RNG.normal(size=(directions * width, 6)), "b1": RNG.normal(size=6),
@@ -57,6 +61,9 @@ def tagger(kind, width=8, words=20, deep=10, directions=1):
         helper.make_node("Relu", ["a"], ["r"], "relu"),
         helper.make_node("MatMul", ["r", "w2"], ["y"], "m2"),
     ]
+    if turned:
+        tensors["stored"] = tensors.pop("R").transpose(2, 0, 1)
+        nodes.insert(0, helper.make_node("Transpose", ["stored"], ["R"], "turn", perm=[1, 2, 0]))
     held = [numpy_helper.from_array(a.astype(np.float32), n) for n, a in tensors.items()]
     held.append(numpy_helper.from_array(np.array([0, 0, directions * width], np.int64), "flat"))
     graph = helper.make_graph(
@@ -67,10 +74,11 @@ def tagger(kind, width=8, words=20, deep=10, directions=1):
     return importer.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
 
 
+@pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("directions", [1, 2])
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
-def test_gated_folded_and_cut_agree(kind, directions):
-    model = tagger(kind, directions=directions)
+def test_gated_folded_and_cut_agree(kind, directions, turned):
+    model = tagger(kind, directions=directions, turned=turned)
     channels, groups, graph, gates = gated(model, {"x": (2, 7)}, dtype=torch.float64)
     made = {m.tensor for g in groups for m in g.members}
     assert {"table", "w1"} <= made
@@ -85,7 +93,7 @@ def test_gated_folded_and_cut_agree(kind, directions):
         wanted = graph.run({"x": x})["y"]
     with gates.on(graph):
         without = graph.run({"x": x})["y"]
-    if any(m.tensor == "R" for g in groups for m in g.members):
+    if any(m.tensor in ("R", "stored") for g in groups for m in g.members):
         # A closed channel still reaches the others through the state, unless it is left out there as well.
         assert np.abs(without - wanted).max() > 1e-4
     arrays = folded(groups, means, {n: model.array(n).astype(np.float64) for n in model.weights})
@@ -97,6 +105,19 @@ def test_gated_folded_and_cut_agree(kind, directions):
     (found,) = runtime.open_session(exporter.dense_bytes(small.model)).run({"x": x}).values()
     np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)
     assert any(small.shapes)
+
+
+def test_a_weight_that_meets_the_state_as_well_takes_no_gate_in():
+    """One tensor is W and R: the gates in front of the layer are not those of its state."""
+    proto = onnx.load_from_string(exporter.dense_bytes(tagger("GRU", width=8, deep=8)))
+    (node,) = (n for n in proto.graph.node if n.op_type == "GRU")
+    node.input[2] = "W"
+    del proto.graph.initializer[[t.name for t in proto.graph.initializer].index("R")]
+    model = importer.load(proto)
+    channels = analyse(model, {"x": (2, 7)})
+    met = [g for g in channels.groups if any(s.weight == "W" for s in g.sites)]
+    assert met
+    assert all("used elsewhere" in str(why_not(g, channels.model)) for g in met)
 
 
 def test_a_tagger_is_cut_and_taught_without_labels(tmp_path):
