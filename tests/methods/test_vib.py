@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
 from onnx import helper
+from onnx.reference import ReferenceEvaluator
 from pruning_models import conv_net, mlp, model_of, task_for
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -185,6 +187,28 @@ def test_in_a_chain_it_is_not_silent_where_no_channel_can_be_gated(tmp_path):
         FIXTURES / "digits_mlp.onnx", method=["half", "vib"], data=data, output=out, benchmark=False
     )
     assert "vib changed nothing: no channel can be gated" in result.run.warnings
+
+
+@pytest.mark.parametrize("biased", [True, False])
+def test_codes_of_an_autoencoder_with_tied_weights_go(biased):
+    """W makes the codes and reads them along one axis, so that no weight could take the gates' means in."""
+    weight = np.random.default_rng(0).normal(size=(8, 12)).astype(np.float32) / 3
+    weight[:, 6:] *= 1e-3
+    body = "h = MatMul (x, W)\nr = Tanh (h)\nt = Transpose <perm = [1, 0]> (W)\ny = MatMul (r, t)"
+    weights = {"W": weight}
+    if biased:
+        body, weights["c"] = (
+            body.replace("Tanh (h)", "Tanh (b)").replace("\nr", "\nb = Add (h, c)\nr"),
+            weight[0],
+        )
+    proto = written(body, "float[N, 8] x", "float[N, 8] y", weights).ir
+    x = np.random.default_rng(1).normal(size=(200, 8)).astype(np.float32)
+    options = {"target": "macs=0.5", "round_to": 1, "epochs": 2, "benchmark": False}
+    cut = onnxcompress.compress(proto, method="vib", data={"x": x}, **options).model
+    sizes = [list(t.dims) for t in cut.graph.initializer if len(t.dims) == 2]
+    assert sizes == [[8, 6]]
+    before, after = (ReferenceEvaluator(m).run(None, {"x": x})[0] for m in (onnx_ir.to_proto(proto), cut))
+    assert np.square(before - after).mean() < 0.02 * before.var()
 
 
 @pytest.mark.parametrize("normalised", [True, False])

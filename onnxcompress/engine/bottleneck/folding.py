@@ -18,8 +18,8 @@ from onnxcompress.engine.operands import readers
 _WITH_GROUPS = ("Conv", "ConvInteger", "FusedConv")
 
 
-def why_not(group: Group, model: Model) -> str | None:
-    """Return why a group's gates could not be folded, None where they can be.
+def why_no_gate(group: Group, model: Model) -> str | None:
+    """Return why no gate can stand in for the cut of a group's channels, None where one can.
 
     Args:
         group: of ``model``.
@@ -28,13 +28,30 @@ def why_not(group: Group, model: Model) -> str | None:
     if not group.sites:
         return "is summed over nowhere that a gate could sit"
     for site in group.sites:
-        where = f"{site.node.op_type} '{site.node.name or site.node.outputs[0].name}'"
-        if site.weight is None or site.weight_axis is None:
-            return f"is summed over by {where} without a weight that could take the gate in"
+        if site.weight is None:
+            continue
         weight = model.weights.get(site.weight)
         encoding = model.encodings.get(site.weight)
         if weight is None or (encoding is not None and encoding.kind != "dense"):
-            return f"meets '{site.weight}' in {where}, whose values cannot be changed"
+            return f"meets '{site.weight}' in {_where(site)}, whose values cannot be changed"
+    return None
+
+
+def why_not(group: Group, model: Model) -> str | None:
+    """Return why μ of a group's gates could not be folded, None where it can be.
+
+    Args:
+        group: of ``model``.
+        model: the analysed model.
+    """
+    why = why_no_gate(group, model)
+    if why is not None:
+        return why
+    for site in group.sites:
+        where = _where(site)
+        if site.weight is None or site.weight_axis is None:
+            return f"is summed over by {where} without a weight that could take the gate in"
+        weight = model.weights[site.weight]
         length = weight.shape[site.weight_axis]
         apart = site.node.op_type in _WITH_GROUPS and site.weight_axis == 1
         if length != len(site.channel_of) and not apart and _member(group, site) is None:
@@ -45,6 +62,10 @@ def why_not(group: Group, model: Model) -> str | None:
         if not {node for node, _ in readers(weight.value)} <= reading:
             return f"meets '{site.weight}', which is used elsewhere too"
     return None
+
+
+def _where(site: Site) -> str:
+    return f"{site.node.op_type} '{site.node.name or site.node.outputs[0].name}'"
 
 
 def _member(group: Group, site: Site) -> Member | None:
