@@ -229,6 +229,24 @@ def test_where_channels_can_be_cut_but_not_gated_it_says_by_what(normalised):
     assert bool(Magnitude(keep=0.5, round_to=1).plan(model, None, resources).keep) == normalised
 
 
+@pytest.mark.parametrize("normalised", [True, False])
+def test_where_gates_alone_cannot_meet_a_target_it_says_what_cuts_more(normalised):
+    body = (
+        "h = MatMul (x, A)\nn = LayerNormalization (h, s)\nr = MatMul (n, B)\nt = Relu (r)\ny = MatMul (t, C)"
+    )
+    weights = {"A": (20, 20), "s": np.ones(20, np.float32), "B": (20, 20), "C": (20, 4)}
+    if not normalised:
+        body, weights = body.replace("n = LayerNormalization (h, s)", "n = Relu (h)"), {**weights}
+        del weights["s"]
+    model = written(body, "float[N, 20] x", "float[N, 4] y", weights)
+    task, resources = task_for((20,), 4), Resources(input_shapes={"x": (1, 20)})
+    with pytest.raises(UnsupportedError, match="let a larger share stay") as caught:
+        Vib(target=f"macs={0.3 if normalised else 0.01}").plan(model, task, resources)
+    assert ("--method magnitude" in str(caught.value.fix)) == normalised
+    if normalised:  # The oracle: what magnitude does of it.
+        assert len(Magnitude(target="macs=0.3").plan(model, None, resources).keep) == 2
+
+
 def test_statistics_of_single_examples_are_not_taken():
     """BatchNormalization in training sees a batch; of one picture it would be another network."""
     model, task = conv_net(), task_for((3, 8, 8), 5, count=40)
