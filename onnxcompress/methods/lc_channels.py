@@ -133,7 +133,7 @@ class LcChannels(LcMethod):
         from onnxcompress.engine.bottleneck.choice import gated_groups, trained_weights  # noqa: PLC0415
         from onnxcompress.engine.layers import layers  # noqa: PLC0415
 
-        found, others = gated_groups(channels, self.include, self.exclude, inputs=False)
+        found, others = gated_groups(channels, self.include, self.exclude, inputs=False, folded=True)
         changing = set(trained_weights(channels, model))
         if task is not None and self.mode != "dc":
             changing -= _without_gradient(model)

@@ -154,10 +154,10 @@ class Vib(Method):
             information.check()
         channels = analyse(model, resources.input_shapes)
         groups, refusals = gated_groups(channels, self.include, self.exclude, inputs=self.gate_inputs)
+        encoded = any(encoding.kind != "dense" for encoding in model.encodings.values())
+        others = not encoded and only_cut(channels, self.include, self.exclude)
+        instead = _INSTEAD if others else None
         if not groups:
-            encoded = any(encoding.kind != "dense" for encoding in model.encodings.values())
-            others = not encoded and only_cut(channels, self.include, self.exclude)
-            instead = _INSTEAD if others else None
             require_channels(self.target, refusals, instead)
             return _nothing(refusals, (), "; ".join(filter(None, ("no channel can be gated", instead))))
         job = self._job(model, channels, groups, task, resources)
@@ -168,7 +168,8 @@ class Vib(Method):
             found = press(job)
         except OutOfReachError as error:
             why = f"{error.why}; not gated: {in_words(refusals)}" if refusals else error.why
-            raise UnsupportedError(error.what, why=why, fix=error.fix) from None
+            fix = "; ".join(filter(None, (error.fix, instead)))
+            raise UnsupportedError(error.what, why=why, fix=fix) from None
         keep, arrays = dict(found.keep), dict(found.arrays)
         if not keep:
             plan = _nothing(refusals, groups, idle)

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
 from onnx import helper
+from onnx.reference import ReferenceEvaluator
 from pruning_models import conv_net, mlp, model_of, task_for
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -187,6 +189,28 @@ def test_in_a_chain_it_is_not_silent_where_no_channel_can_be_gated(tmp_path):
     assert "vib changed nothing: no channel can be gated" in result.run.warnings
 
 
+@pytest.mark.parametrize("biased", [True, False])
+def test_codes_of_an_autoencoder_with_tied_weights_go(biased):
+    """W makes the codes and reads them along one axis, so that no weight could take the gates' means in."""
+    weight = np.random.default_rng(0).normal(size=(8, 12)).astype(np.float32) / 3
+    weight[:, 6:] *= 1e-3
+    body = "h = MatMul (x, W)\nr = Tanh (h)\nt = Transpose <perm = [1, 0]> (W)\ny = MatMul (r, t)"
+    weights = {"W": weight}
+    if biased:
+        body, weights["c"] = (
+            body.replace("Tanh (h)", "Tanh (b)").replace("\nr", "\nb = Add (h, c)\nr"),
+            weight[0],
+        )
+    proto = written(body, "float[N, 8] x", "float[N, 8] y", weights).ir
+    x = np.random.default_rng(1).normal(size=(200, 8)).astype(np.float32)
+    options = {"target": "macs=0.5", "round_to": 1, "epochs": 2, "benchmark": False}
+    cut = onnxcompress.compress(proto, method="vib", data={"x": x}, **options).model
+    sizes = [list(t.dims) for t in cut.graph.initializer if len(t.dims) == 2]
+    assert sizes == [[8, 6]]
+    before, after = (ReferenceEvaluator(m).run(None, {"x": x})[0] for m in (onnx_ir.to_proto(proto), cut))
+    assert np.square(before - after).mean() < 0.02 * before.var()
+
+
 @pytest.mark.parametrize("normalised", [True, False])
 def test_where_channels_can_be_cut_but_not_gated_it_says_by_what(normalised):
     """Behind a normalisation over channels zero is not zero; magnitude cuts them nevertheless."""
@@ -203,6 +227,24 @@ def test_where_channels_can_be_cut_but_not_gated_it_says_by_what(normalised):
     assert any("--method magnitude" in warning for warning in found.warnings) == normalised
     # The oracle: what magnitude does of it.
     assert bool(Magnitude(keep=0.5, round_to=1).plan(model, None, resources).keep) == normalised
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+def test_where_gates_alone_cannot_meet_a_target_it_says_what_cuts_more(normalised):
+    body = (
+        "h = MatMul (x, A)\nn = LayerNormalization (h, s)\nr = MatMul (n, B)\nt = Relu (r)\ny = MatMul (t, C)"
+    )
+    weights = {"A": (20, 20), "s": np.ones(20, np.float32), "B": (20, 20), "C": (20, 4)}
+    if not normalised:
+        body, weights = body.replace("n = LayerNormalization (h, s)", "n = Relu (h)"), {**weights}
+        del weights["s"]
+    model = written(body, "float[N, 20] x", "float[N, 4] y", weights)
+    task, resources = task_for((20,), 4), Resources(input_shapes={"x": (1, 20)})
+    with pytest.raises(UnsupportedError, match="let a larger share stay") as caught:
+        Vib(target=f"macs={0.3 if normalised else 0.01}").plan(model, task, resources)
+    assert ("--method magnitude" in str(caught.value.fix)) == normalised
+    if normalised:  # The oracle: what magnitude does of it.
+        assert len(Magnitude(target="macs=0.3").plan(model, None, resources).keep) == 2
 
 
 def test_statistics_of_single_examples_are_not_taken():

@@ -11,7 +11,7 @@ import numpy as np
 from onnxcompress.core.channels import Group
 from onnxcompress.core.model import Model
 from onnxcompress.core.refusal import Refusal
-from onnxcompress.engine.bottleneck.folding import why_not
+from onnxcompress.engine.bottleneck.folding import why_no_gate, why_not
 from onnxcompress.engine.channels import Channels
 from onnxcompress.engine.channels.carried import carried
 from onnxcompress.engine.channels.unsharing import UNSHARED
@@ -21,15 +21,19 @@ Scaling = Literal["constant", "map", "macs", "params"]
 
 
 def gated_groups(
-    channels: Channels, include: Sequence[str], exclude: Sequence[str], *, inputs: bool
+    channels: Channels, include: Sequence[str], exclude: Sequence[str], *, inputs: bool, folded: bool = False
 ) -> tuple[tuple[Group, ...], tuple[Refusal, ...]]:
     """Return the groups to gate, and why each other one is not.
+
+    Where no weight could take μ in (two activations are multiplied, a tied weight makes other channels
+    elsewhere), μ stays 1 (:mod:`onnxcompress.engine.bottleneck.gates`).
 
     Args:
         channels: the analysed model.
         include: globs on names of weights, or of nodes that use them.
         exclude: likewise.
         inputs: gate groups that only read the model's input, too.
+        folded: only groups whose readers all have weights of their own, which could take μ in.
 
     Raises:
         UsageError: a glob matches nothing.
@@ -37,7 +41,7 @@ def gated_groups(
     cuttable, refusals = _cuttable(channels, include, exclude, inputs=inputs)
     groups = []
     for group in cuttable:
-        why = _why_ungated(group, channels.model)
+        why = _why_ungated(group, channels.model, folded=folded or bool(group.frozen))
         if why is None:
             groups.append(group)
         else:
@@ -48,7 +52,8 @@ def gated_groups(
 def only_cut(channels: Channels, include: Sequence[str], exclude: Sequence[str]) -> tuple[Group, ...]:
     """Return the groups that may be cut, but not gated: other methods can."""
     found, _ = _cuttable(channels, include, exclude, inputs=False)
-    return tuple(group for group in found if _why_ungated(group, channels.model) is not None)
+    model = channels.model
+    return tuple(group for group in found if _why_ungated(group, model, folded=False) is not None)
 
 
 def _cuttable(
@@ -73,10 +78,10 @@ def _cuttable(
     return groups, refusals
 
 
-def _why_ungated(group: Group, model: Model) -> str | None:
+def _why_ungated(group: Group, model: Model, *, folded: bool) -> str | None:
     if group.mixed:
         return "is normalised over: without a channel the others become something else, which no gate shows"
-    return why_not(group, model)
+    return why_not(group, model) if folded else why_no_gate(group, model)
 
 
 def weights_of_gamma(channels: Channels, groups: Sequence[Group], scaling: Scaling) -> dict[str, float]:

@@ -16,8 +16,8 @@ from onnxcompress.core.model import Model
 from onnxcompress.engine.operands import readers
 
 
-def why_not(group: Group, model: Model) -> str | None:
-    """Return why a group's gates could not be folded, None where they can be.
+def why_no_gate(group: Group, model: Model) -> str | None:
+    """Return why no gate can stand in for the cut of a group's channels, None where one can.
 
     Args:
         group: of ``model``.
@@ -26,13 +26,30 @@ def why_not(group: Group, model: Model) -> str | None:
     if not group.sites:
         return "is summed over nowhere that a gate could sit"
     for site in group.sites:
-        where = f"{site.node.op_type} '{site.node.name or site.node.outputs[0].name}'"
-        if site.weight is None or site.weight_axis is None:
-            return f"is summed over by {where} without a weight that could take the gate in"
+        if site.weight is None:
+            continue
         weight = model.weights.get(site.weight)
         encoding = model.encodings.get(site.weight)
         if weight is None or (encoding is not None and encoding.kind != "dense"):
-            return f"meets '{site.weight}' in {where}, whose values cannot be changed"
+            return f"meets '{site.weight}' in {_where(site)}, whose values cannot be changed"
+    return None
+
+
+def why_not(group: Group, model: Model) -> str | None:
+    """Return why μ of a group's gates could not be folded, None where it can be.
+
+    Args:
+        group: of ``model``.
+        model: the analysed model.
+    """
+    why = why_no_gate(group, model)
+    if why is not None:
+        return why
+    for site in group.sites:
+        where = _where(site)
+        if site.weight is None or site.weight_axis is None:
+            return f"is summed over by {where} without a weight that could take the gate in"
+        weight = model.weights[site.weight]
         if len(_along(group, site)) != weight.shape[site.weight_axis]:
             return f"meets '{site.weight}' in {where} in an unknown order"
         reading = {
@@ -43,6 +60,10 @@ def why_not(group: Group, model: Model) -> str | None:
         if not set(nodes) <= reading or len(set(nodes)) < len(nodes):
             return f"meets '{site.weight}', which is used elsewhere too"
     return None
+
+
+def _where(site: Site) -> str:
+    return f"{site.node.op_type} '{site.node.name or site.node.outputs[0].name}'"
 
 
 def _along(group: Group, site: Site) -> Array:

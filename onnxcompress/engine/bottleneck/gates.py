@@ -3,12 +3,15 @@
 Dai, Zhu, Guo, Wipf (2018), Compressing neural networks using the variational information bottleneck, eq. 5.
 The gates sit where a group's channels are read (its sites): a channel whose gate is zero has no effect,
 whatever lies before it. All sites of a group see the same number.
+
+A weight that makes or reads a channel may shrink as μ does, and the noise with it. So μ can stay 1 where no
+weight could take it in at the end; α is 1/σ² then.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -31,20 +34,22 @@ class Gate(nn.Module):
     Args:
         size: number of channels.
         generator: draws the initial values.
+        fixed: whether μ is 1 and stays so.
 
     Attributes:
-        mean: μ, one a channel.
+        mean: μ, one a channel; not trained where it is fixed.
         log_variance: log σ², one a channel.
         kept: which channels stay, as zeros and ones.
     """
 
     kept: torch.Tensor
 
-    def __init__(self, size: int, generator: np.random.Generator) -> None:
+    def __init__(self, size: int, generator: np.random.Generator, *, fixed: bool = False) -> None:
         super().__init__()
         means = MEAN + MEAN_SPREAD * generator.standard_normal(size)
         variances = LOG_VARIANCE + LOG_VARIANCE_SPREAD * generator.standard_normal(size)
-        self.mean = nn.Parameter(torch.from_numpy(means.astype(np.float32)))
+        means = np.ones(size) if fixed else means
+        self.mean = nn.Parameter(torch.from_numpy(means.astype(np.float32)), requires_grad=not fixed)
         self.log_variance = nn.Parameter(torch.from_numpy(variances.astype(np.float32)))
         self.register_buffer("kept", torch.ones(size))
 
@@ -87,6 +92,7 @@ class Gates(nn.Module):
         key: gives a site's key.
         seed: of the initial values.
         sites: chooses the sites to gate.
+        fixed: names of the groups whose μ is 1 and stays so.
     """
 
     def __init__(
@@ -96,11 +102,13 @@ class Gates(nn.Module):
         key: Callable[[Site], str],
         seed: int,
         sites: Callable[[Site], bool] = lambda site: True,
+        *,
+        fixed: Collection[str] = (),
     ) -> None:
         super().__init__()
         generator = np.random.default_rng([seed, 0x6A7E5])
         self.groups = tuple(groups)
-        self._gates = nn.ModuleList(Gate(g.size, generator) for g in groups)
+        self._gates = nn.ModuleList(Gate(g.size, generator, fixed=g.name in fixed) for g in groups)
         self._numbers = {g.name: k for k, g in enumerate(groups)}
         places: dict[str, dict[int, list[tuple[Group, Site]]]] = {}
         for group in groups:

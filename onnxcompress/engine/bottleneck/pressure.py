@@ -78,7 +78,7 @@ class Pressure:
         held = [gates[group.name] for group in gates.groups]
         chosen = [
             {"params": [gate.log_variance for gate in held], "lr": lr},
-            {"params": [gate.mean for gate in held], "lr": min(lr, MOST_MEAN_LR)},
+            {"params": [gate.mean for gate in held if gate.mean.requires_grad], "lr": min(lr, MOST_MEAN_LR)},
         ]
         if others:
             chosen.append({"params": list(others), "lr": others_lr})
@@ -119,7 +119,8 @@ class Pressure:
             factor = self.scale() * self._weights[group.name]
             square, variance = gate.mean.square(), gate.log_variance.exp()
             total = square + variance
-            _add(gate.mean, factor * 2 * gate.mean / total)
+            if gate.mean.requires_grad:
+                _add(gate.mean, factor * 2 * gate.mean / total)
             _add(gate.log_variance, -factor * square / total)
         # A loss that is no number is the trainer's to handle; the gates must not catch it.
         gradients = [p.grad for g in self._optimizer.param_groups for p in g["params"] if p.grad is not None]

@@ -22,7 +22,7 @@ from onnxcompress.core.run import Training, TrainingPoint
 from onnxcompress.engine.bottleneck import keeping
 from onnxcompress.engine.bottleneck.account import account, told
 from onnxcompress.engine.bottleneck.decision import Decision
-from onnxcompress.engine.bottleneck.folding import folded
+from onnxcompress.engine.bottleneck.folding import folded, why_not
 from onnxcompress.engine.bottleneck.gates import Gates
 from onnxcompress.engine.bottleneck.head_start import give_head_start
 from onnxcompress.engine.bottleneck.information import EXAMPLES, LOOKS, passing
@@ -78,7 +78,9 @@ class _Run:
             teacher=self.teacher,
             classes=True,
         )
-        self.gates = Gates(job.groups, taps, site_key, job.task.seed).to(job.resources.device)
+        self.folded = [group for group in job.groups if why_not(group, channels.model) is None]
+        fixed = {group.name for group in job.groups} - {group.name for group in self.folded}
+        self.gates = Gates(job.groups, taps, site_key, job.task.seed, fixed=fixed).to(job.resources.device)
         self.recurrent = Recurrence(channels, job.groups, self.gates)
         wanted = self.wishes.normalise and not self.trainer.alone
         self.norms = normalising(model, job.trained, job.resources.device) if wanted else None
@@ -268,7 +270,7 @@ class _Run:
     def _close(self, decision: Decision) -> None:
         """Let the channels go, and the means of the others into the weights."""
         self.gates.keep(decision.keep)
-        groups = self.job.groups
+        groups = self.folded
         means = {g.name: self.gates[g.name].mean.detach().double().cpu().numpy() for g in groups}
         names = {s.weight for g in groups for s in g.sites if s.weight is not None}
         self.graph.set_arrays(folded(groups, means, self.graph.arrays(sorted(names))))

@@ -144,8 +144,8 @@ def _groups(found: _Found) -> Grouping:
         made = {m.tensor for m in members if not m.consumes} & matrices
         if not read and not (reasons and made and computed[roots].all()):
             continue  # no channels: a table of sizes, a mask, a window of a convolution
-        if not coupled and not reasons:
-            continue
+        if not coupled and not reasons and not (own_sites and computed[roots].all()):
+            continue  # a tied weight makes channels and reads them along one and the same axis
         name = _name(members, matrices, taken)
         sliceable = bool(reasons) and bool(found.sliceable[roots].all()) and bool(own_sites)
         groups.append(Group(name, len(roots), members, own_sites, mixed, reasons, sliceable))

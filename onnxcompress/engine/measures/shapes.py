@@ -129,7 +129,35 @@ def measure(
             _note(node.inputs, event["args"]["input_type_shape"])
             _note([v for v in node.outputs if v.name], event["args"]["output_type_shape"])
     infer(model)
+    if failure is None:
+        _ask(model, make_feeds)
     return failure
+
+
+def _ask(model: ir.Model, make_feeds: MakeFeeds) -> None:
+    """Find the shapes in the main graph that are still unknown, by a run that hands these values out.
+
+    Of an operator that onnxruntime takes apart into others (GroupNormalization, Mish) nothing is recorded,
+    and of a value between two such operators not even by its neighbours.
+    """
+    no_tensors = (ir.SequenceType, ir.OptionalType)
+    values = [v for node in model.graph for v in node.outputs if not isinstance(v.type, no_tensors)]
+    missing = {v.name: v for v in values if v.name and shape_of(v) is None}
+    if not missing:
+        return
+    clone = model.clone()
+    clone.ir_version = max(clone.ir_version, LEAST_IR_VERSION)
+    forget(clone)
+    own = {v.name for v in clone.graph.outputs}
+    clone.graph.outputs.extend(
+        v for node in clone.graph for v in node.outputs if v.name in missing and v.name not in own
+    )
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(OnnxCompressError):
+        session = runtime.open_session(openable(clone, Path(folder)), optimization="none")
+        for name, array in session.run(make_feeds(session.inputs), list(missing)).items():
+            if isinstance(array, np.ndarray):
+                missing[name].shape = ir.Shape(array.shape)
+        infer(model)
 
 
 def _numbered(model: ir.Model, clone: ir.Model) -> Iterator[tuple[str, ir.Node]]:

@@ -149,3 +149,24 @@ def test_a_length_that_data_decide_is_dynamic():
     values = {v.name: v for v in seen.shapes}
     assert seen.dynamic[values["y"]] == {0}
     assert values["c"] not in seen.dynamic
+
+
+EXPANDED = """
+<ir_version: 10, opset_import: ["": 21]>
+g (float[N, 8, 6] x) => (float[N, 8, 6] y)
+<float[8] scale = {1, 2, 3, 4, 5, 6, 7, 8}, float[8] bias = {0, 0, 0, 0, 0, 0, 0, 0}>
+{
+    normal = GroupNormalization <num_groups = 2> (x, scale, bias)
+    soft = Mish (normal)
+    y = Relu (soft)
+}
+"""
+
+
+def test_a_value_between_two_operators_that_onnxruntime_takes_apart_has_a_shape():
+    """Neither of them is recorded, and inference knows no shape of what GroupNormalization gives."""
+    model = model_of(EXPANDED)
+    seen = trace(model, {"x": (3, 8, 6)})
+    values = {v.name: v for v in seen.shapes}
+    assert seen.shapes[values["normal"]] == seen.shapes[values["soft"]] == (3, 8, 6)
+    assert seen.dynamic[values["normal"]] == {0}
