@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import unicodedata
+from collections.abc import Sequence
 from datetime import datetime
 
 from onnxcompress.report.tree import Quantity
@@ -47,6 +49,19 @@ def shortened(text: str, limit: int) -> str:
         return text
     tail = (limit - 1) * 11 // 20
     return f"{text[: limit - 1 - tail]}…{text[len(text) - tail :]}"
+
+
+def all_shortened(texts: Sequence[str], limit: int) -> list[str]:
+    """Return each text at most ``limit`` characters long; what the longer ones begin with alike goes first.
+
+    >>> all_shortened(["stem", "net.backbone.stage4.conv", "net.backbone.stage5.conv"], 14)
+    ['stem', '…stage4.conv', '…stage5.conv']
+    """
+    long = [text for text in texts if len(text) > limit]
+    columns = zip(*long, strict=False) if len(long) > 1 else ()
+    alike = "".join(c[0] for c in itertools.takewhile(lambda column: len(set(column)) == 1, columns))
+    begin = max(alike.rfind("."), alike.rfind("/")) + 1
+    return [shortened(f"…{t[begin:]}" if begin > 1 and len(t) > limit else t, limit) for t in texts]
 
 
 def missing(reason: str = NOT_MEASURED) -> Quantity:

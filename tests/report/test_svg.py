@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from xml.etree import ElementTree
 
@@ -56,6 +57,23 @@ def test_long_lines_are_thinned_and_keep_their_ends() -> None:
     line = paths(drawing, "line")[0]
     assert line.startswith("M46 196")
     assert line.endswith("L368 30") or float(line.split()[-1]) < 45
+
+
+@pytest.mark.parametrize("length", [1, 12, 30, 200])
+@pytest.mark.parametrize("count", [1, 2, 5, 12])
+def test_a_legend_stays_within_the_drawing_and_above_the_lines(count: int, length: int) -> None:
+    series = tuple(Series(f"{k}{'n' * length}", ((0.0, 0.0), (1.0, 1.0))) for k in range(count))
+    drawing = svg.lines(Lines("c", "a", "x", "y", series))
+    names = re.findall(r'<text x="([\d.]+)" y="([\d.]+)">(\d+n[^<]*)</text>', drawing)
+    assert len(names) == count
+    placed = [(float(y), float(x), float(x) + svg.LETTER * len(told)) for x, y, told in names]
+    assert all(end <= svg.WIDTH for _, _, end in placed)
+    for (row, _, end), (next_row, begin, _) in itertools.pairwise(placed):
+        assert (next_row == row and begin > end) or next_row >= row + 15
+    tops = [float(v) for path in paths(drawing, "line")[::2] for v in re.findall(r" ([\d.]+)", path)]
+    assert min(tops) >= placed[-1][0]
+    styles = re.findall(r'class="line (s\d d\d)" d="M[\d.]+ [\d.]+L', drawing)
+    assert len(set(styles)) == count, "no two lines look alike"
 
 
 @pytest.mark.parametrize("samples", [(1.0, 1.0), (0.0, 0.0), (1.0, 1e6), (2.0, 1.0, 3.0)])
