@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 from onnxcompress.core.errors import OutputError
@@ -38,7 +39,7 @@ def require_place(path: Path, noun: str, *, replaced: bool = True) -> None:
 
 
 def require_folder(path: Path, noun: str) -> None:
-    """Raise OutputError where ``path`` is no folder, and cannot become one; ``noun`` says what it would hold."""
+    """Raise OutputError where ``path`` is no folder and cannot become one; ``noun`` is what it would hold."""
     there = path
     while not there.exists() and there.parent != there:
         there = there.parent
@@ -49,3 +50,13 @@ def require_folder(path: Path, noun: str) -> None:
     else:
         return
     raise OutputError(f"cannot keep {noun}", where=str(path), why=why)
+
+
+def no_temporary_files(why: str) -> OutputError:
+    """Return what is raised where a temporary file could not be written; ``why`` is what was noticed."""
+    return OutputError(
+        "cannot write temporary files",
+        where=tempfile.gettempdir(),
+        why=why,
+        fix="make room there, or let TMPDIR name another folder",
+    )
