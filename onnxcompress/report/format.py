@@ -52,16 +52,22 @@ def shortened(text: str, limit: int) -> str:
 
 
 def all_shortened(texts: Sequence[str], limit: int) -> list[str]:
-    """Return each text at most ``limit`` characters long; what the longer ones begin with alike goes first.
+    """Return each text at most ``limit`` characters long.
 
-    >>> all_shortened(["stem", "net.backbone.stage4.conv", "net.backbone.stage5.conv"], 14)
-    ['stem', '…stage4.conv', '…stage5.conv']
+    Of those that this would make alike, what they begin with alike is left out first.
+
+    >>> all_shortened(["stem", "backbone.4.conv.weight", "backbone.5.conv.weight"], 14)
+    ['stem', '…4.conv.weight', '…5.conv.weight']
     """
-    long = [text for text in texts if len(text) > limit]
-    columns = zip(*long, strict=False) if len(long) > 1 else ()
-    alike = "".join(c[0] for c in itertools.takewhile(lambda column: len(set(column)) == 1, columns))
-    begin = max(alike.rfind("."), alike.rfind("/")) + 1
-    return [shortened(f"…{t[begin:]}" if begin > 1 and len(t) > limit else t, limit) for t in texts]
+    found = {text: shortened(text, limit) for text in texts}
+    for short in set(found.values()):
+        same = [text for text in found if found[text] == short]
+        if len(same) > 1:
+            columns = itertools.takewhile(lambda column: len(set(column)) == 1, zip(*same, strict=False))
+            alike = "".join(column[0] for column in columns)
+            begin = max(alike.rfind("."), alike.rfind("/")) + 1
+            found |= {text: shortened(f"…{text[begin:]}", limit) for text in same if begin > 1}
+    return [found[text] for text in texts]
 
 
 def missing(reason: str = NOT_MEASURED) -> Quantity:

@@ -146,11 +146,12 @@ def bars(plot: Bars) -> str:
     row, left, right = 38, 1, WIDTH - 76
     longest = max((b.length for b in plot.bars), default=0) or 1
     body = []
-    for index, bar in enumerate(plot.bars):
+    names = fmt.all_shortened([bar.name for bar in plot.bars], 52)
+    for index, (bar, name) in enumerate(zip(plot.bars, names, strict=True)):
         top = row * index
         hue = f"bar s{index // 2 % 4}{' pale' if index % 2 else ''}"
         length = max(1.5, bar.length / longest * (right - left))
-        body.append(_text(left, top + 14, fmt.shortened(bar.name, 52)))
+        body.append(_text(left, top + 14, name))
         body.append(f'<path class="{hue}" d="M{left} {top + 19}h{_n(length)}v12H{left}Z"/>')
         body.append(_text(left + length + 6, top + 29, bar.value.text, None, "number"))
     return _svg(WIDTH, row * len(plot.bars) + 2, plot.alt, body)

@@ -42,6 +42,18 @@ def test_bars_are_as_long_as_their_numbers() -> None:
     assert lengths[2] < 2
 
 
+def test_long_names_of_bars_stay_apart() -> None:
+    names = [f"model.backbone.layers.{k}.block.convolution_with_a_long_name.weight" for k in range(30)]
+    names += ["stem", "an_equally_long_name_of_something_else_that_lies_elsewhere"]
+    drawing = svg.bars(Bars("c", "a", tuple(Bar(n, 1.0, Quantity("1")) for n in names)))
+    told = re.findall(r"<text[^>]*>([^<]+)</text>", drawing)[::2]
+    assert len(set(told)) == len(names)
+    assert max(map(len, told)) <= 52
+    files = ["a_model_with_a_very_long_name_that_goes_on_and_on_and_on.onnx", "b.onnx"]
+    pairs = tuple(Bar(f"{n}{more}", 1.0, Quantity("1")) for n in files for more in ("", ", gzip"))
+    assert svg.bars(Bars("c", "a", pairs)).count(">a_model_with") == 2
+
+
 def test_lines_on_a_logarithmic_axis_are_straight_for_a_power() -> None:
     points = tuple((10.0**k, 10.0**-k) for k in range(5))
     (line, _) = paths(svg.lines(Lines("c", "a", "x", "y", (Series("s", points),), True, True)), "line")
