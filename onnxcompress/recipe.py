@@ -130,7 +130,9 @@ def build(
             values, flags, read = _listed(entry, given, folder)
             methods.append(_among_others(values, flags, shared=len(entries) > 1 and shared))
             lists.append(read)
-    merged = {**stored.get("data", {}), **{k: v for k, v in (data or {}).items() if v is not None}}
+    asked = {k: v for k, v in (data or {}).items() if v is not None}
+    replaced = ("path", "random") if "path" in asked or "random" in asked else ()
+    merged = {**{k: v for k, v in stored.get("data", {}).items() if k not in replaced}, **asked}
     for name, value in merged.items():
         _check_data_option(name, value)
     seed = seed if seed is not None else stored.get("seed", 0)

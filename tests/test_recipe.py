@@ -61,6 +61,17 @@ def test_flags_win_over_the_file_one_by_one(file):
     assert recipe.seed == 0
 
 
+def test_data_of_a_flag_takes_the_place_of_the_random_numbers_of_the_file_and_the_reverse(tmp_path):
+    file = tmp_path / "r.toml"
+    for own, flag in (
+        ("random = true\nlimit = 5", {"path": "b.npz"}),
+        ('path = "a.npz"\nlimit = 5', {"random": True}),
+    ):
+        file.write_text(f'[data]\n{own}\n[[method]]\nname = "half"\n')
+        assert build([], {}, data=flag, file=file).data == {**flag, "limit": 5}
+        assert set(build([], {}, data={"limit": 3}, file=file).data) == {own.split()[0], "limit"}
+
+
 def test_a_named_method_keeps_its_options_of_the_file(file):
     assert build(["lc-quant"], {}, file=file).methods[0].bits == 3
 

@@ -28,7 +28,7 @@ def check_reports(paths: Sequence[Path], *others: Path | None) -> None:
     for path in paths:
         report.check_path(path)
     if summary := os.environ.get(SUMMARY):
-        require_place(Path(summary), "the job's summary")
+        require_place(Path(summary), "the job's summary", replaced=False)
     check_distinct([*paths, *(path for path in others if path is not None)])
 
 

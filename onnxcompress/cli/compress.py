@@ -14,7 +14,7 @@ from onnxcompress.cli._chain import Chain, ChainCommand
 from onnxcompress.cli._gates import demands as asked_for
 from onnxcompress.cli._gates import further
 from onnxcompress.core.errors import OutputError, UsageError
-from onnxcompress.core.places import require_place
+from onnxcompress.core.places import require_folder, require_place
 from onnxcompress.gates import LIMITS, require
 
 
@@ -119,10 +119,12 @@ def compress(
                 name=result.name,
             )
         )
-    if save_recipe:
-        resolved.save(save_recipe)
-    run = demands.decided(run, each=False)
-    publish(run, reports, quiet=quiet, verbose=verbose, written=None if dry_run else result)
+    written = None if dry_run else result
+    with _telling_of_model(written):
+        if save_recipe:
+            resolved.save(save_recipe)
+        run = demands.decided(run, each=False)
+        publish(run, reports, quiet=quiet, verbose=verbose, written=written)
     require(run, strict=demands.strict)
 
 
@@ -137,14 +139,27 @@ def _telling_of_state(folder: Path | None) -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def _telling_of_model(written: Path | None) -> Iterator[None]:
+    """Say that there is a model where an interruption comes after it, while reports are written."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if written is None:
+            raise
+        raise KeyboardInterrupt(
+            f"{written} was written before, what was to come after it perhaps not"
+        ) from None
+
+
 def _check_places(save_recipe: Path | None, checkpoint: Path | None, resume: Path | None) -> None:
     """Raise UsageError where the recipe or the training state could not be kept or found."""
     if save_recipe is not None:
         require_place(save_recipe, "the recipe")
         if save_recipe.suffix.lower() != ".toml":
             raise OutputError("cannot write the recipe", where=str(save_recipe), fix="let it end in .toml")
-    if checkpoint is not None and checkpoint.exists() and not checkpoint.is_dir():
-        raise OutputError("cannot keep the training state", where=str(checkpoint), why="it is not a folder")
+    if checkpoint is not None:
+        require_folder(checkpoint, "the training state")
     if resume is None:
         return
     if checkpoint is not None and checkpoint.resolve() != resume.resolve():

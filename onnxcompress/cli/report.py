@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from onnxcompress.cli import _options as shared
-from onnxcompress.core.errors import UsageError
+from onnxcompress.core.errors import OutputError, UsageError
 
 
 @click.command()
@@ -28,5 +28,8 @@ def report(*, stored: Path, html: Path | None, md: Path | None, quiet: bool, ver
         why = str(error) if isinstance(error, ValueError) else "parts of a run are missing or of another kind"
         raise UsageError("this is not a stored run", where=str(stored), why=why) from error
     paths = [path for path in (html, md) if path is not None]
+    for path, suffix in ((html, ".html"), (md, ".md")):
+        if path is not None and path.suffix.lower() != suffix:
+            raise OutputError("cannot write the report", where=str(path), fix=f"let it end in {suffix}")
     check_reports(paths)
     publish(run, paths, quiet=quiet or bool(paths), verbose=verbose)

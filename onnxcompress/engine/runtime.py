@@ -21,6 +21,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as _state
 
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.errors import DataError, UnsupportedError
+from onnxcompress.core.places import no_temporary_files
 from onnxcompress.engine.isolation import isolated
 from onnxcompress.engine.measures import memory
 from onnxcompress.engine.tensor_info import EXOTIC_TYPES, TensorInfo, numpy_type
@@ -205,6 +206,7 @@ def open_session(
 
     Raises:
         UnsupportedError: onnxruntime refuses the model; says so in its own words.
+        OutputError: it is the file ``optimized_to`` that cannot be written.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
@@ -226,6 +228,9 @@ def open_session(
             model if isinstance(model, bytes) else str(model), options, providers=[provider]
         )
     except _ORT_ERRORS as error:
+        if optimized_to is not None:
+            open_session(model, optimization=optimization)  # where it opens it was the file
+            raise no_temporary_files(one_line(error)) from error
         raise UnsupportedError(
             "onnxruntime cannot load the model", where=where, why=one_line(error)
         ) from error

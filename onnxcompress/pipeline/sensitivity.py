@@ -81,8 +81,8 @@ def sensitivity(
 ) -> Ranked:
     """Rank the layers of a model by the damage that compressing each alone does.
 
-    The method decides once, for the whole model and without training; each part of its plan is then carried
-    out alone.
+    The method decides once, for the whole model, and without training if it can; each part of its plan is
+    then carried out alone.
 
     Args:
         source: the model.
@@ -96,13 +96,14 @@ def sensitivity(
         command: the command line, for the report.
 
     Raises:
-        UsageError: not exactly one method.
+        UsageError: not exactly one method, or one that only training can let decide, and no data.
         NothingChangedError: the method would change nothing.
     """
     began, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     if len(recipe.methods) != 1:
         raise UsageError("sensitivity is that to one method", why=f"found {len(recipe.methods)}")
     method, seed = recipe.methods[0], recipe.seed
+    _check_data(method, recipe)
     original = originals.open_original(source, threads)
     data = datasets.read(original, recipe.data)
     original = datasets.with_sizes(original, input_shapes or {}, data)
@@ -118,8 +119,17 @@ def sensitivity(
     # Imported here: a model or data that cannot be read is told at once.
     from onnxcompress.engine.torch_settings import own_settings  # noqa: PLC0415
 
+    deciding = time.perf_counter()
     with own_settings(threads):
         plan = method.plan(original.model, task if method.needs is not Needs.NOTHING else None, given)
+    done = MethodFacts(
+        method.name,
+        options_of(method),
+        method.source,
+        method.summary,
+        time.perf_counter() - deciding,
+        plan.training,
+    )
     parts = list(parts_of(plan, original.model, original.shapes))
     if not parts:
         raise NothingChangedError(
@@ -151,12 +161,26 @@ def sensitivity(
         duration_s=time.perf_counter() - began,
         environment=facts.environment(),
         models=(facts.model_facts(original.file, original.model, original.shapes),),
-        methods=(MethodFacts(method.name, options_of(method), method.source, method.summary, 0.0, None),),
+        methods=(done,),
         refusals=plan.refusals,
         warnings=(*task.warnings, *_warnings(task, len(calls))),
         sensitivity=found,
     )
     return Ranked(run, tuple(exclude))
+
+
+def _check_data(method: Method, recipe: Recipe) -> None:
+    """Raise UsageError where a method would train on random numbers that nobody asked for."""
+    if (
+        method.trains
+        and method.needs is not Needs.NOTHING
+        and recipe.data.get("path") is None
+        and not recipe.data.get("random")
+    ):
+        raise UsageError(
+            f"method {method.name!r} needs data: it decides by training",
+            fix="give inputs with --data, or --random-data to train on random numbers",
+        )
 
 
 def rank(

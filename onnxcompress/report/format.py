@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import unicodedata
+from collections.abc import Sequence
 from datetime import datetime
 
 from onnxcompress.report.tree import Quantity
@@ -47,6 +49,25 @@ def shortened(text: str, limit: int) -> str:
         return text
     tail = (limit - 1) * 11 // 20
     return f"{text[: limit - 1 - tail]}…{text[len(text) - tail :]}"
+
+
+def all_shortened(texts: Sequence[str], limit: int) -> list[str]:
+    """Return each text at most ``limit`` characters long.
+
+    Of those that this would make alike, what they begin with alike is left out first.
+
+    >>> all_shortened(["stem", "backbone.4.conv.weight", "backbone.5.conv.weight"], 14)
+    ['stem', '…4.conv.weight', '…5.conv.weight']
+    """
+    found = {text: shortened(text, limit) for text in texts}
+    for short in set(found.values()):
+        same = [text for text in found if found[text] == short]
+        if len(same) > 1:
+            columns = itertools.takewhile(lambda column: len(set(column)) == 1, zip(*same, strict=False))
+            alike = "".join(column[0] for column in columns)
+            begin = max(alike.rfind("."), alike.rfind("/")) + 1
+            found |= {text: shortened(f"…{text[begin:]}", limit) for text in same if begin > 1}
+    return [found[text] for text in texts]
 
 
 def missing(reason: str = NOT_MEASURED) -> Quantity:

@@ -15,6 +15,9 @@ WIDTH = 380
 MOST_MARKS, MOST_DOTS, MOST_POINTS = 256, 160, 400
 """More cannot be told apart at this width; lines are thinned evenly, ends kept."""
 
+LETTER = 6.3
+"""Width of a letter, on average."""
+
 Scale = Callable[[float], float]
 
 
@@ -46,7 +49,10 @@ def histogram(panel: Panel) -> str:
 
 def lines(plot: Lines) -> str:
     """Draw a line chart with its legend above."""
-    height, left, right, top, floor = 236, 46, WIDTH - 12, 30, 196
+    left, right = 46, WIDTH - 12
+    legend, below = _legend([series.name for series in plot.series], left, right)
+    top = 18 + below
+    floor, height = top + 166, top + 206
     xs = [p[0] for s in plot.series for p in s.points]
     ys = [p[1] for s in plot.series for p in s.points]
     x, x_ticks = _axis(xs, plot.x_log, left, right, 5)
@@ -60,19 +66,31 @@ def lines(plot: Lines) -> str:
         body.append(_text(x(tick), floor + 17, _tick(tick), "middle"))
     body.append(f'<path class="axis" d="M{left} {floor}H{right}"/>')
     body.append(_text((left + right) / 2, height - 4, plot.x_label, "middle", "label"))
-    legend = float(left)
     for index, series in enumerate(plot.series):
         kept = _thinned(series.points, MOST_POINTS)
         path = "M" + "L".join(f"{_n(x(a))} {_n(y(b))}" for a, b in kept)
-        name = f"s{index % 4}"
+        name = f"s{index % 4} d{index // 4 % 3}"  # what shares a colour differs in its dashes
         body.append(f'<path class="line {name}" d="{path}"/>')
         if len(kept) <= 40:
             dots = "".join(f"M{_n(x(a))} {_n(y(b))}h0" for a, b in kept)
             body.append(f'<path class="dot {name}" d="{dots}"/>')
-        body.append(f'<path class="line {name}" d="M{_n(legend)} 12h16"/>')
-        body.append(_text(legend + 21, 16, series.name))
-        legend += 21 + 6.3 * len(series.name) + 16
+        begin, line, told = legend[index]
+        body.append(f'<path class="line {name}" d="M{_n(begin)} {_n(line - 4)}h16"/>')
+        body.append(_text(begin + 21, line, told))
     return _svg(WIDTH, height, plot.alt, body)
+
+
+def _legend(names: Sequence[str], left: float, right: float) -> tuple[list[tuple[float, float, str]], float]:
+    """Return where each name of a legend begins and how it is told, in rows that fit, and where these end."""
+    found: list[tuple[float, float, str]] = []
+    begin, line = left, 16.0
+    for told in fmt.all_shortened(names, int((right - left - 21) / LETTER)):
+        length = 21 + LETTER * len(told)
+        if found and begin + length > right:
+            begin, line = left, line + 17
+        found.append((begin, line, told))
+        begin += length + 16
+    return found, line - 4
 
 
 def distributions(plot: Distributions) -> str:
@@ -128,11 +146,12 @@ def bars(plot: Bars) -> str:
     row, left, right = 38, 1, WIDTH - 76
     longest = max((b.length for b in plot.bars), default=0) or 1
     body = []
-    for index, bar in enumerate(plot.bars):
+    names = fmt.all_shortened([bar.name for bar in plot.bars], 52)
+    for index, (bar, name) in enumerate(zip(plot.bars, names, strict=True)):
         top = row * index
         hue = f"bar s{index // 2 % 4}{' pale' if index % 2 else ''}"
         length = max(1.5, bar.length / longest * (right - left))
-        body.append(_text(left, top + 14, fmt.shortened(bar.name, 52)))
+        body.append(_text(left, top + 14, name))
         body.append(f'<path class="{hue}" d="M{left} {top + 19}h{_n(length)}v12H{left}Z"/>')
         body.append(_text(left + length + 6, top + 29, bar.value.text, None, "number"))
     return _svg(WIDTH, row * len(plot.bars) + 2, plot.alt, body)

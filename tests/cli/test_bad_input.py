@@ -440,6 +440,14 @@ def test_runs_that_cannot_be_read(call, folder, content):
     refused(call, folder, USAGE, "report run.json", says="run.json")
 
 
+@pytest.mark.parametrize("words", ["--html run.json", "--md run.json", "--html out.md", "--md out.html"])
+def test_a_report_of_another_kind_than_asked_for(call, folder, words):
+    assert call("inspect digits_mlp.onnx -q --report run.json").code == 0
+    before = (folder / "run.json").read_bytes()
+    refused(call, folder, USAGE, f"report run.json {words}", says="let it end in")
+    assert (folder / "run.json").read_bytes() == before
+
+
 def test_a_checkpoint_of_another_run(call, folder):
     words = f"{LC} --data digits.npz --steps 1 --epochs 1 --limit 64 --lr .01"
     assert call(f"{words} --bits 2 --checkpoint state --dry-run -q").code == 0

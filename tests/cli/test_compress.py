@@ -390,7 +390,7 @@ def test_as_a_program_with_warnings_as_errors(folder):
     words = [sys.executable, "-W", "error::UserWarning", "-m", "onnxcompress", *TRAINED.split()]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*words, "--report", "run.json"], capture_output=True, text=True, check=False, env=environment
+        [*words, "-q", "--report", "run.json"], capture_output=True, text=True, check=False, env=environment
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(Path("run.json").read_text())["command"][1:3] == ["digits_mlp.onnx", "--method"]

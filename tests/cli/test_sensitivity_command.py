@@ -84,3 +84,24 @@ def test_what_cannot_be_is_one_sentence(folder, call):
     done = call("sensitivity digits_mlp.onnx --method lc-quant --exclude *")
     assert done.code == 4
     assert "would change no layer" in done.err
+
+
+def test_a_method_that_decides_by_training_wants_data(folder, call):
+    for method in ("vib --epochs 1", "finetune"):
+        done = call(f"sensitivity digits_mlp.onnx --method {method} -q")
+        assert done.code == 2
+        assert "needs data: it decides by training" in done.err
+    vib = "--method vib --target macs=0.5 --epochs 1 --after 0"
+    words = f"sensitivity digits_mlp.onnx {vib} -n 4 --report s.json -q"
+    for data, random in (("--data digits.npz", False), ("--random-data", True)):
+        done = call(f"{words} {data}")
+        assert done.code == 0, done.err
+        (method,) = json.loads((folder / "s.json").read_text())["methods"]
+        assert method["duration_s"] > 0
+        assert method["training"]["random_data"] == random
+    assert call("report s.json --html s.html").code == 0
+
+
+def test_a_method_that_can_do_without_training_needs_no_data(folder, call):
+    for method in ("lc-quant --bits 2", "int8 --way dynamic", "magnitude"):
+        assert call(f"sensitivity digits_mlp.onnx --method {method} -n 4 -q").code == 0

@@ -87,6 +87,7 @@ SPECS = {
     "iterable of dicts": lambda f: [{"x": X[k], "labels": Y[k]} for k in range(12)],
     "generator of pairs": lambda f: (({"x": X[k : k + 4]}, Y[k : k + 4]) for k in (0, 4, 8)),
     "dict of arrays": lambda f: {"x": X, "labels": Y},
+    "dict of tensors that want gradients": lambda f: {"x": torch.tensor(X, requires_grad=True), "labels": Y},
     "calibration reader": lambda f: Reader([{"x": X[k : k + 1], "labels": Y[k : k + 1]} for k in range(12)]),
     "samples": lambda f: OwnSamples(),
 }
@@ -187,6 +188,16 @@ def test_labels_by_key_and_switched_off():
     off = open_data(arrays, ONE, outputs=SCORES, labels="none")
     assert off.labels(EVERY) is None
     assert make_task(off).labelled is False
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.tensor, lambda x: torch.tensor(x, requires_grad=True)])
+@pytest.mark.parametrize("whole", [True, False])
+def test_inputs_alone_may_be_arrays_or_tensors(kind, whole):
+    examples = open_data(kind(X) if whole else [kind(x) for x in X], ONE, outputs=SCORES)
+    np.testing.assert_array_equal(examples.inputs(EVERY)["x"], X)
+    assert examples.labels(EVERY) is None
+    with pytest.raises(DataError, match=r"a model with one input|not a dict"):
+        open_data(kind(X) if whole else [kind(x) for x in X], TWO, outputs=SCORES)
 
 
 def test_an_only_array_feeds_the_only_input_and_that_is_said():

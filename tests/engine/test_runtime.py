@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections import Counter
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -12,9 +14,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxcompress.core.errors import DataError, OnnxCompressError, UnsupportedError
+from onnxcompress.core.errors import DataError, OnnxCompressError, OutputError, UnsupportedError
 from onnxcompress.engine import isolation, runtime
 from onnxcompress.engine.isolation import isolated
+from onnxcompress.engine.measures.record import read_record
+
+FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 
 FLOAT = TensorProto.FLOAT
 info = helper.make_tensor_value_info
@@ -213,3 +218,26 @@ def test_the_kept_child_is_reused_and_replaced_after_a_crash():
     second = isolated(os.getpid, timeout_s=60, fresh=False)
     assert second not in {first, os.getpid()}
     isolation.close_kept_child()
+
+
+def test_no_place_for_the_optimised_graph_is_not_told_of_the_model(tmp_path):
+    """A folder that is missing stands for a disk that is full: onnxruntime raises alike."""
+    for good, raised in ((True, OutputError), (False, UnsupportedError)):
+        model = (FIXTURES / "digits_mlp.onnx").read_bytes() if good else b"no model"
+        with pytest.raises(raised) as told:
+            runtime.open_session(model, optimized_to=tmp_path / "nowhere" / "optimized.onnx")
+        assert ("TMPDIR" in str(told.value)) == good
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99, 1.0])
+def test_a_record_that_breaks_off_is_told_of_the_disk(tmp_path, share):
+    session = runtime.open_session(FIXTURES / "digits_mlp.onnx", profile_to=tmp_path / "record")
+    session.run({"image": np.zeros((1, 1, 8, 8), np.float32)})
+    path = session.end_profiling()
+    text = path.read_text()
+    path.write_text(text[: int(share * len(text.rstrip()))])
+    if share == 1.0:
+        assert read_record(path) == json.loads(text)
+    else:
+        with pytest.raises(OutputError, match="TMPDIR"):
+            read_record(path)

@@ -57,6 +57,21 @@ def test_it_tells_what_stays_and_draws_path_and_histograms():
     assert panels[0].counts == (12, 4)
 
 
+def test_groups_that_are_not_drawn_are_told_of():
+    run = gated()
+    method = run.methods[0]
+    found = method.training.bottleneck
+    many = tuple(AlphaHistogram(f"g{k}", 10 + k, 4, (12, 4)) for k in range(30))
+    path = tuple(replace(p, kept={h.group: h.size for h in many}) for p in found.path)
+    training = replace(method.training, bottleneck=replace(found, histograms=many, path=path))
+    blocks = SECTIONS["bottleneck"].build(replace(run, methods=(replace(method, training=training),)))
+    drawn = [b for b in blocks if isinstance(b, (Lines, Histograms)) and "γ" not in b.caption]
+    assert len(drawn) == 2
+    assert all("the 12 largest of 30 groups" in b.caption for b in drawn)
+    few = [b for b in SECTIONS["bottleneck"].build(run) if isinstance(b, (Lines, Histograms))]
+    assert not any("largest" in b.caption for b in few)
+
+
 def test_other_methods_have_no_such_section():
     assert not SECTIONS["bottleneck"].applies(compress())
 

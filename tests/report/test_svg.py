@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from xml.etree import ElementTree
 
@@ -41,6 +42,18 @@ def test_bars_are_as_long_as_their_numbers() -> None:
     assert lengths[2] < 2
 
 
+def test_long_names_of_bars_stay_apart() -> None:
+    names = [f"model.backbone.layers.{k}.block.convolution_with_a_long_name.weight" for k in range(30)]
+    names += ["stem", "an_equally_long_name_of_something_else_that_lies_elsewhere"]
+    drawing = svg.bars(Bars("c", "a", tuple(Bar(n, 1.0, Quantity("1")) for n in names)))
+    told = re.findall(r"<text[^>]*>([^<]+)</text>", drawing)[::2]
+    assert len(set(told)) == len(names)
+    assert max(map(len, told)) <= 52
+    files = ["a_model_with_a_very_long_name_that_goes_on_and_on_and_on.onnx", "b.onnx"]
+    pairs = tuple(Bar(f"{n}{more}", 1.0, Quantity("1")) for n in files for more in ("", ", gzip"))
+    assert svg.bars(Bars("c", "a", pairs)).count(">a_model_with") == 2
+
+
 def test_lines_on_a_logarithmic_axis_are_straight_for_a_power() -> None:
     points = tuple((10.0**k, 10.0**-k) for k in range(5))
     (line, _) = paths(svg.lines(Lines("c", "a", "x", "y", (Series("s", points),), True, True)), "line")
@@ -56,6 +69,23 @@ def test_long_lines_are_thinned_and_keep_their_ends() -> None:
     line = paths(drawing, "line")[0]
     assert line.startswith("M46 196")
     assert line.endswith("L368 30") or float(line.split()[-1]) < 45
+
+
+@pytest.mark.parametrize("length", [1, 12, 30, 200])
+@pytest.mark.parametrize("count", [1, 2, 5, 12])
+def test_a_legend_stays_within_the_drawing_and_above_the_lines(count: int, length: int) -> None:
+    series = tuple(Series(f"{k}{'n' * length}", ((0.0, 0.0), (1.0, 1.0))) for k in range(count))
+    drawing = svg.lines(Lines("c", "a", "x", "y", series))
+    names = re.findall(r'<text x="([\d.]+)" y="([\d.]+)">(\d+n[^<]*)</text>', drawing)
+    assert len(names) == count
+    placed = [(float(y), float(x), float(x) + svg.LETTER * len(told)) for x, y, told in names]
+    assert all(end <= svg.WIDTH for _, _, end in placed)
+    for (row, _, end), (next_row, begin, _) in itertools.pairwise(placed):
+        assert (next_row == row and begin > end) or next_row >= row + 15
+    tops = [float(v) for path in paths(drawing, "line")[::2] for v in re.findall(r" ([\d.]+)", path)]
+    assert min(tops) >= placed[-1][0]
+    styles = re.findall(r'class="line (s\d d\d)" d="M[\d.]+ [\d.]+L', drawing)
+    assert len(set(styles)) == count, "no two lines look alike"
 
 
 @pytest.mark.parametrize("samples", [(1.0, 1.0), (0.0, 0.0), (1.0, 1e6), (2.0, 1.0, 3.0)])

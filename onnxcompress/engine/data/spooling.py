@@ -111,7 +111,7 @@ def _as_dict(item: Any, inputs: Sequence[TensorLike], where: str) -> dict[str, A
     if isinstance(item, (tuple, list)) and len(item) == 2 and isinstance(item[0], Mapping):
         item, labels = item
     if not isinstance(item, Mapping):
-        if len(inputs) == 1 and isinstance(item, (np.ndarray, np.generic)):
+        if len(inputs) == 1 and (isinstance(item, (np.ndarray, np.generic)) or is_torch(item)):
             item = {inputs[0].name: item}
         else:
             raise DataError(
@@ -126,8 +126,13 @@ def _as_dict(item: Any, inputs: Sequence[TensorLike], where: str) -> dict[str, A
     return arrays
 
 
+def is_torch(value: Any) -> bool:
+    """Return whether this is a tensor of torch, which need not be imported to tell."""
+    return hasattr(value, "detach")
+
+
 def _array(key: str, value: Any, where: str) -> Array:
-    if hasattr(value, "detach"):  # a torch tensor
+    if is_torch(value):
         value = value.detach().cpu()
     try:
         array = np.asarray(value)

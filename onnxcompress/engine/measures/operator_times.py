@@ -8,7 +8,6 @@ under the contraction among them.
 
 from __future__ import annotations
 
-import json
 import re
 import statistics
 import tempfile
@@ -16,12 +15,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 
 from onnxcompress.core.profile import OperatorProfile, OperatorTime
 from onnxcompress.core.task import Feeds
 from onnxcompress.engine import runtime
+from onnxcompress.engine.measures.record import read_record
 from onnxcompress.engine.proto_edits import name_nodes
 
 RUNS = 40
@@ -90,7 +91,7 @@ def operator_times(
                 session.run(own)
             runs += 1
         recorded = [
-            _read(session.end_profiling(), graph, runs)
+            _read(read_record(session.end_profiling()), graph, runs)
             for session, (_, graph) in zip(sessions, named.values(), strict=True)
         ]
     return _aligned(tuple(models), recorded, runs - WARM_RUNS)
@@ -107,9 +108,9 @@ def _named(model: Path | bytes) -> tuple[Path | bytes, onnx.GraphProto]:
     return proto.SerializeToString(), proto.graph
 
 
-def _read(record: Path, graph: onnx.GraphProto, runs: int) -> _Recorded:
+def _read(record: Sequence[dict[str, Any]], graph: onnx.GraphProto, runs: int) -> _Recorded:
     """Return the median time of each place from onnxruntime's record."""
-    events = [e for e in json.loads(record.read_text(encoding="utf-8")) if e.get("cat") == "Node"]
+    events = [e for e in record if e.get("cat") == "Node"]
     durations: dict[str, list[float]] = {}
     operators: dict[str, str] = {}
     for event in events:

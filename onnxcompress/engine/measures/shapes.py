@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
 import tempfile
@@ -18,6 +17,7 @@ from onnxcompress.core.errors import OnnxCompressError
 from onnxcompress.core.model import LEAST_IR_VERSION
 from onnxcompress.core.task import Feeds
 from onnxcompress.engine import runtime
+from onnxcompress.engine.measures.record import read_record
 from onnxcompress.engine.model_tensors import in_memory
 
 Shape = tuple[int, ...]
@@ -122,7 +122,7 @@ def measure(
             session.run(make_feeds(session.inputs))
         except OnnxCompressError as error:
             failure = str(error)
-        record = json.loads(session.end_profiling().read_text())
+        record = read_record(session.end_profiling())
     for event in record:
         node = nodes.get(event["name"].removesuffix("_kernel_time"))
         if event.get("cat") == "Node" and node is not None:

@@ -58,6 +58,18 @@ def _shown(b: Bottleneck) -> list[AlphaHistogram]:
     return [h for h in b.histograms if h.group in largest]
 
 
+def _named(b: Bottleneck) -> str:
+    """Tell which groups are drawn."""
+    count = len(b.histograms)
+    return (
+        fmt.plural(count, "group") if count <= MOST_PANELS else f"the {MOST_PANELS} largest of {count} groups"
+    )
+
+
+def _of_some(b: Bottleneck) -> str:
+    return f"; {_named(b)}" if len(b.histograms) > MOST_PANELS else ""
+
+
 def _path(b: Bottleneck) -> tuple[Block, ...]:
     if len(b.path) < 2:
         return ()
@@ -70,7 +82,7 @@ def _path(b: Bottleneck) -> tuple[Block, ...]:
     steered = max(gammas) > 1.01 * min(gammas)
     charts = [
         Lines(
-            "Share of the channels over the threshold, along training",
+            f"Share of the channels over the threshold, along training{_of_some(b)}",
             f"Line chart of the share of channels along epochs: {told}.",
             "epoch",
             "share",
@@ -100,7 +112,8 @@ def _information(b: Bottleneck) -> tuple[Block, ...]:
     )
     return (
         Lines(
-            "Mutual information of each layer's channels before and after their gates (sum of estimates)",
+            "Mutual information of each layer's channels before and after their gates (sum of estimates)"
+            + _of_some(b),
             f"Line chart of nats along epochs: {told}.",
             "epoch",
             "nats",
@@ -117,6 +130,5 @@ def _histograms(b: Bottleneck) -> tuple[Block, ...]:
     )
     if not panels:
         return ()
-    named = fmt.plural(len(panels), "group")
-    title = f"log α of the channels of {named}" + ("; the mark is the threshold" if mark else "")
+    title = f"log α of the channels of {_named(b)}" + ("; the mark is the threshold" if mark else "")
     return (Histograms(title, f"Histograms of {title}.", panels),)

@@ -36,7 +36,9 @@ def _how(t: Training) -> str:
     labels = "with labels" if t.labelled else "without labels, the original model as teacher"
     examples = fmt.plural(t.train_examples, "random example" if t.random_data else "example")
     checked = f"validated on {t.validation_examples:,}"
-    epochs = f"{fmt.given(t.epochs).text} epochs" if t.epochs else "no training step"
+    epochs = (
+        f"{fmt.given(t.epochs).text} epoch{'' if t.epochs == 1 else 's'}" if t.epochs else "no training step"
+    )
     metric = f", metric {t.metric}" if t.metric else ""
     goal = f"loss {t.loss}{metric}; {epochs} on {t.device}"
     return f"{examples} from {t.data}, {labels}; {checked}; {goal}. Stopped: {t.stopped}."

@@ -14,7 +14,7 @@ from onnxcompress.engine.data.adapters._base import Store, adapter, is_samples
 from onnxcompress.engine.data.columns import ArrayColumn
 from onnxcompress.engine.data.feeding import TensorLike
 from onnxcompress.engine.data.options import DataOptions
-from onnxcompress.engine.data.spooling import spool_items
+from onnxcompress.engine.data.spooling import is_torch, spool_items
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,15 @@ def _accepts(spec: Any) -> bool:
 @adapter("memory", _accepts, "an iterable of dicts (in Python)")
 def open_objects(spec: Any, inputs: Sequence[TensorLike], options: DataOptions) -> Store:
     """Open a dict of arrays or one array as they are; write what an iterable yields to temporary files."""
-    if isinstance(spec, np.ndarray):
+    if isinstance(spec, np.ndarray) or is_torch(spec):
         if len(inputs) != 1:
             raise DataError(
                 "one array can feed only a model with one input", why=f"this model has {len(inputs)}"
             )
         spec = {inputs[0].name: spec}
     if isinstance(spec, Mapping):
-        arrays = {str(key): np.asarray(value) for key, value in spec.items()}
+        plain = {str(k): value.detach().cpu() if is_torch(value) else value for k, value in spec.items()}
+        arrays = {key: np.asarray(value) for key, value in plain.items()}
         for key, array in arrays.items():
             if array.dtype.hasobject or array.ndim == 0:
                 raise DataError(
