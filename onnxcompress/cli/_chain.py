@@ -30,12 +30,15 @@ class MethodOption(click.Option):
     Args:
         declarations: flags and name.
         repeatable: all its values count, not the last.
+        joined: so do they, as one text with commas between them.
         attributes: as for any option.
     """
 
-    def __init__(self, declarations: Sequence[str], repeatable: bool = False, **attributes: Any) -> None:
+    def __init__(
+        self, declarations: Sequence[str], repeatable: bool = False, joined: bool = False, **attributes: Any
+    ) -> None:
         super().__init__(declarations, **{**attributes, "multiple": True, "default": None})
-        self.repeatable = repeatable
+        self.repeatable, self.joined = repeatable, joined
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,12 @@ def _kept(given: list[tuple[MethodOption, Any]]) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for param, value in given:
         name = str(param.name)
-        options[name] = (*options.get(name, ()), value) if param.repeatable else value
+        if param.repeatable:
+            options[name] = (*options.get(name, ()), value)
+        elif param.joined and name in options:
+            options[name] = f"{options[name]},{value}"
+        else:
+            options[name] = value
     sparsity = options.pop("sparsity", None)
     if sparsity is not None:
         if "keep" in options:

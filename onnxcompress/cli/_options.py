@@ -196,7 +196,9 @@ def _option(name: str, users: _Users) -> Callable[[F], F]:
         choices.update(dict.fromkeys(field.metadata.get("choices", ())))
     text = " ".join(f"{told} ({', '.join(methods)})".strip() for told, methods in texts.items())
     kind, field = next(iter(users.values()))
-    return _click_option(name, kind, {**field.metadata, **({"choices": choices} if choices else {})}, text)
+    joined = any(field.metadata.get("joined", False) for _, field in users.values())
+    known = {**field.metadata, **({"choices": choices} if choices else {}), "joined": joined}
+    return _click_option(name, kind, known, text)
 
 
 def _text(field: dataclasses.Field[Any]) -> str:
@@ -209,7 +211,7 @@ def _text(field: dataclasses.Field[Any]) -> str:
 def _click_option(name: str, kind: Any, metadata: Mapping[str, Any], text: str) -> Callable[[F], F]:
     flag = "--" + name.replace("_", "-")
     base = _plain_type(kind)
-    given: dict[str, Any] = {"cls": MethodOption, "help": text}
+    given: dict[str, Any] = {"cls": MethodOption, "help": text, "joined": metadata.get("joined", False)}
     if "choices" in metadata:
         return click.option(flag, name, type=click.Choice(list(metadata["choices"])), **given)
     if base is bool:

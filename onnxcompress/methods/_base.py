@@ -116,7 +116,7 @@ def option(default: Any, text: str, **more: Any) -> Any:
     Args:
         default: its default.
         text: for ``--help``.
-        more: ``choices`` or ``metavar``.
+        more: ``choices``, ``metavar``, or ``joined``: values given one by one are one text with commas.
     """
     return field(default=default, metadata={"help": text, **more})
 

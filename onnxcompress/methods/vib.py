@@ -61,8 +61,10 @@ class Vib(Method):
     target: str | None = option(
         None,
         "Steer gamma so that this share (or number) of the macs, params, elements of feature maps or "
-        "(measured) latency stays: macs=0.5, params=7k; several with commas, all of which then hold.",
+        "(measured) latency stays: macs=0.5, params=7k; several with commas, or one by one, all of which "
+        "then hold.",
         metavar="QUANTITY=X",
+        joined=True,
     )
     scaling: Literal["auto", "constant", "map", "cost"] = option(
         "auto",

@@ -76,6 +76,11 @@ def options(words: str) -> list[tuple[str, dict[str, object]]]:
             "--exclude a --method lc-prune --exclude b --exclude c --method finetune",
             [("lc-prune", {"exclude": ("a", "b", "c")}), ("finetune", {"exclude": ("a",)})],
         ),
+        # several goals, one by one
+        (
+            "--target macs=0.5 --method vib --target params=0.3 --target macs=0.4 --method lc-channels",
+            [("vib", {"target": "params=0.3,macs=0.4"}), ("lc-channels", {"target": "macs=0.5"})],
+        ),
         # behind a method that does not have it
         ("--method magnitude --method int8 --keep 0.3", [("magnitude", {"keep": 0.3}), ("int8", {})]),
         ("--method half --keep 0.3 --method magnitude", [("half", {}), ("magnitude", {"keep": 0.3})]),
@@ -131,6 +136,8 @@ def test_which_option_is_for_which_method(words, meant):
         ),
         ("--method magnitude --granularity group --method finetune", "--granularity must be one of channel"),
         ("--method lc-prune --keep 0.3 --method magnitude --keep 3", "--keep"),
+        ("--method vib --target macs=0.5 --target macs=0.4", "'macs=0.5,macs=0.4' names macs twice"),
+        ("--method magnitude --target macs=0.5 --target params=0.4", "this method holds one"),
         (
             "--keep 0.5 --target macs=0.5 --method magnitude --method lc-lowrank",
             "exclude each other.*behind that",
