@@ -42,7 +42,7 @@ def give_head_start(
 ) -> dict[str, Array]:
     """Set log σ² of fresh gates by the curvature of the loss; groups without a gradient stay as they are.
 
-    Returns group name -> root of the curvature along each gate, of the other groups.
+    Returns group name -> Taylor importance of each channel, of the other groups.
 
     Args:
         job: what is to be gated.
@@ -54,8 +54,9 @@ def give_head_start(
     task = job.task
     evidence = Evidence(job.channels, task, job.resources.device, task.seed)
     looks = max(_LEAST_HURRIED if hurried else _LEAST, round(_SHARE * passes * len(task.train)))
-    roots, reached = effects(job.groups, evidence, looks)
-    known = {name: roots[name] for name in sorted(reached) if np.isfinite(roots[name]).all()}
+    told = effects(job.groups, evidence, looks)
+    roots = told.curvatures
+    known = {name: roots[name] for name in sorted(told.reached) if np.isfinite(roots[name]).all()}
     if not known:
         return {}
     found = balances(known, job.weights)
@@ -63,7 +64,7 @@ def give_head_start(
     middle = float(np.median(np.concatenate(list(found.values()))))
     for name, log_alpha in found.items():
         gates[name].start(LOG_VARIANCE - np.clip(log_alpha - middle, -farthest, farthest))
-    return known
+    return {name: told.importances[name] for name in known}
 
 
 def balances(roots: Mapping[str, Array], weights: Mapping[str, float]) -> dict[str, Array]:

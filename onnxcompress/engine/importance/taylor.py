@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
@@ -29,8 +29,9 @@ from onnxcompress.core.channels import Group, Site
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.errors import UsageError
 from onnxcompress.engine.channels import site_key, tapped
-from onnxcompress.engine.importance._base import IMPORTANCES, Evidence, Importance, Scores, by_channel, named
+from onnxcompress.engine.importance._base import IMPORTANCES, Evidence, Importance, Scores, named
 from onnxcompress.engine.importance._norms import importance
+from onnxcompress.engine.importance._squares import Squares, roots
 
 if TYPE_CHECKING:
     import torch
@@ -45,8 +46,8 @@ DRAWS = 4
 _AT_ONCE = 32
 _CACHE_BYTES = 512 << 20
 
-_Kind = Literal["loss", "outputs", "others"]
-"""What changes: with labels "outputs" is the one that they are for."""
+_Kind = Literal["loss", "output", "others"]
+"""What changes: the loss of the labels and the output they are for; other outputs, or all without labels."""
 
 
 @IMPORTANCES.register("taylor")
@@ -66,22 +67,35 @@ class Taylor(Importance):
         Raises:
             UsageError: no data was given.
         """
-        found, reached = effects(groups, evidence)
-        unreached = [g.name for g in groups if g.name not in reached]
+        told = effects(groups, evidence)
+        found = dict(told.importances)
+        unreached = [g.name for g in groups if g.name not in told.reached]
         for group in groups:
             if group.name in unreached:
                 found[group.name] = importance(group, evidence.channels, 2)
-        told = f"no gradient reaches the channels of {named(unreached)}; they are judged by ℓ2 norms"
-        return Scores(found, (told,) if unreached else ())
+        words = f"no gradient reaches the channels of {named(unreached)}; they are judged by ℓ2 norms"
+        return Scores(found, (words,) if unreached else ())
 
 
-def effects(
-    groups: Sequence[Group], evidence: Evidence, looks: int = EXAMPLES * DRAWS
-) -> tuple[dict[str, Array], set[str]]:
-    """Return the root of the summed squares for each group, and the groups that a gradient reached.
+@dataclass(frozen=True)
+class Effects:
+    """What silencing each channel does, to first order, by group.
 
-    With labels the squares are means: of an example those of the loss sum to 1 over all groups' channels,
-    those of its output and of other outputs likewise, or to 0 where nothing has a gradient.
+    Attributes:
+        curvatures: root of the curvature of the loss along each channel, as summed squares estimate it;
+            without labels of the distance to the original's outputs.
+        importances: with labels the loss and the outputs, every example alike: roots of means of squares,
+            which sum to 1 for each of the two; else as ``curvatures``.
+        reached: names of the groups that a gradient reached.
+    """
+
+    curvatures: dict[str, Array]
+    importances: dict[str, Array]
+    reached: set[str]
+
+
+def effects(groups: Sequence[Group], evidence: Evidence, looks: int = EXAMPLES * DRAWS) -> Effects:
+    """Return the effects of the channels of some groups.
 
     Args:
         groups: those to judge.
@@ -108,66 +122,21 @@ def effects(
     some = np.sort(rng.choice(task.train, count, replace=False))
     evaluator = Evaluator(graph, replace(task, train=some, validation=some), device, cache_bytes=_CACHE_BYTES)
     listener = _Listener(graph, taps.values())
-    sums: defaultdict[_Kind, _Squares] = defaultdict(lambda: _Squares(groups))
-    reached: set[str] = set()
+    squares: defaultdict[_Kind, Squares] = defaultdict(lambda: Squares(groups))
+    seen: set[str] = set()
     for start in range(0, count, _AT_ONCE):
-        for kind, scalar, fed in _scalars(
-            evaluator, some[start : start + _AT_ONCE], task.labelled, draws, rng
-        ):
+        looked_at = some[start : start + _AT_ONCE]
+        for kind, scalar, fed in _scalars(evaluator, looked_at, task.labelled, draws, rng):
             products = listener.products(scalar, sites, taps, fed)
-            reached |= products.keys()
-            sums[kind].add(products, fed, alike=task.labelled)
-    parts = [s.means() if task.labelled else s.of for s in sums.values()]
-    roots = {g.name: np.sqrt(sum((part[g.name] for part in parts), np.zeros(g.size))) for g in groups}
-    return roots, {g.name for g in groups if any(site_key(s) in reached for s in g.sites)}
-
-
-class _Squares:
-    """Squares of the changes along each channel, summed over examples."""
-
-    def __init__(self, groups: Sequence[Group]) -> None:
-        self._groups = groups
-        self._count = 0
-        self.of = {g.name: np.zeros(g.size) for g in groups}
-
-    def add(self, products: Mapping[str, Array], fed: int, *, alike: bool) -> None:
-        """Add examples.
-
-        Args:
-            products: site key -> Σ a·g, (examples, positions) or (1, positions).
-            fed: examples.
-            alike: whether every example is to weigh alike.
-        """
-        self._count += fed
-        found: dict[str, Array] = {}
-        for group in self._groups:
-            parts = [
-                by_channel(products[site_key(s)], s.channel_of, group.size)
-                for s in group.sites
-                if site_key(s) in products
-            ]
-            if parts:
-                found[group.name] = np.square(sum(parts))
-        if alike and found:
-            found = _alike(found, fed)
-        for name, squares in found.items():
-            self.of[name] += squares.sum(axis=0)
-
-    def means(self) -> dict[str, Array]:
-        """Return the means over examples."""
-        return {name: squares / max(1, self._count) for name, squares in self.of.items()}
-
-
-def _alike(squares: Mapping[str, Array], fed: int) -> dict[str, Array]:
-    """Return squares, (examples, channels) each, that sum to 1 over all channels for every example.
-
-    Where some group cannot tell the examples apart they sum to their number instead, all together.
-    """
-    apart = {len(s) for s in squares.values()} == {fed}
-    rows = squares if apart else {name: s.sum(axis=0, keepdims=True) for name, s in squares.items()}
-    wholes = sum(s.sum(axis=1, keepdims=True) for s in rows.values())
-    weights = np.divide(1 if apart else fed, wholes, out=np.zeros_like(wholes), where=wholes > 0)
-    return {name: s * weights for name, s in rows.items()}
+            seen |= products.keys()
+            squares[kind].add(products, fed)
+    trained = [found.sums for kind, found in squares.items() if kind != "output"]
+    curvatures = roots(groups, trained)
+    importances = (
+        roots(groups, (found.means() for found in squares.values())) if task.labelled else curvatures
+    )
+    reached = {g.name for g in groups if any(site_key(s) in seen for s in g.sites)}
+    return Effects(curvatures, importances, reached)
 
 
 def _scalars(
@@ -177,9 +146,9 @@ def _scalars(
     from onnxcompress.engine.training.signs import signed_sum  # noqa: PLC0415
 
     execution, facts = evaluator.execution, evaluator.facts
-    divisors: dict[_Kind, dict[str, float]] = {"outputs": facts.divisors}
+    divisors: dict[_Kind, dict[str, float]] = {"others": facts.divisors}
     if labelled:
-        divisors = {"outputs": {n: d for n, d in facts.divisors.items() if n == facts.labelled}}
+        divisors = {"output": {n: d for n, d in facts.divisors.items() if n == facts.labelled}}
         if evaluator.guarded:
             divisors["others"] = facts.others().divisors
     rows = evaluator.batches.rows(indices)
