@@ -11,7 +11,7 @@ from typing import Any
 import onnx
 
 from onnxcompress import gates, pipeline
-from onnxcompress.core.errors import UsageError
+from onnxcompress.core.errors import GateError, UsageError
 from onnxcompress.core.resources import Resources
 from onnxcompress.core.run import Run
 from onnxcompress.pipeline import packing
@@ -86,7 +86,7 @@ def compress(
 
     Raises:
         OnnxCompressError: one of its tree; nothing has been written then (a failed gate excepted, whose
-            result is written so that it can be looked at).
+            result is written so that it can be looked at, and is the ``result`` of the GateError).
     """
     if threads < 1:
         raise UsageError(f"threads must be 1 or more, not {threads}")
@@ -112,8 +112,9 @@ def compress(
         )
         compressed = onnx.load(target) if output is None else None
     run = demands.decided(run, each=False)
-    gates.require(run, strict=strict)
-    return Result(compressed, Path(output) if output is not None else None, run)
+    result = Result(compressed, Path(output) if output is not None else None, run)
+    _require(run, strict, result)
+    return result
 
 
 def compare(
@@ -147,7 +148,7 @@ def compare(
         strict: gates that noise leaves undecided fail too.
 
     Raises:
-        OnnxCompressError: one of its tree; GateError where a limit does not hold.
+        OnnxCompressError: one of its tree; GateError where a limit does not hold, its ``result`` the run.
     """
     if len(models) < 2:
         raise UsageError("there is nothing to compare with", fix="name two or more models")
@@ -165,8 +166,17 @@ def compare(
         hold_out=demands.held_out,
     )
     run = demands.decided(run, each=True)
-    gates.require(run, strict=strict)
+    _require(run, strict, run)
     return run
+
+
+def _require(run: Run, strict: bool, result: object) -> None:
+    """Raise GateError with the result where a limit does not hold."""
+    try:
+        gates.require(run, strict=strict)
+    except GateError as error:
+        error.result = result
+        raise
 
 
 def _names(output: str | Path | None, model: pipeline.Source) -> list[str]:

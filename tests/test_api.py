@@ -117,7 +117,7 @@ def test_the_run_says_how_it_was_made():
     assert run.benchmark is None
 
 
-def test_a_gate_that_fails_still_writes(tmp_path):
+def test_a_gate_that_fails_hands_the_result_on(tmp_path):
     with pytest.raises(GateError, match="max_size_ratio") as error:
         onnxcompress.compress(
             MODEL,
@@ -128,6 +128,12 @@ def test_a_gate_that_fails_still_writes(tmp_path):
         )
     assert error.value.exit_code == 3
     assert (tmp_path / "out.onnx").exists()
+    assert error.value.result.path == tmp_path / "out.onnx"
+    with pytest.raises(GateError) as error:
+        onnxcompress.compress(MODEL, method="half", limits={"max_size_ratio": 1e-4})
+    kept = error.value.result
+    assert kept.model is not None, "in memory, where nothing else would be left of it"
+    assert [gate.passed for gate in kept.run.gates] == [False]
     onnxcompress.compress(MODEL, method="lc-quant", bits=2, limits={"max_size_ratio": 0.9})
 
 

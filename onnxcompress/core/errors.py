@@ -66,9 +66,14 @@ class OutputError(UsageError):
 
 
 class GateError(OnnxCompressError):
-    """A limit that the user set (size, latency, error, agreement) does not hold."""
+    """A limit that the user set (size, latency, error, agreement) does not hold.
+
+    Attributes:
+        result: what ``compress`` or ``compare`` would have returned in Python: it was made and measured.
+    """
 
     exit_code = 3
+    result: object = None
 
 
 class UnsupportedError(OnnxCompressError):
