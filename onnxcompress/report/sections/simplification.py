@@ -73,7 +73,7 @@ def _proof(proof: SameProof) -> list[Inline]:
             "Computed in float64, with the weights not rounded, values differ by at most ",
             Strong(f"{proof.float64_error:.2g}"),
             " of the largest one",
-            "" if floor is None else f" (rounding alone may do {floor:.2g})",
+            "" if floor is None else f" (rounding alone did {floor:.2g} in trials)",
             ". ",
         ]
     if proof.ort_error is not None and proof.ort_tolerance is not None:
