@@ -3,7 +3,8 @@
 Where a gate and the loss are in balance, a little more noise costs the loss what it saves of the information
 term: ½ h_ij = γ_i/(σ_ij² (1 + σ_ij²)) (eq. 10 at μ = 1), h_ij being the curvature of the loss along gate j of
 group i. Of small variances α = 1/σ² is in proportion to h_ij/γ_i. The curvature is estimated once, before
-training, by the mean square of the gate's gradient (:mod:`onnxcompress.engine.importance.taylor`).
+training, by the mean square of the gate's gradient (:mod:`onnxcompress.engine.importance.taylor`): with
+labels that of the loss and, as much, that of the outputs, every example alike.
 
 Only differences of log α are taken from it; the median channel of all groups begins where all would begin
 otherwise, and no other so far from it that the loss could not change its fate. And where training is long,
@@ -40,7 +41,7 @@ NOTHING = -40.0
 def give_head_start(
     job: Job, gates: Gates, *, passes: float, steps: int, hurried: bool = False
 ) -> dict[str, Array]:
-    """Set log σ² of fresh gates by the curvature of the loss; groups without a gradient stay as they are.
+    """Set log σ² of fresh gates by the estimated curvature; groups without a gradient stay as they are.
 
     Returns group name -> root of the curvature along each gate, of the other groups.
 
