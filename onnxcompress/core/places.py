@@ -41,14 +41,18 @@ def require_place(path: Path, noun: str, *, replaced: bool = True) -> None:
 def require_folder(path: Path, noun: str) -> None:
     """Raise OutputError where ``path`` is no folder and cannot become one; ``noun`` is what it would hold."""
     there = path
-    while not there.exists() and there.parent != there:
-        there = there.parent
-    if not there.is_dir():
-        why = "it is not a folder" if there == path else f"'{there}' is not a folder"
-    elif not os.access(there, os.W_OK | os.X_OK):
-        why = f"folder '{there}' is not writable"
-    else:
-        return
+    why: str | None
+    try:
+        while not there.exists() and there.parent != there:
+            there = there.parent
+        if not there.is_dir():
+            why = "it is not a folder" if there == path else f"'{there}' is not a folder"
+        elif not os.access(there, os.W_OK | os.X_OK):
+            why = f"folder '{there}' is not writable"
+        else:
+            return
+    except OSError as error:  # its name is too long, or a folder above it must not be read
+        why = error.strerror
     raise OutputError(f"cannot keep {noun}", where=str(path), why=why)
 
 

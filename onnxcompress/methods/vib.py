@@ -220,7 +220,8 @@ class Vib(Method):
             resources,
             self._wishes(task),
             found,
-            self.fingerprint(model, task),
+            # A state has numbers for each group, and another version may find others.
+            {**self.fingerprint(model, task), "gated": [[group.name, group.size] for group in groups]},
         )
 
     def _scaling(self, goals: Sequence[Goal]) -> Scaling:

@@ -72,6 +72,26 @@ def test_a_reader_that_goes_is_no_mistake_of_ours(words):
     assert "internal error" not in done.stderr
 
 
+@pytest.mark.parametrize("how", ["exit(0)", "exit(1)", "exit('none there')"])
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("def f(): yield\n{how}", "--data own.py:f"),
+        ("def f(): {how}", "--data own.py:f"),
+        ("def f():\n    yield {how}", "--data own.py:f"),
+        ("def f(outputs, labels, teacher): {how}", "--data digits.npz --loss own.py:f"),
+        ("def f(outputs, labels, teacher): {how}", "--data digits.npz --metric own.py:f"),
+    ],
+)
+def test_a_function_of_the_users_that_leaves_has_failed(call, folder, body, words, how):
+    """Else the run would end without a word, as if it were done or nobody read what it says."""
+    Path("own.py").write_text("from sys import exit\n" + body.format(how=how))
+    done = call(f"digits_mlp.onnx --method finetune --epochs 1 -q {words}")
+    assert done.code == 2
+    assert done.err.startswith("error: ")
+    assert f"SystemExit: {how[5:-1].strip(chr(39))}" in done.err
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")
 @pytest.mark.parametrize("words", [["list", "ops"], ["inspect", str(MODEL)]])
 def test_a_full_disk_is_told_in_a_sentence(words):
@@ -118,7 +138,11 @@ def test_where_no_state_can_be_kept_is_told_before_anything_is_computed(call, fo
 
     monkeypatch.setattr("onnxcompress.pipeline.compress", computed)
     Path("file").touch()
-    for place, why in (("file", "it is not a folder"), ("file/deeper/state", "'file' is not a folder")):
+    for place, why in (
+        ("file", "it is not a folder"),
+        ("file/deeper/state", "'file' is not a folder"),
+        ("long" * 100, "File name too long"),
+    ):
         done = call(f"{HALF} --checkpoint {place}")
         assert done.code == 2
         assert "cannot keep the training state" in done.err

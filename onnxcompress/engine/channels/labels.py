@@ -38,6 +38,7 @@ class Ledger:
     frozen: list[Frozen] = field(default_factory=list)
     mixed: list[Array] = field(default_factory=list)
     _ties: list[tuple[Array, Array]] = field(default_factory=list)
+    _stiff: Array = field(default_factory=lambda: np.zeros(0, bool))
 
     def fresh(self, count: int) -> Array:
         """Return ``count`` labels nothing is tied to yet."""
@@ -54,10 +55,13 @@ class Ledger:
         """Say that labels cannot be cut."""
         if labels.size:
             self.frozen.append(Frozen(labels.ravel(), why, kind))
+            if len(self._stiff) < self.count:  # twice as many, so that it is seldom copied
+                self._stiff = np.concatenate([self._stiff, np.zeros(self.count, bool)])
+            self._stiff[labels] = True
 
     def is_frozen(self, labels: Array) -> bool:
         """Tell whether one of these very labels was frozen; what they are tied to is not looked at."""
-        return any(np.isin(labels, frozen.labels).any() for frozen in self.frozen)
+        return bool(self._stiff[labels[labels < len(self._stiff)]].any())
 
     def mix(self, labels: Array) -> None:
         """Mark labels that a normalisation looks at together."""

@@ -90,7 +90,7 @@ def _write(spool: _Spool, array: Array, origin: str) -> None:
 
 
 def _guarded(items: Iterable[Any], origin: str) -> Iterator[Any]:
-    """Yield the items; an error of the person's own code becomes one sentence."""
+    """Yield the items; an error of the person's own code, or its end, becomes one sentence."""
     iterator = iter(items)
     while True:
         try:
@@ -99,7 +99,7 @@ def _guarded(items: Iterable[Any], origin: str) -> Iterator[Any]:
             return
         except OnnxCompressError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise DataError(
                 "the data failed", where=origin, why=f"{type(error).__name__}: {error}"
             ) from error

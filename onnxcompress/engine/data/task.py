@@ -171,7 +171,7 @@ def _guarded(given: str | Callable[..., Any], noun: str) -> str | Callable[..., 
             number = float(found.detach() if hasattr(found, "detach") else found)
         except OnnxCompressError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise failed(f"{type(error).__name__}: {error}") from error
         if noun == "loss" and not hasattr(found, "backward"):
             raise failed(f"it returned {type(found).__name__}")

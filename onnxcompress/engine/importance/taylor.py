@@ -1,8 +1,8 @@
 """Taylor: what the loss, or the outputs, would change to first order if a channel were silenced.
 
 At a site a channel's activation a meets the gradient g of a scalar; silencing it changes the scalar by −Σ a·g
-to first order, summed over its positions and sites. With labels the scalar is the loss, and the importance
-the root mean square of Σ a·g over examples (Molchanov et al. 2019, equation 8, one gate a channel).
+to first order, summed over its positions and sites. The importance is the root mean square of Σ a·g over
+examples (Molchanov et al. 2019, equation 8, one gate a channel); there, with labels, the scalar is the loss.
 
 Without labels the loss would be the distance to the model's own outputs, whose gradient is zero. To second
 order that distance is ‖J a‖², J the Jacobian of the outputs (each divided by its standard deviation), and

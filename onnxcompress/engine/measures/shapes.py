@@ -156,7 +156,10 @@ def _ask(model: ir.Model, make_feeds: MakeFeeds) -> None:
         session = runtime.open_session(openable(clone, Path(folder)), optimization="none")
         for name, array in session.run(make_feeds(session.inputs), list(missing)).items():
             if isinstance(array, np.ndarray):
-                missing[name].shape = ir.Shape(array.shape)
+                value = missing[name]
+                value.shape = ir.Shape(array.shape)
+                # a shape without a type is none that a file could hold, and inference is told of files
+                value.dtype = value.dtype or ir.DataType.from_numpy(array.dtype)
         infer(model)
 
 

@@ -14,7 +14,7 @@ from pruning_models import conv_net, mlp, task_for
 
 from onnxcompress.core.errors import UsageError
 from onnxcompress.core.resources import Resources
-from onnxcompress.engine.bottleneck import keeping
+from onnxcompress.engine.bottleneck import choice, keeping
 from onnxcompress.methods.vib import Vib
 
 IMAGES = Resources(input_shapes={"x": (1, 3, 8, 8)})
@@ -97,3 +97,21 @@ def test_what_was_learnt_from_other_data_or_by_another_loss_is_not_taken_up(tmp_
     for other in (task_for((3, 8, 8), 5, **options, **changed) for changed in others):
         with pytest.raises(UsageError, match="data: "):
             method.plan(model, other, again)
+
+
+def test_a_state_of_other_groups_is_not_taken_up(tmp_path, monkeypatch):
+    """A version that gates less, of the same options and data, has left it."""
+    model, task = conv_net(), task_for((3, 8, 8), 5, count=40)
+    method, kept = Vib(epochs=0.5, after=0.0, round_to=1), replace(IMAGES, checkpoint_dir=tmp_path)
+    found = choice.gated_groups
+
+    def fewer(*args, **kwargs):
+        groups, refusals = found(*args, **kwargs)
+        assert len(groups) > 1
+        return groups[:-1], refusals
+
+    monkeypatch.setattr(choice, "gated_groups", fewer)
+    method.plan(model, task, kept)
+    monkeypatch.undo()
+    with pytest.raises(UsageError, match="gated: "):
+        method.plan(model, task, replace(kept, resume=True))

@@ -50,3 +50,17 @@ def test_the_kind_of_a_freeze_is_kept():
     ledger.freeze(ledger.fresh(2), "reads the input", Kind.INPUT)
     ledger.freeze(np.zeros(0, np.int64), "nothing")
     assert [f.kind for f in ledger.frozen] == [Kind.INPUT]
+
+
+def test_what_was_frozen_is_known_as_labels_come():
+    rng, ledger, frozen, runs = np.random.default_rng(0), Ledger(), set(), []
+    for _ in range(200):
+        runs.append(np.repeat(ledger.fresh(int(rng.integers(1, 9))), int(rng.integers(1, 3))))
+        some = runs[rng.integers(len(runs))]
+        if rng.random() < 0.2:
+            ledger.freeze(some.reshape(1, -1), "why")
+            frozen.update(some.tolist())
+        assert [ledger.is_frozen(run) for run in runs] == [
+            not frozen.isdisjoint(run.tolist()) for run in runs
+        ]
+    assert 0 < sum(ledger.is_frozen(run) for run in runs) < len(runs)

@@ -31,7 +31,7 @@ def open_function(spec: str, inputs: Sequence[TensorLike], options: DataOptions)
         items = function()
     except OnnxCompressError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise DataError(
             "the data function failed", where=spec, why=f"{type(error).__name__}: {error}"
         ) from error
@@ -57,7 +57,7 @@ def load_function(path: Path, name: str, noun: str) -> Callable[..., Any]:
     kept, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # nothing is written beside the user's file
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(
             f"cannot load the {noun}", where=where, why=f"{type(error).__name__}: {error}"
         ) from error
