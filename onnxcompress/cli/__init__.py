@@ -55,9 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except SystemExit as stop:
         if stop.code != 1:
             raise
-        code = (
-            141  # click and rich leave so where nobody reads any more, and the user's own functions may not
-        )
+        # click and rich leave so where nobody reads any more; what the user's own functions raise is caught
+        code = 141
     except Exception as error:  # the last door
         if debug:
             traceback.print_exc()
