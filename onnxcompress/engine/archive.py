@@ -114,8 +114,10 @@ def write(
     target.write(_HEAD.pack(_SKIPPABLE, len(header)) + header)
     stored = contents.size_bytes + (contents.blocks if contents.filtered else 0)
     try:
-        with _compressor(level, stored).stream_writer(target, size=stored, closefd=False) as stream:
-            _write_files(stream, contents, folder, progress)
+        stream = _compressor(level, stored).stream_writer(target, size=stored, closefd=False)
+        _write_files(stream, contents, folder, progress)
+        # Not where something failed: that bytes are missing would be told of instead.
+        stream.flush(zstandard.FLUSH_FRAME)
     except zstandard.ZstdError as error:  # it was promised so many bytes, and got others
         raise UnsupportedError("a file changed while it was packed", where=str(folder)) from error
 

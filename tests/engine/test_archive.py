@@ -1,5 +1,6 @@
 """The archive format: every byte comes back, damage is told, nothing hostile gets through."""
 
+import errno
 import hashlib
 import io
 import json
@@ -184,3 +185,19 @@ def test_files_that_change_meanwhile(tmp_path):
     for entry in (Entry("m", 2, "0" * 64), Entry("m", 4, "0" * 64), Entry("m", 3, "0" * 64)):
         with pytest.raises(UnsupportedError, match="changed"):
             archive.write(io.BytesIO(), Contents((entry,), True), tmp_path, level=1)
+
+
+@pytest.mark.parametrize("room", [0, 100, 5000])
+def test_a_full_disk_is_no_change_of_the_file(tmp_path, room):
+    """What fails is where it is written to; of the bytes that are missing then nothing is told."""
+
+    class Full(io.BytesIO):
+        def write(self, data):
+            if self.tell() + len(data) > room:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(data)
+
+    (tmp_path / "m").write_bytes(np.random.default_rng(0).bytes(3 * BLOCK))
+    contents = Contents((entry_of(tmp_path / "m", "m"),), True)
+    with pytest.raises(OSError, match="No space left"):
+        archive.write(Full(), contents, tmp_path, level=1)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
+import onnx_ir as ir
 
 from onnxcompress.core.channels import Group
 from onnxcompress.core.model import Model
@@ -42,6 +43,8 @@ def gated_groups(
     groups = []
     for group in cuttable:
         why = _why_ungated(group, channels.model, folded=folded or bool(group.frozen))
+        if why is None and not folded and not _learns(group):
+            why = "is read in front of numbers that are rounded, through which no gradient comes back"
         if why is None:
             groups.append(group)
         else:
@@ -53,7 +56,7 @@ def only_cut(channels: Channels, include: Sequence[str], exclude: Sequence[str])
     """Return the groups that may be cut, but not gated: other methods can."""
     found, _ = _cuttable(channels, include, exclude, inputs=False)
     model = channels.model
-    return tuple(group for group in found if _why_ungated(group, model, folded=False) is not None)
+    return tuple(g for g in found if _why_ungated(g, model, folded=False) is not None or not _learns(g))
 
 
 def _cuttable(
@@ -82,6 +85,30 @@ def _why_ungated(group: Group, model: Model, *, folded: bool) -> str | None:
     if group.mixed:
         return "is normalised over: without a channel the others become something else, which no gate shows"
     return why_not(group, model) if folded else why_no_gate(group, model)
+
+
+_ROUNDING = frozenset([
+    "QuantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv",
+    "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QGemm", "QLinearAdd", "QLinearMul",
+])  # fmt: skip
+"""Operators on quantised numbers: they have no gradient."""
+
+
+def _learns(group: Group) -> bool:
+    """Tell whether anything but rounding lies between a reader of the group and the outputs.
+
+    Where only rounding does, α would stay what chance made it, and so would the choice of channels.
+    """
+    open_, seen = [site.node for site in group.sites], set[ir.Node]()
+    while open_:
+        node = open_.pop()
+        if node in seen or node.op_type in _ROUNDING:
+            continue
+        seen.add(node)
+        if any(value.is_graph_output() for value in node.outputs):
+            return True
+        open_.extend(user for value in node.outputs for user, _ in value.uses())
+    return False
 
 
 def weights_of_gamma(channels: Channels, groups: Sequence[Group], scaling: Scaling) -> dict[str, float]:

@@ -330,13 +330,13 @@ class Loop:
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
         options, common = self._options, {"weight_decay": self._options.weight_decay, "foreach": True}
+        # As a group of its own it may be empty: a penalty trains what it brings, gates for one.
+        weights = [{"params": self._weights}]
         if options.optimizer == "adam":
-            return torch.optim.Adam(
-                self._weights, options.lr, betas=(options.momentum, 0.999), **_any(common)
-            )
+            return torch.optim.Adam(weights, options.lr, betas=(options.momentum, 0.999), **_any(common))
         nesterov = options.momentum > 0
         return torch.optim.SGD(
-            self._weights, options.lr, momentum=options.momentum, nesterov=nesterov, **_any(common)
+            weights, options.lr, momentum=options.momentum, nesterov=nesterov, **_any(common)
         )
 
 

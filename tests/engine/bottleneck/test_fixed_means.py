@@ -8,18 +8,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from onnx import helper
+from onnx import helper, numpy_helper, parser
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from gated_nets import RNG
-from pruning_models import model_of
+from pruning_models import model_of, task_for
 
+from onnxcompress import importer
+from onnxcompress.core.resources import Resources
+from onnxcompress.engine.bottleneck import choice
 from onnxcompress.engine.bottleneck.choice import gated_groups
 from onnxcompress.engine.bottleneck.folding import why_not
 from onnxcompress.engine.bottleneck.gates import Gates
 from onnxcompress.engine.bottleneck.pressure import Pressure
 from onnxcompress.engine.channels import analyse, silenced, site_key, tapped
 from onnxcompress.engine.graph.torchgraph import TorchGraph
+from onnxcompress.methods.vib import Vib
 
 
 def products_net():
@@ -126,3 +130,46 @@ def test_the_mean_stays_and_the_variance_grows_as_the_closed_form_says():
     for group in groups:
         assert gates[group.name].mean.grad is None
         assert float(gates[group.name].log_variance.grad.abs().sum()) > 0
+
+
+SECOND_LAYER = {
+    "its weight": "v = DequantizeLinear(e, s, z) y = MatMul(b, v)",
+    "what comes in": "q, t, o = DynamicQuantizeLinear(b) v = DequantizeLinear(q, t, o) y = MatMul(v, w)",
+    "what goes out": "c = MatMul(b, w) q, t, o = DynamicQuantizeLinear(c) y = DequantizeLinear(q, t, o)",
+    "both": "q, t, o = DynamicQuantizeLinear(b) m = MatMulInteger(q, e, o, z) y = Cast<to=1>(m)",
+    "nothing": "y = MatMul(b, w)",
+}
+"""What is rounded to eight bits."""
+
+
+def quantised_net(kind):
+    """Two layers of 8 and 4 units."""
+    proto = parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[N, 5] x) => (float[N, 4] y) '
+        f"{{a = MatMul(x, u) b = Relu(a) {SECOND_LAYER[kind]}}}"
+    )
+    u, w = (RNG.normal(size=shape).astype(np.float32) for shape in ((5, 8), (8, 4)))
+    eight = {"e": np.round(w * 30).astype(np.int8), "s": np.float32(1 / 30), "z": np.int8(0)}
+    weights = {"u": u, **(eight if kind in ("its weight", "both") else {"w": w})}
+    proto.graph.initializer.extend(numpy_helper.from_array(np.asarray(a), n) for n, a in weights.items())
+    return importer.load(proto)
+
+
+@pytest.mark.parametrize("kind", SECOND_LAYER)
+def test_where_no_gradient_comes_back_no_gate_is_set(kind):
+    """Its noise would be chosen by chance, and so would the channels; what comes in may be rounded."""
+    channels = analyse(quantised_net(kind), {"x": (2, 5)})
+    groups, refusals = gated_groups(channels, (), (), inputs=False)
+    learns = kind not in ("both", "what goes out")
+    assert [g.size for g in groups] == ([8] if learns else [])
+    assert any("no gradient comes back" in r.why for r in refusals) != learns
+    assert bool(choice.only_cut(channels, (), ())) != learns
+
+
+def test_gates_are_trained_alone_where_no_weight_can_be(monkeypatch):
+    monkeypatch.setattr(choice, "trained_weights", lambda channels, model: ())
+    resources = Resources(input_shapes={"x": (1, 5)})
+    plan = Vib(target="macs=0.7", epochs=1.0, round_to=1).plan(tied_net(), task_for((5,), 5), resources)
+    assert plan.keep
+    assert not plan.values
+    assert any("only gates were trained" in w for w in plan.warnings)
