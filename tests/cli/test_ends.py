@@ -12,7 +12,9 @@ MODEL = Path(__file__).resolve().parents[2] / "fixtures" / "digits_mlp.onnx"
 HALF = "digits_mlp.onnx --method half --no-bench -q"
 
 SLOW = """
-import sys, tempfile, time
+import signal, sys, tempfile, time
+# A shell lets what it runs in the background ignore Ctrl-C, and tests may run so.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from onnxcompress import pipeline
 from onnxcompress.cli import main
 def slow(request):
