@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from onnxcompress.couplings._axes import alike, broadcast, each, given, is_read, passed, positive, tied
 from onnxcompress.couplings._base import Crossing, Cut, coupling
+from onnxcompress.ops.normalization import by_its_batch
 
 
 @coupling("BatchNormalization")
 def _batch_normalization(crossing: Crossing) -> None:
     node, rank = crossing.node, len(crossing.shape(0))
-    training = bool(node.get("training_mode", 0)) or (7 <= node.version < 14 and len(node.outputs) > 1)
+    training = by_its_batch(node)
     if node.version < 9 and not node.get("spatial", 1):
         _per_element(crossing)
         return

@@ -18,6 +18,7 @@ from onnxcompress.core.encoding import Array
 from onnxcompress.engine.channels import Channels
 from onnxcompress.engine.measures.costs import as_node
 from onnxcompress.ops._base import OPS, Node, NotCoveredError
+from onnxcompress.ops.normalization import by_its_batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +154,7 @@ class _Walk:
     def _normalisation(self, source: ir.Node, node: Node) -> None:
         data = source.inputs[0]
         arrays = [self._constant(v) for v in source.inputs[1:]]
-        if data is None or any(a is None for a in arrays) or _trains(node):
+        if data is None or any(a is None for a in arrays) or by_its_batch(node):
             return
         scale, bias = arrays[0], arrays[1]
         assert scale is not None
@@ -259,12 +260,6 @@ class _Walk:
         except (KeyError, NotCoveredError):
             return None
         return np.asarray(found.double().numpy())
-
-
-def _trains(node: Node) -> bool:
-    """Tell whether a BatchNormalization normalises by its own input; before version 14 outputs ask for it."""
-    further = 7 <= node.version < 14 and node.op_type == "BatchNormalization" and len(node.outputs) > 1
-    return bool(node.get("training_mode", 0)) or further
 
 
 def _pads(node: Node) -> bool:

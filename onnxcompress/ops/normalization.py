@@ -26,6 +26,14 @@ def _batch_examples(version: int) -> list[Example]:
     return cases
 
 
+def by_its_batch(node: Node) -> bool:
+    """Tell whether a BatchNormalization normalises by what it is given, though nothing trains it.
+
+    Before version 14 there was no attribute: further outputs asked for it, and onnxruntime still obeys.
+    """
+    return bool(node.get("training_mode", 0)) or (7 <= node.version < 14 and len(node.outputs) > 1)
+
+
 @operator("BatchNormalization", examples=_batch_examples)
 def _batch_normalization(node: Node, x: Tensor, *parameters: Tensor) -> Tensor | tuple[Tensor, ...]:
     """Normalise by stored statistics, or, when training, by the batch's.
@@ -36,8 +44,7 @@ def _batch_normalization(node: Node, x: Tensor, *parameters: Tensor) -> Tensor |
     """
     scale, bias, mean, variance = parameters
     epsilon, momentum = node.get("epsilon", 1e-5), node.get("momentum", 0.9)
-    # Before version 14 there was no attribute: further outputs asked for it, and onnxruntime still obeys.
-    asked = bool(node.get("training_mode", 0)) or (7 <= node.version < 14 and len(node.outputs) > 1)
+    asked = by_its_batch(node)
     if node.version < 9 and not node.get("spatial", 1):
         return (x - mean.detach()) * torch.rsqrt(variance.detach() + epsilon) * scale + bias
     single = x.numel() == x.shape[1] or x.numel() == 0

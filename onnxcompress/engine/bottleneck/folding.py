@@ -48,7 +48,7 @@ def why_not(group: Group, model: Model) -> str | None:
     for site in group.sites:
         where = _where(site)
         if site.weight is None or site.weight_axis is None:
-            return f"is summed over by {where} without a weight that could take the gate in"
+            return f"is summed over by {where} without a weight of its own"
         weight = model.weights[site.weight]
         if len(_along(group, site)) != weight.shape[site.weight_axis]:
             return f"meets '{site.weight}' in {where} in an unknown order"
