@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from onnxcompress.engine.layers import Layer
     from onnxcompress.engine.lc.loop import Part
 
-Codebook = Literal["adaptive", "binary", "ternary", "pow2", "int"]
+Codebook = Literal["adaptive", "trellis", "binary", "ternary", "pow2", "int"]
 Granularity = Literal["tensor", "channel", "group"]
 
 _MORE_NODES = 250
@@ -56,8 +56,10 @@ class LcQuant(LcMethod):
     entries: int | None = option(None, "Entries of a codebook, 2 to 256, instead of --bits.")
     codebook: Codebook = option(
         "adaptive",
-        "Kind of codebook: learned entries, or fixed ones times a learned scale.",
-        choices=("adaptive", "binary", "ternary", "pow2", "int"),
+        "Kind of codebook: learned entries, one for each code (adaptive) or one for each sequence of codes "
+        "(trellis: nearer to the weights at the same bits, 1 to 4; takes longer), or fixed ones times a "
+        "learned scale.",
+        choices=("adaptive", "trellis", "binary", "ternary", "pow2", "int"),
     )
     learn_scale: bool = option(True, "Learn the scale of fixed codebooks; otherwise it is 1.")
     pin_zero: bool = option(False, "Keep one entry of an adaptive codebook at exactly 0.")
@@ -91,10 +93,20 @@ class LcQuant(LcMethod):
             raise UsageError("a pow2 codebook needs at least 3 entries", why=f"found {self.size}")
         if self.pin_zero and self.codebook != "adaptive":
             raise UsageError("--pin-zero is for adaptive codebooks", why=f"the codebook is {self.codebook}")
-        if not self.learn_scale and self.codebook == "adaptive":
+        if not self.learn_scale and self.codebook in ("adaptive", "trellis"):
             raise UsageError(
-                "--no-learn-scale is for fixed codebooks", why="an adaptive codebook has no scale"
+                "--no-learn-scale is for fixed codebooks", why=f"the entries are learned ({self.codebook})"
             )
+        if self.codebook == "trellis":
+            self._check_trellis()
+
+    def _check_trellis(self) -> None:
+        if self.entries is not None:
+            raise UsageError("--codebook trellis takes --bits, not --entries")
+        if self.bits is not None and self.bits > 4:
+            raise UsageError("--codebook trellis has codes of 1 to 4 bits", why=f"found --bits {self.bits}")
+        if self.granularity != "tensor" or self.group_size is not None:
+            raise UsageError("--codebook trellis has one codebook for a weight tensor, none for its parts")
 
     def _check_granularity(self) -> None:
         if self.granularity == "group" and self.group_size is None:
@@ -119,21 +131,39 @@ class LcQuant(LcMethod):
 
     def _kept(self, encoding: Encoding) -> str | None:
         """Return why a weight that is encoded already stays so; None where it is to be encoded anew."""
+        from onnxcompress.encodings.trellis import Trellis  # noqa: PLC0415
+
+        if isinstance(encoding, Trellis):
+            kept = 1 << encoding.bits <= self.size
+            return f"is stored with codes of {encoding.bits} bits already (trellis)" if kept else None
         entries = encoding.codebook()
         if encoding.kind == "dense" or entries is None or entries.shape[-1] > self.size:
             return None
         return f"is stored with {entries.shape[-1]} entries already, no more than the {self.size} asked for"
 
     def _parts(self, chosen: Chosen) -> tuple[list[Part], list[Refusal]]:
+        from onnxcompress.encodings.trellis import TrellisCodebook  # noqa: PLC0415
         from onnxcompress.engine.lc.loop import Part  # noqa: PLC0415
 
         sparse, refusals = self._sparse_parts(chosen)
         refused = {refusal.where for refusal in refusals} | {n for part in sparse for n in part.weights}
         layers = [layer for layer in chosen.layers if layer.weight not in refused]
+        if self._is_trellis(chosen):
+            names = [layer.weight for layer in layers]
+            groups = _by_type(chosen, names) if self.joint else [(name,) for name in names]
+            return [*sparse, *(Part(g, TrellisCodebook(self.bits or DEFAULT_BITS)) for g in groups)], refusals
         if self.joint:
             names = [layer.weight for layer in layers]
             return [*sparse, *(Part(g, self._projection(None)) for g in _by_type(chosen, names))], refusals
         return [*sparse, *(Part((layer.weight,), self._projection(layer)) for layer in layers)], refusals
+
+    def _is_trellis(self, chosen: Chosen) -> bool:
+        """Whether a trellis is wanted, and the model can be raised to an operator set that decodes it."""
+        from onnxcompress.encodings.trellis import Trellis  # noqa: PLC0415
+        from onnxcompress.engine.opset import reaches  # noqa: PLC0415
+
+        wanted = self.codebook == "trellis"
+        return wanted and reaches(chosen.model, Trellis.least_opset, chosen.resources.input_shapes)
 
     def _sparse_parts(self, chosen: Chosen) -> tuple[list[Part], list[Refusal]]:
         """Return the parts of weights that are stored sparse: their zeros stay, the others get a codebook."""
@@ -162,7 +192,10 @@ class LcQuant(LcMethod):
         return [Part(g, OnNonzeros(codebook, tuple(stays[n] for n in g), apart)) for g in groups], refusals
 
     def _projection(self, layer: Layer | None, most: int = 256) -> Projection:
-        """Return Π for one weight, or for several jointly; ``most`` entries of a learned codebook."""
+        """Return Π for one weight, or for several jointly; ``most`` entries of a learned codebook.
+
+        Of a trellis: that of the weights that get none, a plain codebook of as many entries as codes.
+        """
         from onnxcompress.encodings.codebook import AdaptiveCodebook  # noqa: PLC0415
         from onnxcompress.encodings.scaled import Binary, IntGrid, PowersOfTwo, Ternary  # noqa: PLC0415
 
@@ -170,7 +203,7 @@ class LcQuant(LcMethod):
         where: dict[str, Any] = {"granularity": "tensor"}
         if axis is not None and self.granularity != "tensor":
             where = {"granularity": self.granularity, "axis": axis, "group_size": self.group_size}
-        if self.codebook == "adaptive":
+        if self.codebook in ("adaptive", "trellis"):
             return AdaptiveCodebook(min(self.size, most), pin_zero=self.pin_zero, **where)
         if self.codebook == "binary":
             return Binary(scaled=self.learn_scale, **where)
@@ -189,6 +222,12 @@ class LcQuant(LcMethod):
         if self.granularity != "tensor" and sparse:
             told.append(
                 f"{len(sparse)} sparse weights have one codebook each: channels have few weights left"
+            )
+        if self.codebook == "trellis" and sparse:
+            told.append(f"{len(sparse)} sparse weights have a plain codebook: a trellis is for whole ones")
+        if self.codebook == "trellis" and not self._is_trellis(chosen):
+            told.append(
+                "plain codebooks: a trellis needs operator set 10, to which the model cannot be raised"
             )
         if self.joint and sparse and len(sparse) < len(chosen.layers):
             told.append("sparse and other weights have a joint codebook each")

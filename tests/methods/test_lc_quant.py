@@ -86,6 +86,11 @@ def decoded(plan) -> dict[str, np.ndarray]:
         ({"codebook": "pow2", "bits": 1}, "at least 3 entries"),
         ({"codebook": "int", "pin_zero": True}, "--pin-zero is for adaptive"),
         ({"learn_scale": False}, "--no-learn-scale is for fixed codebooks"),
+        ({"codebook": "trellis", "learn_scale": False}, "--no-learn-scale is for fixed codebooks"),
+        ({"codebook": "trellis", "entries": 4}, "takes --bits, not --entries"),
+        ({"codebook": "trellis", "bits": 5}, "codes of 1 to 4 bits"),
+        ({"codebook": "trellis", "pin_zero": True}, "--pin-zero is for adaptive"),
+        ({"codebook": "trellis", "granularity": "channel"}, "none for its parts"),
         ({"granularity": "group"}, "needs --group-size"),
         ({"group_size": 0}, "--group-size must be positive"),
         ({"granularity": "channel", "group_size": 8}, "contradicts"),
@@ -192,6 +197,74 @@ def test_weights_encoded_finely_enough_already_are_kept():
     assert "4 entries already" in {r.where: r.why for r in again.refusals}["fc1.w"]
     finer = LcQuant(bits=1).plan(model, None, Resources())
     assert len(np.unique(finer.weights["fc1.w"].decode())) == 2
+
+
+def wide(opset: int = 17) -> Model:
+    """A perceptron whose first weight is worth a trellis (4,096 weights), the second not (256)."""
+    rng = np.random.default_rng(0)
+    shapes = {"fc1.w": (64, 64), "fc1.b": (64,), "fc2.w": (4, 64), "fc2.b": (4,)}
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gemm", ["x", "fc1.w", "fc1.b"], ["h"], "fc1", transB=1),
+            helper.make_node("Tanh", ["h"], ["t"], "tanh"),
+            helper.make_node("Gemm", ["t", "fc2.w", "fc2.b"], ["y"], "fc2", transB=1),
+        ],
+        "wide",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ("N", 64))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ("N", 4))],
+        [
+            numpy_helper.from_array((0.3 * rng.normal(size=s)).astype(np.float32), n)
+            for n, s in shapes.items()
+        ],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    return Model(ir.serde.deserialize_model(proto), Source(None, "00", 0))
+
+
+def test_a_trellis_is_nearer_than_a_plain_codebook_of_as_many_codes():
+    model = wide()
+    array = model.array("fc1.w")
+    errors = {}
+    for codebook in ("adaptive", "trellis"):
+        plan = LcQuant(bits=2, codebook=codebook).plan(model, None, Resources())
+        errors[codebook] = np.linalg.norm(plan.weights["fc1.w"].decode() - array) / np.linalg.norm(array)
+        assert plan.weights["fc1.w"].kind == {"adaptive": "codebook"}.get(codebook, codebook)
+    assert errors["trellis"] < 0.87 * errors["adaptive"]
+    bits = plan.weights["fc1.w"].stored_bits()
+    assert bits < 2.3 * array.size
+
+
+def test_a_trellis_already_there_is_kept():
+    model = wide()
+    once = LcQuant(bits=2, codebook="trellis").plan(model, None, Resources())
+    model = model.with_encodings(once.weights, "lc-quant")
+    for options in ({"bits": 2}, {"bits": 4, "codebook": "trellis"}):
+        again = LcQuant(**options).plan(model, None, Resources())
+        assert "codes of 2 bits already" in {r.where: r.why for r in again.refusals}["fc1.w"]
+    assert LcQuant(bits=1).plan(model, None, Resources()).weights["fc1.w"].kind == "codebook"
+
+
+def test_a_trellis_of_a_model_that_cannot_decode_it_is_a_plain_codebook(monkeypatch):
+    model, method = wide(7), LcQuant(bits=2, codebook="trellis")
+    plan = method.plan(model, None, Resources())
+    assert plan.weights["fc1.w"].kind == "trellis"  # operator set 7 can be raised
+    monkeypatch.setattr("onnxcompress.engine.opset.reaches", lambda *_: False)
+    plan = method.plan(model, None, Resources())
+    assert plan.weights["fc1.w"].kind == "codebook"
+    assert any("operator set 10" in warning for warning in plan.warnings)
+
+
+def test_training_a_trellis_is_resumed_and_ends_alike(tmp_path, monkeypatch):
+    model = wide()
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(200, 64)).astype(np.float32)
+    np.savez(tmp_path / "d.npz", x=x, y=rng.integers(0, 4, 200))
+    inputs = (dataclasses.replace(INPUT, shape=("N", 64)),)
+    task = make_task(open_data(tmp_path / "d.npz", inputs, outputs=(OUTPUT,)), seed=0)
+    method = LcQuant(bits=1, codebook="trellis", **QUICK)
+    whole, rest = whole_and_resumed(method, model, task, tmp_path / "states", monkeypatch)
+    assert_alike(whole, rest)
+    assert whole.weights["fc1.w"].kind == "trellis"
 
 
 def test_model_with_nothing_to_compress_gives_an_empty_plan():

@@ -73,7 +73,8 @@ def _operator(node: ir.Node) -> Callable[..., Array]:
         "ScatterElements": _scatter,
         "Gather": lambda data, places: np.take(data, places, axis=_axis(node)),
         "Split": lambda x, *sizes: _split(node, x, *sizes),
-        "Cast": lambda x: x.astype(np.int64) if x.dtype.kind in "iu" else x,
+        "Cast": lambda x: x.astype(np.int64) if x.dtype.kind in "iu" or _to_integers(node) else x,
+        "Conv": lambda x, kernel: _slide(node, x, kernel),
         "Transpose": lambda x: np.transpose(x, node.attributes["perm"].as_ints()),
         "Reshape": lambda x, *shape: _reshape(x, shape[0] if shape else node.attributes["shape"].as_ints()),
         "Slice": lambda x, *bounds: _slice(node, x, *bounds),
@@ -98,6 +99,19 @@ def _scatter(data: Array, places: Array, updates: Array) -> Array:
 
 def _axis(node: ir.Node) -> int:
     return node.attributes["axis"].as_int() if "axis" in node.attributes else 0
+
+
+def _to_integers(node: ir.Node) -> bool:
+    to = node.attributes["to"]
+    return to.type == ir.AttributeType.INT and ir.DataType(to.as_int()).is_integer()
+
+
+def _slide(node: ir.Node, x: Array, kernel: Array) -> Array:
+    """Slide a kernel (channels, 1, k) over numbers (1, 1, n): (1, channels, places)."""
+    stride = node.attributes["strides"].as_ints()[0] if "strides" in node.attributes else 1
+    seen = np.lib.stride_tricks.sliding_window_view(x[0, 0], kernel.shape[2])[::stride]
+    found: Array = (kernel[:, 0] @ seen.T.astype(kernel.dtype))[None]
+    return found
 
 
 def _split(node: ir.Node, x: Array, *sizes: Array) -> Any:

@@ -142,6 +142,8 @@ def _decipher(
     entries = array_of(table)
     if any(node.op_type == "CumSum" for node in nodes):
         return _decipher_sparse(name, nodes, tensors, entries)
+    if any(node.op_type == "Conv" for node in nodes):
+        return _decipher_trellis(name, nodes, array_of(tensors["q"][0]), entries)
     scales = array_of(tensors["s"][0]) if tensors["s"] else None
     if entries.ndim == 2:
         return _decipher_pooled(name, nodes, table, entries)
@@ -175,6 +177,20 @@ def _decipher_sparse(
     places = np.flatnonzero(coded)
     codes = (coded.reshape(-1)[places] - 1).astype(np.uint8)
     return _Found(name, nodes, None, _make("sparse-codebook", places, codes, entries, coded.shape))
+
+
+def _decipher_trellis(name: str, nodes: list[ir.Node], stream: Array, entries: Array) -> _Found:
+    """A stream of codes: the rhythm of the convolution tells how wide they are."""
+    (slide,) = (node for node in nodes if node.op_type == "Conv")
+    stride = slide.attributes["strides"].as_ints()[0] if "strides" in slide.attributes else 1
+    assert slide.inputs[1] is not None
+    bits = 8 * stride // len(array_of(slide.inputs[1]))
+    weight = evaluate(nodes[0].outputs[0], {}, skip_scaling=False)
+    casts = [n for n in nodes if n.op_type == "Cast" and any((v.name or "")[0] == "k" for v in n.inputs if v)]
+    dtype = ir.DataType(casts[0].attributes["to"].as_int()).numpy() if casts else entries.dtype
+    return _Found(
+        name, nodes, None, _make("trellis", stream.reshape(-1), weight.shape, entries, bits, np.dtype(dtype))
+    )
 
 
 def _decipher_half(name: str, nodes: list[ir.Node], values: Array) -> _Found:
