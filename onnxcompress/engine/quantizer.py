@@ -19,7 +19,7 @@ import onnx
 from onnxcompress.core.errors import UnsupportedError
 from onnxcompress.core.quantization import Quantization
 from onnxcompress.engine import runtime
-from onnxcompress.engine.proto_edits import keep_declared, tapped
+from onnxcompress.engine.proto_edits import keep_declared, tapped, unused
 
 MICROSOFT = "com.microsoft"
 
@@ -27,9 +27,9 @@ MICROSOFT = "com.microsoft"
 def quantized(proto: onnx.ModelProto, decision: Quantization) -> onnx.ModelProto:
     """Return the graph with 8-bit arithmetic where the decision says so; ``proto`` is not changed.
 
-    Activations are unsigned and asymmetric, weights signed and symmetric with one scale an output channel,
-    biases 32-bit. Below operator set 13, which knows no scales a channel, the quantising operators are those
-    of onnxruntime's own domain.
+    Activations are unsigned and asymmetric, weights signed and symmetric with one scale an output channel
+    (7 bits of the 8 where the decision is ``narrow``), biases 32-bit. Below operator set 13, which knows no
+    scales a channel, the quantising operators are those of onnxruntime's own domain.
 
     Args:
         proto: a prepared model (:func:`onnxcompress.engine.int8.prepare`).
@@ -99,7 +99,7 @@ def _static(proto: onnx.ModelProto, decision: Quantization) -> onnx.ModelProto:
     quantizer = QDQQuantizer(
         proto,
         True,  # a scale for each output channel
-        False,
+        decision.narrow,
         QuantType.QInt8,
         QuantType.QUInt8,
         TensorsData(CalibrationMethod.MinMax, data),
@@ -120,7 +120,7 @@ def _dynamic(proto: onnx.ModelProto, decision: Quantization) -> onnx.ModelProto:
     quantizer = ONNXQuantizer(
         proto,
         True,
-        False,
+        decision.narrow,
         QuantizationMode.IntegerOps,
         False,
         QuantType.QInt8,
@@ -147,7 +147,7 @@ def _gemm_to_matmul(proto: onnx.ModelProto, name: str) -> None:
     weight = onnx.numpy_helper.to_array(arrays[gemm.input[1]])
     weight = np.ascontiguousarray(weight.T if attributes.get("transB", 0) else weight)
     weight = weight * np.asarray(attributes.get("alpha", 1.0), weight.dtype)
-    inner, made = f"{name}_product", f"{name}_weight"
+    inner, made, shift = (unused(proto.graph, f"{name}_{part}") for part in ("product", "weight", "bias"))
     proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, made))
     biased = len(gemm.input) > 2 and gemm.input[2] != ""
     product = onnx.helper.make_node("MatMul", [gemm.input[0], made], [inner], name)
@@ -155,10 +155,9 @@ def _gemm_to_matmul(proto: onnx.ModelProto, name: str) -> None:
     if biased:
         bias = onnx.numpy_helper.to_array(arrays[gemm.input[2]])
         bias = bias * np.asarray(attributes.get("beta", 1.0), bias.dtype)
-        proto.graph.initializer.append(onnx.numpy_helper.from_array(bias, f"{name}_bias"))
-        written.append(
-            onnx.helper.make_node("Add", [inner, f"{name}_bias"], list(gemm.output), f"{name}_add")
-        )
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(bias, shift))
+        adding = unused(proto.graph, f"{name}_add")
+        written.append(onnx.helper.make_node("Add", [inner, shift], list(gemm.output), adding))
     else:
         product.output[0] = gemm.output[0]
     rest = [*nodes[:index], *written, *nodes[index + 1 :]]
