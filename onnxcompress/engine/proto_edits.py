@@ -18,17 +18,6 @@ def name_nodes(graph: onnx.GraphProto) -> None:
         node.name = name
 
 
-def unused(graph: onnx.GraphProto, name: str) -> str:
-    """Return the name, with strokes behind it where a node, value or tensor of the main graph has it."""
-    taken = {node.name for node in graph.node}
-    taken |= {value.name for value in (*graph.input, *graph.initializer)}
-    taken |= {tensor.values.name for tensor in graph.sparse_initializer}
-    taken |= {output for node in graph.node for output in node.output}
-    while name in taken:
-        name += "'"
-    return name
-
-
 def tapped(proto: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
     """Return a copy that hands these values out, too; what is an output already is so once."""
     result = onnx.ModelProto()

@@ -170,10 +170,12 @@ def test_every_way_stays_close_to_float_and_uses_integers(ways):
 def test_what_the_model_said_of_itself_stays():
     model = conv_net()
     model.ir.producer_name, model.ir.doc_string = "someone", "what it is for"
+    model.ir.metadata_props["classes"] = "a b"
     prepared, decision = decided(model)
     after = rebuilt(model, quantized(prepared.proto, decision), "int8")
     assert after.ir.producer_name == "someone"
     assert after.ir.doc_string == "what it is for"
+    assert after.ir.metadata_props == {"classes": "a b"}
     assert [i.name for i in after.ir.graph.inputs] == ["x"]
     assert [o.name for o in after.ir.graph.outputs] == ["y"]
     assert after.steps == ("int8",)

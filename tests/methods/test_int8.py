@@ -86,6 +86,19 @@ def test_weights_take_7_bits_where_kernels_overflow_and_that_is_told(monkeypatch
     assert found.run.comparisons[1].passed
 
 
+@pytest.mark.parametrize("second", ["static", "dynamic"])
+@pytest.mark.parametrize("first", ["static", "dynamic"])
+def test_layers_left_float_are_quantised_in_a_second_run(first, second):
+    """The names that the quantiser would give are those of the first run, and taken."""
+    data = DIGITS["data"]
+    mlp = FIXTURES / "digits_mlp.onnx"
+    part = onnxcompress.compress(mlp, data=data, method="int8", way=first, exclude=("fc1.*",))
+    whole = onnxcompress.compress(part.model, data=data, method="int8", way=second)
+    assert [w.name for w in whole.run.weights] == ["fc1.weight"]
+    assert whole.run.accuracy.after >= whole.run.accuracy.before - 0.01
+    assert not whole.model.metadata_props
+
+
 def test_the_run_survives_json(digits):
     assert type(digits.run).from_json(digits.run.to_json()).quantizations == digits.run.quantizations
 
