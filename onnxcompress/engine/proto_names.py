@@ -40,6 +40,10 @@ class Hidden:
         """Return the mark of a node."""
         return self._nodes.setdefault(name, f"{{n{len(self._nodes)}}}")
 
+    def told(self, text: str) -> str:
+        """Return what somebody says of the copy with the names it means."""
+        return _MARK.sub(lambda found: self._meant.get(found[0], found[0]), text)
+
     def reveal(self, proto: onnx.ModelProto) -> None:
         """Give a graph made of the copy the names back, in place; new ones that are taken get strokes."""
         given = [{mark: name for name, mark in names.items()} for names in (self._values, self._nodes)]
@@ -47,7 +51,7 @@ class Hidden:
 
         def named(mark: str, kind: int) -> str:
             if mark not in given[kind]:
-                name = _MARK.sub(lambda found: self._meant[found[0]], mark)
+                name = self.told(mark)
                 while name in taken[kind]:
                     name += "'"
                 taken[kind].add(name)

@@ -57,7 +57,7 @@ def quantized(proto: onnx.ModelProto, decision: Quantization) -> onnx.ModelProto
     except Exception as error:  # Python code of another project: anything may come out of it
         raise UnsupportedError(
             "onnxruntime's quantiser cannot handle the model",
-            why=" ".join(str(error).split())[:300] or type(error).__name__,
+            why=hidden.told(" ".join(str(error).split()))[:300] or type(error).__name__,
         ) from error
     hidden.reveal(result)
     _restore(result, proto, sets)

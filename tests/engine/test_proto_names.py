@@ -24,6 +24,7 @@ def test_what_is_hidden_comes_back_to_the_byte():
     proto.graph.node[1].input[1] = "{v0}"
     hidden = Hidden(proto)
     assert "x_scale" not in str(hidden.proto.graph)
+    assert hidden.told(f"what of {hidden.value('{v0}')} and {{v99}}?") == "what of {v0} and {v99}?"
     hidden.reveal(hidden.proto)
     assert hidden.proto == proto
 
