@@ -49,6 +49,7 @@ def quantized(proto: onnx.ModelProto, decision: Quantization) -> onnx.ModelProto
         with _quiet():
             _declare_types(result)
             del result.metadata_props[:]
+            _hand_out_no_inputs(result.graph)
             if decision.static:
                 result = _static(result, decision)
             if decision.dynamic:
@@ -70,6 +71,14 @@ def _marked(decision: Quantization, hidden: Hidden) -> Quantization:
     static, carriers, dynamic = (tuple(map(hidden.node, nodes)) for nodes in lists)
     ranges = {hidden.value(name): found for name, found in decision.ranges.items()}
     return replace(decision, static=static, carriers=carriers, dynamic=dynamic, ranges=ranges)
+
+
+def _hand_out_no_inputs(graph: onnx.GraphProto) -> None:
+    """Leave out outputs that are inputs: the quantiser would let a node make them anew."""
+    given = {value.name for value in graph.input}
+    outputs = [output for output in graph.output if output.name not in given]
+    del graph.output[:]
+    graph.output.extend(outputs)
 
 
 def _declare_types(proto: onnx.ModelProto) -> None:
@@ -190,7 +199,7 @@ def _default_set(proto: onnx.ModelProto) -> int:
 def _restore(result: onnx.ModelProto, proto: onnx.ModelProto, sets: list[tuple[str, int]]) -> None:
     """Give the model back what the quantiser writes over: producer, declared values, operator sets, metadata.
 
-    Its own entry among the metadata says that types were inferred: it would not infer those of what is
+    An entry of its own among the metadata says that types were inferred: it would not infer those of what is
     quantised in a second run, and fail.
     """
     keep_declared(result.graph, proto.graph)

@@ -277,6 +277,21 @@ def test_sums_of_the_greatest_products_with_7_bits_overflow_on_no_processor():
         assert bool((found == 255 * weight * 30).all()) == exact
 
 
+@pytest.mark.parametrize("ways", ["static", "dynamic"])
+def test_an_input_or_a_weight_that_is_handed_out_stays_what_it_was(ways):
+    proto = onnx.ModelProto.FromString(serialised(perceptron(features=6, hidden=8, classes=3)))
+    proto.graph.output.append(proto.graph.input[0])
+    proto.graph.output.append(helper.make_tensor_value_info("W1", onnx.TensorProto.FLOAT, [6, 8]))
+    weight = next(numpy_helper.to_array(t) for t in proto.graph.initializer if t.name == "W1")
+    x = RNG.standard_normal((1, 6)).astype(np.float32)
+    prepared, decision = decided(importer.load(proto), ways, feeds=[{"x": x}])
+    written = quantized(prepared.proto, decision)
+    onnx.checker.check_model(written, full_check=True)
+    found = runtime.open_session(written.SerializeToString()).run({"x": x})
+    np.testing.assert_array_equal(found["x"], x)
+    np.testing.assert_array_equal(found["W1"], weight)
+
+
 def test_tensors_made_for_a_gemm_take_no_name_that_is_taken():
     """Names of Gluon: the weight of node fc is fc_weight."""
     model = perceptron(features=6, hidden=6, classes=6)
