@@ -19,12 +19,14 @@ class Quantization:
         carriers: nodes between those that pass 8-bit values on (Relu, Add, pooling, Concat …).
         dynamic: MatMul and Gemm whose activations are measured at each run (DynamicQuantizeLinear).
         ranges: value name -> (low, high) of every activation, 0 included.
+        narrow: weights take 7 of their 8 bits, for processors whose kernels overflow otherwise.
     """
 
     static: tuple[str, ...]
     carriers: tuple[str, ...] = ()
     dynamic: tuple[str, ...] = ()
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    narrow: bool = False
 
     @property
     def nodes(self) -> tuple[str, ...]:

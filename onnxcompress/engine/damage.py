@@ -111,6 +111,8 @@ def _floats(outputs: Mapping[str, Any]) -> dict[str, Array]:
 
 
 def _filled(array: Array, shape: tuple[int, ...]) -> Array:
+    if array.shape == shape:  # numpy.pad knows no single numbers
+        return array
     return np.pad(array, [(0, long - short) for long, short in zip(shape, array.shape, strict=True)])
 
 

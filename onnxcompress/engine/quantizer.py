@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from onnxcompress.core.errors import UnsupportedError
 from onnxcompress.core.quantization import Quantization
 from onnxcompress.engine import runtime
 from onnxcompress.engine.proto_edits import keep_declared, tapped
+from onnxcompress.engine.proto_names import Hidden
 
 MICROSOFT = "com.microsoft"
 
@@ -27,9 +29,9 @@ MICROSOFT = "com.microsoft"
 def quantized(proto: onnx.ModelProto, decision: Quantization) -> onnx.ModelProto:
     """Return the graph with 8-bit arithmetic where the decision says so; ``proto`` is not changed.
 
-    Activations are unsigned and asymmetric, weights signed and symmetric with one scale an output channel,
-    biases 32-bit. Below operator set 13, which knows no scales a channel, the quantising operators are those
-    of onnxruntime's own domain.
+    Activations are unsigned and asymmetric, weights signed and symmetric with one scale an output channel
+    (7 bits of the 8 where the decision is ``narrow``), biases 32-bit. Below operator set 13, which knows no
+    scales a channel, the quantising operators are those of onnxruntime's own domain.
 
     Args:
         proto: a prepared model (:func:`onnxcompress.engine.int8.prepare`).
@@ -40,12 +42,14 @@ def quantized(proto: onnx.ModelProto, decision: Quantization) -> onnx.ModelProto
     """
     from onnxruntime.quantization.onnx_model import ONNXModel  # noqa: PLC0415
 
-    result = onnx.ModelProto()
-    result.CopyFrom(proto)
+    hidden = Hidden(proto)
+    result, decision = hidden.proto, _marked(decision, hidden)
     sets = [(entry.domain, entry.version) for entry in proto.opset_import]
     try:
         with _quiet():
             _declare_types(result)
+            del result.metadata_props[:]
+            _hand_out_no_inputs(result.graph)
             if decision.static:
                 result = _static(result, decision)
             if decision.dynamic:
@@ -54,10 +58,27 @@ def quantized(proto: onnx.ModelProto, decision: Quantization) -> onnx.ModelProto
     except Exception as error:  # Python code of another project: anything may come out of it
         raise UnsupportedError(
             "onnxruntime's quantiser cannot handle the model",
-            why=" ".join(str(error).split())[:300] or type(error).__name__,
+            why=hidden.told(" ".join(str(error).split()))[:300] or type(error).__name__,
         ) from error
+    hidden.reveal(result)
     _restore(result, proto, sets)
     return result
+
+
+def _marked(decision: Quantization, hidden: Hidden) -> Quantization:
+    """Return the decision with nodes and values as they are called behind marks."""
+    lists = (decision.static, decision.carriers, decision.dynamic)
+    static, carriers, dynamic = (tuple(map(hidden.node, nodes)) for nodes in lists)
+    ranges = {hidden.value(name): found for name, found in decision.ranges.items()}
+    return replace(decision, static=static, carriers=carriers, dynamic=dynamic, ranges=ranges)
+
+
+def _hand_out_no_inputs(graph: onnx.GraphProto) -> None:
+    """Leave out outputs that are inputs: the quantiser would let a node make them anew."""
+    given = {value.name for value in graph.input}
+    outputs = [output for output in graph.output if output.name not in given]
+    del graph.output[:]
+    graph.output.extend(outputs)
 
 
 def _declare_types(proto: onnx.ModelProto) -> None:
@@ -99,7 +120,7 @@ def _static(proto: onnx.ModelProto, decision: Quantization) -> onnx.ModelProto:
     quantizer = QDQQuantizer(
         proto,
         True,  # a scale for each output channel
-        False,
+        decision.narrow,
         QuantType.QInt8,
         QuantType.QUInt8,
         TensorsData(CalibrationMethod.MinMax, data),
@@ -120,7 +141,7 @@ def _dynamic(proto: onnx.ModelProto, decision: Quantization) -> onnx.ModelProto:
     quantizer = ONNXQuantizer(
         proto,
         True,
-        False,
+        decision.narrow,
         QuantizationMode.IntegerOps,
         False,
         QuantType.QInt8,
@@ -147,7 +168,7 @@ def _gemm_to_matmul(proto: onnx.ModelProto, name: str) -> None:
     weight = onnx.numpy_helper.to_array(arrays[gemm.input[1]])
     weight = np.ascontiguousarray(weight.T if attributes.get("transB", 0) else weight)
     weight = weight * np.asarray(attributes.get("alpha", 1.0), weight.dtype)
-    inner, made = f"{name}_product", f"{name}_weight"
+    inner, made, shift = f"{name}_product", f"{name}_weight", f"{name}_bias"
     proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, made))
     biased = len(gemm.input) > 2 and gemm.input[2] != ""
     product = onnx.helper.make_node("MatMul", [gemm.input[0], made], [inner], name)
@@ -155,10 +176,8 @@ def _gemm_to_matmul(proto: onnx.ModelProto, name: str) -> None:
     if biased:
         bias = onnx.numpy_helper.to_array(arrays[gemm.input[2]])
         bias = bias * np.asarray(attributes.get("beta", 1.0), bias.dtype)
-        proto.graph.initializer.append(onnx.numpy_helper.from_array(bias, f"{name}_bias"))
-        written.append(
-            onnx.helper.make_node("Add", [inner, f"{name}_bias"], list(gemm.output), f"{name}_add")
-        )
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(bias, shift))
+        written.append(onnx.helper.make_node("Add", [inner, shift], list(gemm.output), f"{name}_add"))
     else:
         product.output[0] = gemm.output[0]
     rest = [*nodes[:index], *written, *nodes[index + 1 :]]
@@ -178,8 +197,14 @@ def _default_set(proto: onnx.ModelProto) -> int:
 
 
 def _restore(result: onnx.ModelProto, proto: onnx.ModelProto, sets: list[tuple[str, int]]) -> None:
-    """Give the model back what the quantiser writes over: producer, declared values, operator sets."""
+    """Give the model back what the quantiser writes over: producer, declared values, operator sets, metadata.
+
+    An entry of its own among the metadata says that types were inferred: it would not infer those of what is
+    quantised in a second run, and fail.
+    """
     keep_declared(result.graph, proto.graph)
+    del result.metadata_props[:]
+    result.metadata_props.extend(proto.metadata_props)
     for name in ("producer_name", "producer_version", "domain", "model_version", "doc_string", "ir_version"):
         setattr(result, name, getattr(proto, name))
     used = {"" if n.domain == "ai.onnx" else n.domain for n in result.graph.node}

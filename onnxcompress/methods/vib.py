@@ -153,7 +153,7 @@ class Vib(Method):
         if task is None:
             raise UsageError("method 'vib' needs data", fix="give inputs with --data")
         if self.information:
-            information.check()
+            information.check(len(task.validation))
         channels = analyse(model, resources.input_shapes)
         groups, refusals = gated_groups(channels, self.include, self.exclude, inputs=self.gate_inputs)
         encoded = any(encoding.kind != "dense" for encoding in model.encodings.values())

@@ -33,6 +33,11 @@ def test_what_an_output_of_another_length_lacks_counts_as_zeros():
     assert yardstick.measure(lambda f: {"y": f["x"][:0]}).relative_l2() == pytest.approx(1.0)
 
 
+def test_an_output_that_is_a_single_number_has_a_damage():
+    yardstick = Yardstick(lambda f: {"y": np.array(f["x"].sum())}, [{"x": np.array([3.0, 1.0])}])
+    assert yardstick.measure(lambda f: {"y": np.array(5.0)}).relative_l2() == pytest.approx(0.25)
+
+
 def test_only_as_many_examples_as_asked_for():
     calls = [{"x": np.full((1, 1), v)} for v in (1.0, 2.0, 3.0)]
     found = Yardstick(lambda f: {"y": f["x"]}, calls).measure(lambda f: {"y": f["x"]}, most=2)

@@ -94,6 +94,12 @@ def test_random_depends_on_the_seed() -> None:
     assert not np.array_equal(one, two)
 
 
+def test_taylor_judges_no_channels_where_none_can_be_cut() -> None:
+    channels = analyse(conv_net(), {"x": (1, 3, 8, 8)})
+    evidence = Evidence(channels, task_for((3, 8, 8), 5, count=20))
+    assert IMPORTANCES["taylor"]().scores([], evidence).of == {}
+
+
 def test_taylor_needs_data() -> None:
     with pytest.raises(UsageError, match="--data"):
         judged("taylor", conv_net())

@@ -74,6 +74,31 @@ def test_the_run_tells_every_layer_and_how_ranges_were_found(digits):
         assert weight.bits_after < 0.6 * weight.bits_before
 
 
+@pytest.mark.parametrize("way", ["static", "dynamic"])
+def test_weights_take_7_bits_where_kernels_overflow_and_that_is_told(monkeypatch, way):
+    monkeypatch.setattr("onnxcompress.engine.int8.search.sums_overflow", lambda: True)
+    found = onnxcompress.compress(**DIGITS, method="int8", way=way)
+    weights = [numpy_helper.to_array(t) for t in found.model.graph.initializer if len(t.dims) > 1]
+    greatest = [int(np.abs(w.astype(np.int64)).max()) for w in weights if w.dtype == np.int8]
+    assert greatest
+    assert set(greatest) == {64}
+    assert any("rounded to 7 bits" in warning for warning in found.run.warnings)
+    assert found.run.comparisons[1].passed
+
+
+@pytest.mark.parametrize("second", ["static", "dynamic"])
+@pytest.mark.parametrize("first", ["static", "dynamic"])
+def test_layers_left_float_are_quantised_in_a_second_run(first, second):
+    """The names that the quantiser would give are those of the first run, and taken."""
+    data = DIGITS["data"]
+    mlp = FIXTURES / "digits_mlp.onnx"
+    part = onnxcompress.compress(mlp, data=data, method="int8", way=first, exclude=("fc1.*",))
+    whole = onnxcompress.compress(part.model, data=data, method="int8", way=second)
+    assert [w.name for w in whole.run.weights] == ["fc1.weight"]
+    assert whole.run.accuracy.after >= whole.run.accuracy.before - 0.01
+    assert not whole.model.metadata_props
+
+
 def test_the_run_survives_json(digits):
     assert type(digits.run).from_json(digits.run.to_json()).quantizations == digits.run.quantizations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from example import KINDS, bare, compare_three, compress, failing, inspect, larg
 
 from onnxcompress.core.refusal import Refusal
 from onnxcompress.core.run import LatencyRatio, Run
+from onnxcompress.report import render
 from onnxcompress.report.document import document
 from onnxcompress.report.sections._base import SECTIONS
 from onnxcompress.report.tree import (
@@ -258,6 +260,21 @@ def test_training_path_runs_along_mu_or_steps() -> None:
     plots = [b for b in section(stepped, "training") if isinstance(b, Lines)]
     assert [p.x_label for p in plots] == ["step", "step", "step"]
     assert not [b for b in section(sparse(), "training") if isinstance(b, Lines)]
+
+
+def test_a_loss_that_is_no_number_is_left_out_of_the_plot_as_it_is_of_json() -> None:
+    run = compress()
+    training = run.methods[0].training
+    assert training is not None
+    first, second, *others = training.points
+    burst = replace(first, loss=math.inf), replace(second, loss=math.nan), *others
+    diverged = replace(run, methods=(replace(run.methods[0], training=replace(training, points=burst)),))
+    before, after = (
+        [b for b in section(r, "training") if isinstance(b, Lines)]
+        for r in (diverged, Run.from_json(diverged.to_json()))
+    )
+    assert before == after
+    assert "<svg" in render(diverged, "html")
 
 
 def test_several_comparisons_are_told_apart() -> None:

@@ -31,8 +31,14 @@ LOOKS = 20
 _NEIGHBOURS = 3
 
 
-def check() -> None:
-    """Raise UsageError where the library that estimates is missing."""
+def check(examples: int) -> None:
+    """Raise UsageError where the library that estimates is missing, or there are too few examples for it."""
+    if examples <= _NEIGHBOURS:
+        raise UsageError(
+            f"--information needs {_NEIGHBOURS + 1} validation examples or more",
+            why=f"there are {examples}",
+            fix="set more apart with --val, or give more examples",
+        )
     try:
         import sklearn  # noqa: F401, PLC0415
     except ImportError:

@@ -112,6 +112,8 @@ def effects(groups: Sequence[Group], evidence: Evidence, looks: int = EXAMPLES *
     task = evidence.task
     if task is None:
         raise UsageError("--importance taylor needs data", fix="give inputs with --data")
+    if not groups:
+        return Effects({}, {}, set())
     sites = {site_key(s): s for g in groups for s in g.sites}
     model, taps = tapped(evidence.channels, sites.values())
     device = torch_device(evidence.device)

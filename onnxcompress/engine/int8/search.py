@@ -16,6 +16,7 @@ from onnxcompress.engine.damage import Computes, Yardstick
 from onnxcompress.engine.dense_proto import serialised
 from onnxcompress.engine.int8.calibration import How, Range, Recorder
 from onnxcompress.engine.int8.choice import Candidate, carriers
+from onnxcompress.engine.int8.kernels import sums_overflow
 from onnxcompress.engine.int8.limits import Limits
 from onnxcompress.engine.int8.prepare import Prepared
 from onnxcompress.engine.quantizer import quantized
@@ -82,6 +83,7 @@ class Search:
     ) -> None:
         self._prepared, self._candidates, self._limits = prepared, tuple(candidates), limits
         self._threads, self._progress, self._how = threads, progress, how
+        self._narrow = sums_overflow()
         self._calibrating = calls_of(task, "train", examples)
         self.examples = min(examples, len(task.train))
         judged = calls_of(task, "validation", JUDGED)
@@ -106,7 +108,7 @@ class Search:
         nodes = tuple(c.node for c in self._candidates)
         errors = {}
         for how, ranges in (("minmax", full), ("mse", least)):
-            decision = Quantization(nodes, carriers(self._prepared.proto, nodes), (), ranges)
+            decision = Quantization(nodes, carriers(self._prepared.proto, nodes), (), ranges, self._narrow)
             errors[how] = self.yardstick.measure(self._computes(self._write(decision))).relative_l2()
         return ("minmax", full) if errors["minmax"] <= errors["mse"] else ("mse", least)
 
@@ -116,7 +118,7 @@ class Search:
         dynamic = tuple(c.node for c in chosen if c.dynamic and way != "static")
         static = tuple(c.node for c in chosen if c.node not in dynamic and way != "dynamic")
         ranges = self._ranges[1] if static else {}
-        return Quantization(static, carriers(self._prepared.proto, static), dynamic, ranges)
+        return Quantization(static, carriers(self._prepared.proto, static), dynamic, ranges, self._narrow)
 
     def find(self, way: str) -> Found:
         """Return the decision of one way that leaves as few layers float as the limits allow."""

@@ -31,6 +31,9 @@ FLOAT = "float"
 
 NOT_FASTER = "8-bit arithmetic is not measurably faster on this machine"
 
+WIDE, NARROW = 127, 64
+"""Greatest integer of a weight: of 8 bits, and of 7 where kernels overflow otherwise."""
+
 LARGE_ERROR = 0.1
 """Relative ℓ2 change of the outputs from which on a limit is advised."""
 
@@ -86,18 +89,20 @@ def stored_weights(
         weight = prepared.weights.get(candidate.node)
         if candidate.node in quantised and weight in axes:
             assert weight is not None
-            found[weight] = _eight_bits(model.array(weight), axes[weight] or 0)
+            found[weight] = _rounded(
+                model.array(weight), axes[weight] or 0, NARROW if decision.narrow else WIDE
+            )
     return found
 
 
-def _eight_bits(array: Array, axis: int) -> ScaledCodebook:
-    """Return a weight rounded to −127 … 127 times a scale for each output channel."""
+def _rounded(array: Array, axis: int, most: int) -> ScaledCodebook:
+    """Return a weight rounded to −most … most times a scale for each output channel."""
     rows = np.abs(np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1).astype(np.float64))
-    scales = rows.max(axis=1, initial=0.0) / 127
+    scales = rows.max(axis=1, initial=0.0) / most
     scales[scales == 0] = 1.0
     spread = scales.reshape(-1, *[1] * (array.ndim - axis - 1))
-    codes = np.clip(np.rint(array / spread), -127, 127) + 127
-    levels = np.arange(-127, 128).astype(array.dtype)
+    codes = np.clip(np.rint(array / spread), -most, most) + most
+    levels = np.arange(-most, most + 1).astype(array.dtype)
     return EightBits(codes.astype(np.uint8), levels, scales.astype(array.dtype), axis)
 
 
@@ -154,8 +159,13 @@ def advice(
     *,
     random_data: bool,
 ) -> tuple[str, ...]:
-    """Return sentences the user must see: slower than float, far off, calibrated on noise."""
+    """Return sentences the user must see: 7 bits, slower than float, far off, calibrated on noise."""
     said = []
+    if best.decision.narrow:
+        said.append(
+            "weights are rounded to 7 bits: onnxruntime's 8-bit kernels overflow on this processor, which "
+            "has no VNNI instructions; run on one that has them, int8 comes closer to the original"
+        )
     ratio, plain = ratios.get(best.way), ratios.get(FLOAT)
     if ratio is not None and ratio.low > 1:
         said.append(

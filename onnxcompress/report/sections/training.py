@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from onnxcompress.core.run import Run, Training, TrainingPoint
@@ -54,7 +55,13 @@ def _plots(t: Training) -> tuple[Block, ...]:
         points = []
         for p in t.points:
             x, y = (p.mu if along_mu else p.step), of(p)
-            if x is not None and y is not None and not (along_mu and x <= 0) and not (positive and y <= 0):
+            if (
+                x is not None
+                and y is not None
+                and math.isfinite(y)
+                and not (along_mu and x <= 0)
+                and not (positive and y <= 0)
+            ):
                 points.append((float(x), float(y)))
         return Series(name, tuple(points)) if len(points) > 1 else None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +70,14 @@ def test_the_path_tells_it():
     assert all(np.array_equal(told.keep[n], silent.keep[n]) for n in silent.keep)
     for name, encoding in silent.values.items():
         assert np.array_equal(encoding.decode(), told.values[name].decode())
+
+
+def test_too_few_validation_examples_one_clear_sentence():
+    model = mlp(RNG.normal(size=(8, 6)), RNG.normal(size=(3, 8)))
+    task = task_for((6,), 3, count=50)
+    few = replace(task, validation=task.validation[:3])
+    with pytest.raises(UsageError, match="needs 4 validation examples or more: there are 3"):
+        Vib(information=True).plan(model, few, Resources(input_shapes={"x": (1, 6)}))
 
 
 def test_without_the_library_one_clear_sentence(monkeypatch):
