@@ -11,6 +11,7 @@ from onnxcompress import surgery
 from onnxcompress.engine.bottleneck.choice import gated_groups
 from onnxcompress.engine.channels import analyse
 from onnxcompress.engine.channels.other_sizes import LOOKS, attempted
+from onnxcompress.engine.widths import widths_of
 from onnxcompress.surgery.tensors import Tensors
 
 
@@ -157,6 +158,17 @@ def test_of_many_groups_of_a_group_norm_whole_ones_are_cut_which_leaves_the_othe
     whole = {name: model.array(name).copy() for name in ("a", "gamma", "b")}
     whole["b"][:, :2] = 0
     np.testing.assert_allclose(found, normalised(x, **whole, groups=4), rtol=1e-3, atol=1e-4)
+
+
+def test_blocks_of_a_group_norm_are_counted_in_the_channels_of_the_layers():
+    """8 groups of 4: a block of 16 channels is 4 groups, of which the norm's scale has one number each."""
+    model = grouped(
+        a=(32, 3, 3, 3), b=(5, 32, 1, 1), gamma=(32, 1, 1), ones=np.ones(8, np.float32),
+        zeros=np.zeros(8, np.float32), grouped=ints(0, 8, -1),
+    )  # fmt: skip
+    (group,) = analyse(model, {"x": (1, 3, 8, 8)}).free
+    assert widths_of(group, 16).tolist() == [1, 2, 3, 4, 8]
+    assert widths_of(group, 4).tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
 def test_where_the_length_is_a_number_from_the_sizes_nothing_is_cut():
