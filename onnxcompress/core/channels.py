@@ -28,12 +28,14 @@ class Member:
         channel_of: for each position along the axis the channel of the group it belongs to, −1 where it
             belongs to another group. A channel may own many positions (Flatten in front of a Gemm).
         consumes: whether the axis is summed over, so that the slice reads the channel instead of making it.
+        alone: whether the tensor has no other axis: a bias, or the scale of a normalisation.
     """
 
     tensor: str
     axis: int
     channel_of: Array
     consumes: bool
+    alone: bool = False
 
 
 @dataclass(frozen=True, eq=False)

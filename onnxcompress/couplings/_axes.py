@@ -129,6 +129,11 @@ def alike(crossing: Crossing, labels: Labels, size: int) -> Labels:
     return labels
 
 
+def whole_groups(groups: int, channels: int) -> bool:
+    """Tell whether what normalises groups of channels loses whole groups: exact, and as fine where many."""
+    return groups > 1 and groups >= channels // groups
+
+
 def numbers(stage: Crossing | Cut, slot: int, *attributes: str) -> list[int] | None:
     """Return integers given as a constant input, or else as an attribute; None where unknown or not given."""
     for name in attributes:

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from onnxcompress.couplings._axes import alike, broadcast, each, given, is_read, passed, positive, tied
+from onnxcompress.couplings._axes import (
+    alike,
+    broadcast,
+    each,
+    given,
+    is_read,
+    passed,
+    positive,
+    tied,
+    whole_groups,
+)
 from onnxcompress.couplings._base import Crossing, Cut, coupling
 from onnxcompress.ops.normalization import by_its_batch
 
@@ -56,13 +66,8 @@ def _instance_normalization(crossing: Crossing) -> None:
 
 def _regrouped(cut: Cut) -> None:
     groups, channels = cut.node.attributes["num_groups"], cut.shape(0)[1]
-    if cut.keep(0, 1) is not None and _whole_groups(groups, channels):
+    if cut.keep(0, 1) is not None and whole_groups(groups, channels):
         cut.set_attribute("num_groups", cut.cut_shape(0)[1] * groups // channels)
-
-
-def _whole_groups(groups: int, channels: int) -> bool:
-    """Tell whether groups are cut whole: exact, and as fine where there are many small ones."""
-    return groups > 1 and groups >= channels // groups
 
 
 @coupling("GroupNormalization", repair=_regrouped)
@@ -76,7 +81,7 @@ def _group_normalization(crossing: Crossing) -> None:
         if axis > 1:
             crossing.mix(other)
     labels = crossing.labels(0, 1)
-    whole = _whole_groups(groups, channels)
+    whole = whole_groups(groups, channels)
     if labels is not None and whole:
         tied(crossing, labels, size)
     elif labels is not None:

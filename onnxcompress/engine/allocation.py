@@ -9,7 +9,8 @@ by its mean over the group, so that large and small groups, with many and few we
 and, where work or parameters are to be saved, by the square root of what one channel of the group costs. The
 threshold is the highest number of channels for which the goal holds, with every group rounded to the nearest
 of its widths and no group below a tenth of its channels; then those whose next channels are the most
-important get a block more while the goal holds.
+important get a block more while the goal holds, and where much of it is left, for a block of others that are
+about as important (:mod:`onnxcompress.engine.exchanges`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import numpy as np
 from onnxcompress.core.channels import Group, Keep
 from onnxcompress.core.encoding import Array
 from onnxcompress.core.errors import UsageError
+from onnxcompress.engine import exchanges
 from onnxcompress.engine.widths import FAST, Found, Limit, choices, filled, masks, nearest, search, widths_of
 
 Scope = Literal["layer", "joint"]
@@ -31,6 +33,9 @@ Quantity = Literal["channels", "params", "macs", "latency"]
 
 LEAST_SHARE = 0.1
 """Share of a group's channels that a joint ranking leaves at least."""
+
+_ALIKE = math.log(10) / 2
+"""Difference of log importance up to which channels of two groups may be exchanged: α goes by its square."""
 
 
 @dataclass(frozen=True)
@@ -198,10 +203,13 @@ def ranked(
     sorted_ = {name: np.sort(values)[::-1] for name, values in comparable.items()}
 
     def worth(group: Group, width: int, wider: int) -> float:
-        return float(sorted_[group.name][width:wider].mean())
+        return math.log(float(sorted_[group.name][width:wider].mean()) + 1e-30)
 
     found = search(groups, scores, round_to, lambda own: _Joint(groups, comparable, own, round_to), limit)
-    return filled(found, groups, scores, round_to=round_to, limit=limit, worth=worth)
+    floors = [_floor(g.size, round_to) for g in groups]
+    return exchanges.filled(
+        found, groups, scores, round_to=round_to, limit=limit, worth=worth, alike=_ALIKE, floors=floors
+    )
 
 
 class _Layers:

@@ -259,6 +259,10 @@ def positions(group: Group) -> int:
 
 
 def _axes(group: Group) -> list[Array]:
-    """Return for each axis of a layer that holds the group whose channel is where."""
-    axes = [m.channel_of for m in group.members if not m.consumes] + [s.channel_of for s in group.sites]
+    """Return for each axis of a layer that holds the group whose channel is where.
+
+    A normalisation may hold one number for many places of a channel; that makes no layer slow.
+    """
+    axes = [m.channel_of for m in group.members if not (m.consumes or m.alone)]
+    axes += [s.channel_of for s in group.sites]
     return axes or [m.channel_of for m in group.members]

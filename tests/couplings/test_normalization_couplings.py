@@ -32,6 +32,13 @@ CASES = {
         image("z = GroupNormalization<num_groups=8>(h, s, t)", {"s": (8,), "t": (8,)}),
         8,
     ),
+    "group norm as instance norm": (
+        image(
+            "g = Reshape(h, a) n = InstanceNormalization(g, s, t) z = Reshape(n, c)",
+            {"s": (4,), "t": (4,), "a": ints(0, 4, -1), "c": ints(2, 8, 6, 6)},
+        ),
+        4,
+    ),
     "lp norm": (sequence("z = LpNormalization(h)"), 8),
     "lp norm written out": (sequence("n = ReduceL2(h, a) z = Div(h, n)", {"a": ints(-1)}), 8),
     "reduce positions": (image("z = ReduceMean(h, a)", {"a": ints(2, 3)}), 8),

@@ -154,6 +154,37 @@ def test_one_share_for_all_layers_leaves_a_target_unused_which_is_filled() -> No
     assert macs(found.keep) == max(m for m in whole_blocks if m <= 0.5 * macs({}))
 
 
+def two_in_a_row(scores):
+    """Allocate half of the work of two layers of 32 channels in a row and two small ones behind them.
+
+    A block of either of the first two halves the work; two blocks quarter it, and one is too much by a hair.
+    """
+    groups = [group(n, s) for n, s in {"a": 32, "b": 32, "c": 64, "d": 32}.items()]
+
+    def macs(keep):
+        a, b, c, d = (int(keep[g.name].sum()) if g.name in keep else g.size for g in groups)
+        return 576 * a + 576 * a * b + 16 * b * (c + d) + 10 * c + d
+
+    costs = Costs(macs, macs)
+    return macs, allocate(groups, scores(groups), Target("macs", 0.5), scope="joint", costs=costs)
+
+
+def test_where_much_of_a_target_is_left_one_group_gives_up_a_block_for_another() -> None:
+    macs, found = two_in_a_row(scores_of)
+    quarter = {n: np.arange(s) < s // 2 for n, s in {"a": 32, "b": 32}.items()}
+    assert macs(quarter) < 0.28 * macs({}), "what is left where none gives up anything"
+    assert 0.4 * macs({}) < macs(found.keep) <= 0.5 * macs({})
+
+
+def test_what_is_far_more_important_is_not_given_up_for_a_block_of_another() -> None:
+    def scores(groups):
+        small = {g.name: np.r_[np.full(16, 1.0), np.full(g.size - 16, 1e-3)] for g in groups}
+        return {**small, "c": np.ones(64), "d": np.ones(32)}
+
+    _, found = two_in_a_row(scores)
+    assert all(found.keep[name][:16].all() for name in "ab")
+
+
 def test_a_joint_ranking_is_fair_between_groups_of_different_scale() -> None:
     """The same channels with all importances of one group a thousandfold: the same choice."""
     groups = [group("a", 64), group("b", 64)]

@@ -8,8 +8,10 @@ from cut_graphs import dropping, run
 from text_graphs import model_of
 
 from onnxcompress import surgery
+from onnxcompress.engine.bottleneck.choice import gated_groups
 from onnxcompress.engine.channels import analyse
 from onnxcompress.engine.channels.other_sizes import LOOKS, attempted
+from onnxcompress.engine.widths import widths_of
 from onnxcompress.surgery.tensors import Tensors
 
 
@@ -111,12 +113,12 @@ def grouped(**weights):
     )  # fmt: skip
 
 
-def normalised(x, a, gamma, b):
-    """The same in NumPy, with as many channels as ``a`` makes, in two groups."""
+def normalised(x, a, gamma, b, groups=2):
+    """The same in NumPy, with as many channels as ``a`` makes."""
     padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))
     made = np.einsum("nchwij,ocij->nohw", windows, a)
-    apart = made.reshape(len(x), 2, -1)
+    apart = made.reshape(len(x), groups, -1)
     apart = (apart - apart.mean(2, keepdims=True)) / np.sqrt(apart.var(2, keepdims=True) + 1e-5)
     return np.einsum("nohw,yo->nyhw", np.maximum(apart.reshape(made.shape) * gamma, 0), b[:, :, 0, 0])
 
@@ -136,6 +138,37 @@ def test_channels_of_a_group_norm_are_cut_whatever_the_size_of_the_picture():
         np.testing.assert_allclose(run(result.model, x=x)["y"], normalised(x, **cut), rtol=1e-3, atol=1e-4)
         whole = {name: model.array(name) for name in ("a", "gamma", "b")}
         np.testing.assert_allclose(run(model, x=x)["y"], normalised(x, **whole), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(2, 3, 8, 8), (1, 3, 5, 12)])
+def test_of_many_groups_of_a_group_norm_whole_ones_are_cut_which_leaves_the_others_as_they_are(size):
+    model = grouped(ones=np.ones(4, np.float32), zeros=np.zeros(4, np.float32), grouped=ints(0, 4, -1))
+    channels = analyse(model, {"x": (1, 3, 8, 8)})
+    keep = dropping(channels, "a", 0)
+    (group,) = (channels.group(name) for name in keep)
+    assert (group.size, group.mixed) == (4, False)
+    assert gated_groups(channels, (), (), inputs=False)[0] == (group,)
+    result = surgery.cut(channels, keep)
+    assert surgery.prove(channels, keep, result).sizes == 3
+    cut = {name: result.model.array(name) for name in ("a", "gamma", "b")}
+    assert len(cut["a"]) == 6
+    x = np.random.default_rng(1).normal(size=size).astype(np.float32)
+    found = run(result.model, x=x)["y"]
+    np.testing.assert_allclose(found, normalised(x, **cut, groups=3), rtol=1e-3, atol=1e-4)
+    whole = {name: model.array(name).copy() for name in ("a", "gamma", "b")}
+    whole["b"][:, :2] = 0
+    np.testing.assert_allclose(found, normalised(x, **whole, groups=4), rtol=1e-3, atol=1e-4)
+
+
+def test_blocks_of_a_group_norm_are_counted_in_the_channels_of_the_layers():
+    """8 groups of 4: a block of 16 channels is 4 groups, of which the norm's scale has one number each."""
+    model = grouped(
+        a=(32, 3, 3, 3), b=(5, 32, 1, 1), gamma=(32, 1, 1), ones=np.ones(8, np.float32),
+        zeros=np.zeros(8, np.float32), grouped=ints(0, 8, -1),
+    )  # fmt: skip
+    (group,) = analyse(model, {"x": (1, 3, 8, 8)}).free
+    assert widths_of(group, 16).tolist() == [1, 2, 3, 4, 8]
+    assert widths_of(group, 4).tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
 def test_where_the_length_is_a_number_from_the_sizes_nothing_is_cut():

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import permutations
 
 import numpy as np
 
 from onnxcompress.core.bottleneck import Ranking
 from onnxcompress.core.channels import Group
 from onnxcompress.core.encoding import Array
-from onnxcompress.engine import widths
+from onnxcompress.engine import exchanges
 from onnxcompress.engine.widths import Found, Limit, choices, masks, nearest, search
-
-MUCH = 0.8
-"""Share of a target that is used at least, where groups can be exchanged."""
 
 _ALIKE = math.log(10)
 """Difference of log α up to which channels of two groups may be exchanged."""
-
-_EXCHANGES, _FEW = 16, 16
-"""Exchanges at most, and groups of a model that are tried: what blocks leave of a large one is little."""
 
 
 @dataclass(frozen=True)
@@ -115,42 +107,5 @@ def filled(
     kept = [int(decision.keep[g.name].sum()) if g.name in decision.keep else g.size for g in groups]
     assert decision.share is not None
     found = Found(decision.threshold, kept, decision.share)
-    fill = partial(widths.filled, groups=groups, scores=alphas, round_to=round_to, limit=limit, worth=worth)
-    found = fill(found)
-    for _ in range(_EXCHANGES):
-        if limit.measured or len(groups) > _FEW or found.share >= MUCH * limit.most:
-            break
-        better = _exchanged(found, groups, alphas, round_to=round_to, limit=limit, worth=worth)
-        if better is None:
-            break
-        found = fill(better)
+    found = exchanges.filled(found, groups, alphas, round_to=round_to, limit=limit, worth=worth, alike=_ALIKE)
     return Decision(masks(groups, alphas, found.widths), decision.threshold, found.share)
-
-
-def _exchanged(
-    found: Found,
-    groups: Sequence[Group],
-    alphas: Mapping[str, Array],
-    *,
-    round_to: int,
-    limit: Limit,
-    worth: Callable[[Group, int, int], float],
-) -> Found | None:
-    """Return the cut nearest to the limit with one group wider, another narrower; None: none is nearer.
-
-    What is won may not be worth much less than what is given up.
-    """
-    allowed, best = choices(groups, round_to), found
-    for up, down in permutations(range(len(groups)), 2):
-        wider = allowed[up][allowed[up] > found.widths[up]]
-        narrower = allowed[down][allowed[down] < found.widths[down]]
-        if len(wider) and len(narrower):
-            kept = list(found.widths)
-            kept[up], kept[down] = int(wider[0]), int(narrower[-1])
-            won = worth(groups[up], found.widths[up], kept[up])
-            if worth(groups[down], kept[down], found.widths[down]) - won > _ALIKE:
-                continue
-            share = limit.share(masks(groups, alphas, kept))
-            if limit.holds(share) and share > best.share:
-                best = Found(found.level, kept, share)
-    return None if best is found else best

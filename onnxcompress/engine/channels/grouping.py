@@ -201,7 +201,8 @@ def _axes_by_root(found: _Found) -> dict[int, list[Key]]:
 def _member(found: _Found, key: Key, channels: Array, consumed: set[Key]) -> Member:
     value, axis = key
     labels = found.roots[found.ground.along[value][axis]]
-    return Member(found.names[value], axis, channels[labels], key in consumed)
+    alone = len(found.ground.trace.shapes[value]) == 1
+    return Member(found.names[value], axis, channels[labels], key in consumed, alone)
 
 
 def _name(members: tuple[Member, ...], matrices: set[str], taken: dict[str, int]) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcompress.core.encoding import Array
+from onnxcompress.couplings._axes import whole_groups
 from onnxcompress.couplings._base import COUPLINGS, Coupling, Labels
 from onnxcompress.engine.channels.crossing import NodeCrossing, refused
 from onnxcompress.ops._base import OPS, NotCoveredError
@@ -92,7 +93,7 @@ def _settle(crossing: NodeCrossing, output: int, moved: Array, preferred: int | 
     if explaining:
         axis = preferred if preferred in explaining else explaining[0]
     elif views:
-        axis = preferred if preferred in views else _kept_axis(crossing, output, moved.shape, list(views))
+        axis = preferred if preferred in views else _kept_axis(crossing, output, moved, list(views))
     else:
         crossing.freeze(
             moved.reshape(-1)[:1][moved.reshape(-1)[:1] >= 0], _WHOLE + f" {crossing.node.name!r}"
@@ -139,17 +140,20 @@ def _filled(crossing: NodeCrossing, labels: Labels) -> Labels:
     return result
 
 
-def _kept_axis(crossing: NodeCrossing, output: int, shape: tuple[int, ...], axes: list[int]) -> int:
+def _kept_axis(crossing: NodeCrossing, output: int, moved: Array, axes: list[int]) -> int:
     """Choose the axis to cut along, where a Reshape spread the channels over several.
 
     Attention: the heads, because what a query, key and value are multiplied over is then left whole.
+    GroupNormalization as InstanceNormalization over channels and pixels: the groups, where these are many.
     Otherwise the longer axis: groups × channels keep their groups.
     """
+    shape, made = moved.shape, crossing.source.outputs[output]
+    if 1 in axes and any(node.op_type == "InstanceNormalization" for node, _ in made.uses()):
+        if whole_groups(shape[1], shape[1] * len(np.unique(moved[:1, :1]))):
+            return 1
     # A single head has no axis of its own: what lies further in front are query, key and value.
-    if len(axes) > 1 and axes[-1] - axes[-2] == 1:
-        made = crossing.source.outputs[output]
-        if _feeds_attention(made, shape[axes[-1]], crossing):
-            return axes[-2]
+    elif len(axes) > 1 and axes[-1] - axes[-2] == 1 and _feeds_attention(made, shape[axes[-1]], crossing):
+        return axes[-2]
     return max(axes, key=lambda k: (shape[k], k))
 
 
