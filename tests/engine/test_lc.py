@@ -16,7 +16,7 @@ from onnxcompress.encodings.codebook import AdaptiveCodebook
 from onnxcompress.encodings.dense import Dense
 from onnxcompress.encodings.sparse import L0Penalty
 from onnxcompress.engine.lc.learner import Learned, Score
-from onnxcompress.engine.lc.loop import CLOSE, FAR, STEEPER, Part, Schedule, State, compress, project
+from onnxcompress.engine.lc.loop import CLOSE, FAR, MOST_MU, STEEPER, Part, Schedule, State, compress, project
 
 
 @dataclass(frozen=True)
@@ -197,6 +197,15 @@ def test_learning_rate_is_clipped_at_one_over_mu():
     learner = Quadratic(H, A)
     compress(EQUAL, learner, replace(PATH, mu0=1.0, growth=2.0, steps=4, lr_decay=1.0))
     assert learner.rates == [0.5, 0.5, 0.25, 0.125]
+
+
+@pytest.mark.parametrize(("mu0", "growth"), [(1e-3, 1e300), (1e300, 1.1), (1e-3, 10.0)])
+def test_the_penalty_parameter_stays_a_number_that_gradients_can_hold(mu0, growth):
+    path = replace(PATH, steps=60, mu0=mu0, growth=growth)
+    values = [path.mu(step) for step in range(90)]
+    assert values == sorted(values)
+    assert max(values) == MOST_MU < np.finfo(np.float32).max
+    assert all(path.rate(step) * mu <= 1 + 1e-12 for step, mu in enumerate(values))
 
 
 def test_step_that_loses_the_reference_is_made_again_with_half_the_rate():

@@ -44,6 +44,9 @@ CLOSE = 0.01
 STEEPER = 1.3
 """Factor of the penalty parameter, at least, from one further L step to the next."""
 
+MOST_MU = 1e30
+"""Largest penalty parameter: w is Δ(Θ) long before, and of larger ones gradients are no float32 numbers."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -87,9 +90,14 @@ class Schedule:
 
     def mu(self, step: int) -> float:
         """Return μ of an L step, counted from 0; 0 where the mode has no penalty."""
+        if self.mode != "lc":
+            return 0.0
         beyond = max(0, step - self.steps + 1)
-        grown = self.growth ** (step - beyond) * max(self.growth, STEEPER) ** beyond
-        return self.mu0 * grown if self.mode == "lc" else 0.0
+        steeper = max(self.growth, STEEPER)
+        doublings = (step - beyond) * math.log2(self.growth) + beyond * math.log2(steeper)
+        if math.log2(self.mu0) + doublings >= math.log2(MOST_MU):
+            return MOST_MU
+        return self.mu0 * (self.growth ** (step - beyond) * steeper**beyond)
 
     def ended(self, step: int, gap: float | None) -> bool:
         """Return whether the path ends after so many L steps, ‖w − Δ(Θ)‖ / ‖w‖ being ``gap``."""
