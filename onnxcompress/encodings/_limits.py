@@ -26,7 +26,8 @@ def kept(keep: float | None, count: int | None, total: int) -> int:
     if count is not None:
         return count
     assert keep is not None, "one of both is given"
-    return max(1, math.floor(keep * total + 1e-9))
+    # A share that was a count of millions divided by the total must give that count again.
+    return max(1, math.floor(keep * total * (1 + 1e-15) + 1e-9))
 
 
 def check_entries(entries: int, least: int = 2) -> None:
