@@ -232,6 +232,15 @@ def test_the_noise_of_a_latency_is_that_between_parts():
     assert 0.9 <= inside / 300 <= 0.99
 
 
+def test_the_noise_of_a_latency_of_four_known_parts():
+    assert RUN.benchmark is not None
+    timed = latency("m", 2.5, [1.0] * 3 + [2.0] * 3 + [3.0] * 3 + [4.0] * 3)
+    run = replace(RUN, benchmark=replace(RUN.benchmark, latencies=(timed, timed)))
+    (gate,) = gates.decide(run, {"max_latency_ms": 5.0})
+    away = 3.182 * np.sqrt(5 / 3) / 2  # Student's t, deviation of 1, 2, 3, 4, root of four parts
+    assert (gate.low, gate.high) == (pytest.approx(2.5 - away), pytest.approx(2.5 + away))
+
+
 # budgets -----------------------------------------------------------------------------------------------
 
 
