@@ -16,7 +16,18 @@ from onnxcompress.encodings.codebook import AdaptiveCodebook
 from onnxcompress.encodings.dense import Dense
 from onnxcompress.encodings.sparse import L0Penalty
 from onnxcompress.engine.lc.learner import Learned, Score
-from onnxcompress.engine.lc.loop import CLOSE, FAR, MOST_MU, STEEPER, Part, Schedule, State, compress, project
+from onnxcompress.engine.lc.loop import (
+    CLOSE,
+    FAR,
+    MOST_MU,
+    OUT_OF_TIME,
+    STEEPER,
+    Part,
+    Schedule,
+    State,
+    compress,
+    project,
+)
 
 
 @dataclass(frozen=True)
@@ -247,6 +258,16 @@ def test_divergence_at_every_rate_ends_the_path_with_the_best_state():
     result = compress(EQUAL, Diverging(H, A), PATH)
     assert len(result.points) == 4
     assert "diverged" in result.stopped
+
+
+@pytest.mark.parametrize("loss", [0.0, 1e9])
+def test_what_ended_the_path_is_time_whatever_the_step_under_way_has_lost(loss):
+    class Late(Quadratic):
+        def learn(self, step, pull, *, epochs, lr):
+            learned = super().learn(step, pull, epochs=epochs, lr=lr)
+            return replace(learned, stopped="time", loss=loss) if step == 3 else learned
+
+    assert compress(EQUAL, Late(H, A), PATH).stopped.startswith(OUT_OF_TIME)
 
 
 def test_taken_up_from_any_step_it_ends_alike():

@@ -256,8 +256,8 @@ class _Loop:
         state, schedule = self.state, self.schedule
         mu = schedule.mu(state.step)
         learned = self._learn(self._pull(mu) if mu > 0 else None)
-        if learned is None:
-            return "the loss diverged"
+        if isinstance(learned, str):
+            return learned
         weights = self.learner.weights(self.names)
         shifted = self._shifted(weights, mu)
         state.theta = project(self.parts, shifted, mu=mu or None, previous=state.theta)
@@ -275,8 +275,11 @@ class _Loop:
             return f"w and Δ(Θ) differ by less than {schedule.tolerance:g}"
         return None
 
-    def _learn(self, pull: Pull | None) -> Learned | None:
-        """Make an L step, with half the learning rate where it lost the reference; None: it always did."""
+    def _learn(self, pull: Pull | None) -> Learned | str:
+        """Make an L step, with half the learning rate where it lost the reference.
+
+        Returns why the path ends where none was made that keeps it.
+        """
         state, schedule = self.state, self.schedule
         if not state.before:
             state.before = {**self.learner.weights(self.names), **self.learner.others()}
@@ -294,8 +297,10 @@ class _Loop:
                 return learned
             self.learner.put(state.before)
             state.lr_factor /= 2
-            if learned.stopped == "time" or state.lr_factor < 0.5**_MOST_HALVINGS:
-                return None
+            if learned.stopped == "time":
+                return OUT_OF_TIME
+            if state.lr_factor < 0.5**_MOST_HALVINGS:
+                return "the loss diverged"
 
     def _pull(self, mu: float) -> Pull:
         """Return the penalty towards Δ(Θ) + λ/μ."""
