@@ -19,12 +19,14 @@ class Quantization:
         carriers: nodes between those that pass 8-bit values on (Relu, Add, pooling, Concat …).
         dynamic: MatMul and Gemm whose activations are measured at each run (DynamicQuantizeLinear).
         ranges: value name -> (low, high) of every activation, 0 included.
+        seven_bits: weights are rounded to 7 bits, whose products no processor cuts off.
     """
 
     static: tuple[str, ...]
     carriers: tuple[str, ...] = ()
     dynamic: tuple[str, ...] = ()
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    seven_bits: bool = False
 
     @property
     def nodes(self) -> tuple[str, ...]:

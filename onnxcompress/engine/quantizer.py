@@ -27,9 +27,9 @@ MICROSOFT = "com.microsoft"
 def quantized(proto: onnx.ModelProto, decision: Quantization) -> onnx.ModelProto:
     """Return the graph with 8-bit arithmetic where the decision says so; ``proto`` is not changed.
 
-    Activations are unsigned and asymmetric, weights signed and symmetric with one scale an output channel,
-    biases 32-bit. Below operator set 13, which knows no scales a channel, the quantising operators are those
-    of onnxruntime's own domain.
+    Activations are unsigned and asymmetric, weights signed and symmetric with one scale an output channel
+    (of 7 bits where the decision says so), biases 32-bit. Below operator set 13, which knows no scales a
+    channel, the quantising operators are those of onnxruntime's own domain.
 
     Args:
         proto: a prepared model (:func:`onnxcompress.engine.int8.prepare`).
@@ -99,7 +99,7 @@ def _static(proto: onnx.ModelProto, decision: Quantization) -> onnx.ModelProto:
     quantizer = QDQQuantizer(
         proto,
         True,  # a scale for each output channel
-        False,
+        decision.seven_bits,
         QuantType.QInt8,
         QuantType.QUInt8,
         TensorsData(CalibrationMethod.MinMax, data),
@@ -120,7 +120,7 @@ def _dynamic(proto: onnx.ModelProto, decision: Quantization) -> onnx.ModelProto:
     quantizer = ONNXQuantizer(
         proto,
         True,
-        False,
+        decision.seven_bits,
         QuantizationMode.IntegerOps,
         False,
         QuantType.QInt8,

@@ -244,7 +244,9 @@ def _quantised(decision: Quantization, model: Model, shapes: Mapping[str, tuple[
     prepared = prepare(model, shapes)
     for node in decision.nodes:
         static = node in decision.static
-        alone = Quantization((node,) if static else (), (), () if static else (node,), decision.ranges)
+        alone = replace(
+            decision, static=(node,) if static else (), carriers=(), dynamic=() if static else (node,)
+        )
 
         def written(alone: Quantization = alone) -> bytes:
             return bytes(quantized(prepared.proto, alone).SerializeToString())

@@ -18,6 +18,7 @@ from onnxcompress.engine.int8.calibration import How, Range, Recorder
 from onnxcompress.engine.int8.choice import Candidate, carriers
 from onnxcompress.engine.int8.limits import Limits
 from onnxcompress.engine.int8.prepare import Prepared
+from onnxcompress.engine.int8.saturation import saturates
 from onnxcompress.engine.quantizer import quantized
 
 JUDGED = 64
@@ -106,7 +107,7 @@ class Search:
         nodes = tuple(c.node for c in self._candidates)
         errors = {}
         for how, ranges in (("minmax", full), ("mse", least)):
-            decision = Quantization(nodes, carriers(self._prepared.proto, nodes), (), ranges)
+            decision = Quantization(nodes, carriers(self._prepared.proto, nodes), (), ranges, saturates())
             errors[how] = self.yardstick.measure(self._computes(self._write(decision))).relative_l2()
         return ("minmax", full) if errors["minmax"] <= errors["mse"] else ("mse", least)
 
@@ -116,7 +117,7 @@ class Search:
         dynamic = tuple(c.node for c in chosen if c.dynamic and way != "static")
         static = tuple(c.node for c in chosen if c.node not in dynamic and way != "dynamic")
         ranges = self._ranges[1] if static else {}
-        return Quantization(static, carriers(self._prepared.proto, static), dynamic, ranges)
+        return Quantization(static, carriers(self._prepared.proto, static), dynamic, ranges, saturates())
 
     def find(self, way: str) -> Found:
         """Return the decision of one way that leaves as few layers float as the limits allow."""

@@ -86,18 +86,19 @@ def stored_weights(
         weight = prepared.weights.get(candidate.node)
         if candidate.node in quantised and weight in axes:
             assert weight is not None
-            found[weight] = _eight_bits(model.array(weight), axes[weight] or 0)
+            most = 64 if decision.seven_bits else 127
+            found[weight] = _eight_bits(model.array(weight), axes[weight] or 0, most)
     return found
 
 
-def _eight_bits(array: Array, axis: int) -> ScaledCodebook:
-    """Return a weight rounded to −127 … 127 times a scale for each output channel."""
+def _eight_bits(array: Array, axis: int, most: int) -> ScaledCodebook:
+    """Return a weight rounded to −most … most times a scale for each output channel."""
     rows = np.abs(np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1).astype(np.float64))
-    scales = rows.max(axis=1, initial=0.0) / 127
+    scales = rows.max(axis=1, initial=0.0) / most
     scales[scales == 0] = 1.0
     spread = scales.reshape(-1, *[1] * (array.ndim - axis - 1))
-    codes = np.clip(np.rint(array / spread), -127, 127) + 127
-    levels = np.arange(-127, 128).astype(array.dtype)
+    codes = np.clip(np.rint(array / spread), -most, most) + most
+    levels = np.arange(-most, most + 1).astype(array.dtype)
     return EightBits(codes.astype(np.uint8), levels, scales.astype(array.dtype), axis)
 
 
@@ -156,6 +157,10 @@ def advice(
 ) -> tuple[str, ...]:
     """Return sentences the user must see: slower than float, far off, calibrated on noise."""
     said = []
+    if best.decision.seven_bits:
+        said.append(
+            "this processor cuts off sums of 8-bit products (it has no VNNI): weights are rounded to 7 bits"
+        )
     ratio, plain = ratios.get(best.way), ratios.get(FLOAT)
     if ratio is not None and ratio.low > 1:
         said.append(
