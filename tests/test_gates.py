@@ -161,9 +161,11 @@ def test_all_that_is_broken_is_named():
     ("limits", "says"),
     [
         ({"max_size": 1.0}, "no gate 'max_size'"),
-        ({"max_bytes": float("nan")}, "--max-bytes must be a number"),
-        ({"max_bytes": "1"}, "--max-bytes must be a number"),
-        ({"max_bytes": True}, "--max-bytes must be a number"),
+        ({"max_bytes": float("nan")}, "--max-bytes must be a finite number"),
+        ({"max_bytes": float("inf")}, "--max-bytes must be a finite number"),
+        ({"max_drop": -float("inf")}, "--max-drop must be a finite number"),
+        ({"max_bytes": "1"}, "--max-bytes must be a finite number"),
+        ({"max_bytes": True}, "--max-bytes must be a finite number"),
         ({"max_size_ratio": -1}, "--max-size-ratio must be at least 0"),
         ({"min_cosine": 1.5}, "--min-cosine must be from -1 to 1"),
         ({"min_agreement": 95}, "--min-agreement must be from 0 to 1"),
@@ -230,6 +232,15 @@ def test_the_noise_of_a_latency_is_that_between_parts():
     assert 0.9 <= inside / 300 <= 0.99
 
 
+def test_the_noise_of_a_latency_of_four_known_parts():
+    assert RUN.benchmark is not None
+    timed = latency("m", 2.5, [1.0] * 3 + [2.0] * 3 + [3.0] * 3 + [4.0] * 3)
+    run = replace(RUN, benchmark=replace(RUN.benchmark, latencies=(timed, timed)))
+    (gate,) = gates.decide(run, {"max_latency_ms": 5.0})
+    away = 3.182 * np.sqrt(5 / 3) / 2  # Student's t, deviation of 1, 2, 3, 4, root of four parts
+    assert (gate.low, gate.high) == (pytest.approx(2.5 - away), pytest.approx(2.5 + away))
+
+
 # budgets -----------------------------------------------------------------------------------------------
 
 
@@ -284,7 +295,7 @@ def test_each_model_is_held_to_its_own_budget(tmp_path):
         ("[default", "not valid TOML"),
         ("[other]", "unknown entry 'other'"),
         ('[models."a"]\nmax_byts = 3', "did you mean 'max_bytes'"),
-        ('[models."a"]\nmax_bytes = "3"', "must be a number"),
+        ('[models."a"]\nmax_bytes = "3"', "must be a finite number"),
         ('[models."a"]\nmin_agreement = 95', "min_agreement must be from 0 to 1 .*budgets.toml"),
         ("models = 3", "must be a table"),
         ("[models]\na = 3", "must be a table"),

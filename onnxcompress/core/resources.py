@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from onnxcompress.core.encoding import Array
+from onnxcompress.core.errors import UsageError
 from onnxcompress.core.model import Model
 from onnxcompress.core.run import LatencyRatio, TrainingPoint
 
@@ -35,6 +36,9 @@ class Resources:
             layers; None: cannot be measured.
         limits: gate name -> limit the user set, so that a method can stop where one would fail.
         stopwatch: measures which of several models is fastest here; None: latency is not to be measured.
+
+    Raises:
+        UsageError: the time limit is no number, or negative.
     """
 
     device: str = "cpu"
@@ -49,3 +53,7 @@ class Resources:
     latency: Callable[[Model, Mapping[str, Array]], float] | None = None
     limits: Mapping[str, float] = field(default_factory=dict)
     stopwatch: Stopwatch | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_time_s is not None and not self.max_time_s >= 0:
+            raise UsageError("--max-time must be a number of seconds", why=f"found {self.max_time_s}")

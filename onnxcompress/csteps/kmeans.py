@@ -56,29 +56,24 @@ def kmeans_rows(rows: Array, entries: int, *, zero: bool = False, previous: Arra
         return np.zeros((rows.shape[0], entries))
     wide = rows if rows.dtype == np.float64 else rows.astype(np.float32, copy=False)
     scale = _scale(wide)
-    data = SortedRows(wide if scale is None else wide / scale)
-    shift = (
-        np.zeros((len(rows), 1))
-        if zero
-        else np.median(data.values[:, :: max(1, data.n // 64)], axis=1)[:, None]
-    )
-    if np.any(shift != 0) and wide.dtype == np.float64:
+    data = SortedRows(wide if scale == 1 else wide / scale)
+    shift = np.zeros((len(rows), 1))
+    if not zero and wide.dtype == np.float64:
+        shift = np.median(data.values[:, :: max(1, data.n // 64)], axis=1)[:, None]
         data = SortedRows(data.values - shift)
-    else:
-        shift = np.zeros_like(shift)
-    found = _solve(data, entries, zero, None if previous is None else previous)
-    return (found + shift) * (1.0 if scale is None else scale)
+    start = None if previous is None else previous.astype(np.float64) / scale - shift
+    return (_solve(data, entries, zero, start) + shift) * scale
 
 
 def _row(previous: Array | None) -> Array | None:
     return None if previous is None else np.reshape(previous, (1, -1))
 
 
-def _scale(rows: Array) -> float | None:
-    """Return a power of two to divide by where squares could leave float64's range, None otherwise."""
+def _scale(rows: Array) -> float:
+    """Return a power of two to divide by where squares could leave float64's range, 1 otherwise."""
     largest = float(np.abs(rows).max())
     if largest == 0 or 1e-100 < largest < 1e100:
-        return None
+        return 1.0
     return float(2.0 ** np.floor(np.log2(largest)))
 
 

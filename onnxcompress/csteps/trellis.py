@@ -118,8 +118,8 @@ class _Plan:
             cost[:] = np.inf
             cost[before, every] = 0
         oldest = np.empty((length, states, count), np.uint8)
-        # Axes: the oldest code of the window; the codes between; the newest code; segments, next to one another
-        # in memory. (w − entry)² without w², which is the same for all.
+        # Axes: the oldest code of the window; the codes between; the newest code; segments, side by side in
+        # memory. (w − entry)² without w², which is the same for all.
         squares, slopes = np.square(self._entries)[:, None], -2 * self._entries[:, None]
         for i in range(length):
             step = slopes * rows[:, i]

@@ -1,4 +1,4 @@
-"""Limits of settings: how many weights may stay, how many entries a codebook has, what is positive."""
+"""Limits of settings: how many weights may stay, how many entries a codebook has, what a group is."""
 
 from __future__ import annotations
 
@@ -26,13 +26,24 @@ def kept(keep: float | None, count: int | None, total: int) -> int:
     if count is not None:
         return count
     assert keep is not None, "one of both is given"
-    return max(1, math.floor(keep * total + 1e-9))
+    # A share that was a count of millions divided by the total must give that count again.
+    return max(1, math.floor(keep * total * (1 + 1e-15) + 1e-9))
 
 
 def check_entries(entries: int, least: int = 2) -> None:
     """Raise UsageError for too few entries, or more than a code of one byte can tell apart."""
     if not least <= entries <= 256:
         raise UsageError(f"entries must be {least} to 256", why=f"found {entries}")
+
+
+def check_groups(granularity: str, group_size: int | None) -> None:
+    """Raise UsageError where the size of groups is no size, is missing, or is given of what has no groups."""
+    if group_size is not None and group_size < 1:
+        raise UsageError("group_size must be positive", why=f"found {group_size}")
+    if granularity == "group" and group_size is None:
+        raise UsageError("granularity group needs group_size")
+    if granularity != "group" and group_size is not None:
+        raise UsageError(f"group_size contradicts granularity {granularity}", fix="leave one of them out")
 
 
 def check_positive(name: str, value: float) -> None:

@@ -17,7 +17,7 @@ from onnxcompress.encodings import _nodes
 from onnxcompress.encodings._base import ENCODINGS, PROJECTIONS, Previous, Projection
 from onnxcompress.encodings._grouped_nodes import emit_codes, emit_ungrouped
 from onnxcompress.encodings._groups import Granularity, grouped, interleave, join, regroup, split, ungrouped
-from onnxcompress.encodings._limits import check_entries
+from onnxcompress.encodings._limits import check_entries, check_groups
 from onnxcompress.encodings._packing import Packing, packing
 
 
@@ -185,7 +185,7 @@ class AdaptiveCodebook(CodebookProjection):
         group_size: weights of a group, along the flattened rest of a channel.
 
     Raises:
-        UsageError: a number of entries that no code of one byte can tell apart.
+        UsageError: a number of entries that no code of one byte can tell apart, or groups that contradict.
     """
 
     entries: int
@@ -196,6 +196,7 @@ class AdaptiveCodebook(CodebookProjection):
 
     def __post_init__(self) -> None:
         check_entries(self.entries)
+        check_groups(self.granularity, self.group_size)
 
     @property
     def single(self) -> bool:

@@ -23,7 +23,7 @@ from onnxcompress.csteps.ternary import ternary_scales
 from onnxcompress.encodings._base import ENCODINGS, PROJECTIONS, Previous
 from onnxcompress.encodings._grouped_nodes import emit_codes, emit_ungrouped
 from onnxcompress.encodings._groups import Granularity, grouped, interleave, join, split, ungrouped
-from onnxcompress.encodings._limits import check_entries
+from onnxcompress.encodings._limits import check_entries, check_groups
 from onnxcompress.encodings._packing import Packing, packing
 from onnxcompress.encodings.codebook import Codebook, CodebookProjection
 
@@ -125,12 +125,18 @@ class FixedLevels(CodebookProjection):
         granularity: one scale per ``"tensor"``, ``"channel"`` or ``"group"``.
         axis: channel axis for channels and groups.
         group_size: weights of a group, along the flattened rest of a channel.
+
+    Raises:
+        UsageError: there are groups without a size, or a size without groups.
     """
 
     scaled: bool = True
     granularity: Granularity = "tensor"
     axis: int = 0
     group_size: int | None = None
+
+    def __post_init__(self) -> None:
+        check_groups(self.granularity, self.group_size)
 
     @property
     def single(self) -> bool:
@@ -223,6 +229,7 @@ class PowersOfTwo(FixedLevels):
     entries: int = 16
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_entries(self.entries, 3)
 
     def levels(self) -> Array:
@@ -238,7 +245,7 @@ class IntGrid(FixedLevels):
     Attributes:
         entries: K, 2 to 256.
         zero: whether 0 is a level (otherwise ±1, ±3 …).
-        symmetric: leave out the lowest level.
+        symmetric: leave out the lowest level; takes 3 entries where 0 is a level.
 
     Raises:
         UsageError: fewer or more entries.
@@ -249,7 +256,8 @@ class IntGrid(FixedLevels):
     symmetric: bool = False
 
     def __post_init__(self) -> None:
-        check_entries(self.entries, 2)
+        super().__post_init__()
+        check_entries(self.entries, 3 if self.zero and self.symmetric else 2)  # of two, 0 alone would be left
 
     def levels(self) -> Array:
         """Return the integers."""

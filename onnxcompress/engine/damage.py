@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -44,13 +44,18 @@ class Damage:
     def interval(self, rng: np.random.Generator, *, draws: int = DRAWS) -> tuple[float, float]:
         """Return the 95 % percentile bootstrap interval of ``relative_l2`` over examples.
 
+        A resample is infinitely far where an example is that it holds.
+
         Source: Efron and Tibshirani (1993), An introduction to the bootstrap, chapter 13.
         """
         examples = len(self.changes)
         weights = rng.multinomial(examples, np.full(examples, 1 / examples), size=draws).astype(np.float64)
-        with np.errstate(invalid="ignore"):
-            found = _worst(weights @ self.changes, weights @ self.references)
-        low, high = np.quantile(found, (0.025, 0.975))
+        broken = np.isinf(self.changes)
+        changes = weights @ np.where(broken, 0.0, self.changes)
+        found = _worst(np.where(weights @ broken > 0, np.inf, changes), weights @ self.references)
+        # Between two infinities nothing can be interpolated.
+        method: Literal["linear", "nearest"] = "nearest" if np.isinf(found).any() else "linear"
+        low, high = np.quantile(found, (0.025, 0.975), method=method)
         return float(low), float(high)
 
 

@@ -182,7 +182,7 @@ def check(limits: Mapping[str, float], *, benchmark: bool, outputs: bool = True,
 
 
 def check_value(name: str, limit: object, *, told: str, where: str | None = None) -> None:
-    """Raise UsageError for what is no number, or none that could ever be measured.
+    """Raise UsageError for what is no finite number, or none that could ever be measured.
 
     Args:
         name: of the gate, one of ``LIMITS``.
@@ -190,8 +190,8 @@ def check_value(name: str, limit: object, *, told: str, where: str | None = None
         told: what the user calls the gate.
         where: where it was given.
     """
-    if isinstance(limit, bool) or not isinstance(limit, (int, float)) or math.isnan(limit):
-        raise UsageError(f"{told} must be a number", where=where, why=f"found {limit!r}")
+    if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not math.isfinite(limit):
+        raise UsageError(f"{told} must be a finite number", where=where, why=f"found {limit!r}")
     least, most = LIMITS[name].least, LIMITS[name].most
     if not least <= limit <= most:
         possible = f"from {least:g} to {most:g}" if math.isfinite(most) else f"at least {least:g}"

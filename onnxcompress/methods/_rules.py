@@ -75,11 +75,12 @@ class Term:
         if "bits" in given and "entries" in given:
             raise UsageError(f"bits and entries of {self.word} say the same", fix="give one of them")
         if "bits" in given:
-            given["entries"] = 2 ** given.pop("bits")
+            bits = given.pop("bits")
+            if not 1 <= bits <= 8:
+                raise UsageError(f"bits of {self.word} must be 1 to 8", why=f"found {bits}")
+            given["entries"] = 2**bits
         if "group_size" in given:
             given.setdefault("granularity", "group")
-        if given.get("granularity") == "group" and "group_size" not in given:
-            raise UsageError(f"granularity group of {self.word} needs group_size")
         try:
             return PROJECTIONS[self.word](**given)
         except TypeError as error:  # a setting without a default is left out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -196,11 +197,14 @@ def rank(
     """Return the layers by damage with their intervals, and which of them stand out."""
     rng = np.random.default_rng(seed)
     sizes = [damage.relative_l2() for damage in damages]
-    threshold = max(HARMLESS, OUTLIER * float(np.median(sizes))) if above is None else above
+    told = [size for size in sizes if math.isfinite(size)] or [0.0]
+    threshold = max(HARMLESS, OUTLIER * float(np.median(told))) if above is None else above
     layers = []
     for part, damage, size in zip(parts, damages, sizes, strict=True):
         low, high = damage.interval(rng)
-        layers.append(LayerDamage(part.name, size, low, high, part.changed, bool(low > threshold)))
+        # Without a number once is once too often, however sure the rest is.
+        fragile = math.isinf(size) or low > threshold
+        layers.append(LayerDamage(part.name, size, low, high, part.changed, fragile))
     layers.sort(key=lambda layer: -layer.relative_l2)
     examples = len(damages[0].changes)
     return Sensitivity(method, examples, inputs, random, tuple(layers), None, threshold)

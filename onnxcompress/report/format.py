@@ -117,8 +117,9 @@ def given(value: float | None) -> Quantity:
     >>> given(0.01).text, given(100000.0).text
     ('0.01', '100,000')
     """
-    if value is None:
-        return missing()
+    unusual = _unusual(value, NOT_MEASURED)
+    if unusual is not None or value is None:
+        return unusual or missing()
     whole = value == round(value) and abs(value) < 1e15
     return Quantity(f"{value:,.0f}" if whole else f"{value:g}", repr(value))
 
@@ -164,8 +165,9 @@ def size(value: float | None, *, reason: str = NOT_MEASURED) -> Quantity:
     >>> size(1_066_123)
     Quantity(text='1.07 MB', exact='1,066,123 bytes', known=True)
     """
-    if value is None:
-        return missing(reason)
+    unusual = _unusual(value, reason)
+    if unusual is not None or value is None:
+        return unusual or missing(reason)
     text, prefix = _scaled(value, ("", "k", "M", "G", "T"))
     return Quantity(f"{text} {prefix}B", f"{value:,.0f} bytes")
 

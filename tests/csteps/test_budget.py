@@ -81,3 +81,10 @@ def test_choices_that_cost_more_and_are_worse_are_never_taken() -> None:
     choices = Choices(np.array([1.0, 5.0, 6.0]), np.array([2.0, 3.0, 1.0]))
     assert within([choices], 5.5) == [0]
     assert within([choices], 6.0) == [2]
+
+
+def test_a_budget_that_is_just_met_is_met_whatever_the_sum_is_rounded_to() -> None:
+    several = [Choices(np.array([0.1, 0.2]), np.array([1.0, 0.0]))] * 3
+    assert sum(0.1 for _ in several) > 0.3
+    assert within(several, 0.3) == [0, 0, 0]
+    assert within(several, 0.6) == [1, 1, 1]

@@ -146,6 +146,19 @@ def test_a_warm_start_is_never_worse(monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
 
+@pytest.mark.parametrize("size", [1.0, 1e-150])
+@pytest.mark.parametrize("zero", [False, True])
+def test_a_warm_start_at_the_optimum_stays_there(
+    monkeypatch: pytest.MonkeyPatch, zero: bool, size: float
+) -> None:
+    values = np.random.default_rng(3).normal(5, 0.1, 5000)
+    best = kmeans(values * size, 64, zero=zero)
+    assert distortion(values, best / size) <= optimum(values, 64, zero) * (1 + 1e-6)
+    monkeypatch.setattr(module, "_EXACT", 0)
+    warm = kmeans(values * size, 64, zero=zero, previous=best)
+    assert distortion(values, warm / size) <= distortion(values, best / size) * (1 + 1e-12)
+
+
 @pytest.mark.parametrize("zero", [False, True])
 @pytest.mark.parametrize("entries", [2, 4, 16])
 def test_rows_are_solved_as_well_as_one_by_one(entries: int, zero: bool) -> None:

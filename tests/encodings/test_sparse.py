@@ -7,6 +7,7 @@ import pytest
 from small import bfloat16_weight, left, one_weight, packed_bytes, run, stored_at, stored_proto
 
 from onnxcompress.core.model import Model, Source
+from onnxcompress.encodings._limits import kept
 from onnxcompress.encodings.codebook import AdaptiveCodebook
 from onnxcompress.encodings.sparse import Pruning, sparse
 from onnxcompress.engine.proto import from_proto, to_proto
@@ -125,6 +126,13 @@ def test_both_forms_in_one_model() -> None:
     assert not refusals
     onnx.checker.check_model(to_proto(lowered), full_check=True)
     assert np.array_equal(run(to_proto(lowered)), few.decode() + many.decode())
+
+
+def test_a_count_given_as_a_share_of_millions_is_that_count() -> None:
+    rng = np.random.default_rng(0)
+    for total in rng.integers(10**7, 5 * 10**9, 2000).tolist():
+        count = int(rng.integers(1, total))
+        assert kept(count / total, None, total) == count
 
 
 def test_joint_pruning_keeps_the_largest_of_all() -> None:

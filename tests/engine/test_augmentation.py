@@ -125,6 +125,20 @@ def test_a_linear_map_moves_points_of_the_edge_and_not_the_middle():
     assert float((column * centre).sum() / column.sum()) == pytest.approx(-6 * 3 / 10.5, abs=0.2)
 
 
+@pytest.mark.parametrize("sides", [(16, 16), (16, 64), (40, 10)])
+def test_a_linear_map_moves_no_point_farther_than_it_says(sides):
+    height, width = sides
+    down, across = torch.meshgrid(torch.arange(float(height)), torch.arange(float(width)), indexing="ij")
+    for to in range(2):
+        for of in range(2):
+            linear = torch.zeros(1, 2, 2)
+            linear[0, to, of] = 2.0
+            moved = [(shifted(v[None, None], torch.zeros(1, 2), linear)[0, 0] - v) for v in (across, down)]
+            most = [float(m.abs().max()) for m in moved]
+            assert 0.9 < most[to] <= 2.001
+            assert most[1 - to] < 1e-4
+
+
 def test_turned_pictures_differ_from_shifted_ones():
     torch.manual_seed(3)
     images = torch.rand(5, 1, 16, 16)

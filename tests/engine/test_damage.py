@@ -24,6 +24,14 @@ def test_what_is_no_number_is_infinitely_far():
     assert yardstick.measure(lambda f: {}).relative_l2() == np.inf
 
 
+def test_an_interval_with_examples_that_are_infinitely_far_has_an_end():
+    changes, references = np.array([[np.inf], *[[1.0]] * 9]), np.ones((10, 1))
+    low, high = Damage(("y",), changes, references).interval(np.random.default_rng(0))
+    assert (low, high) == (1.0, np.inf)  # a third of the resamples lack that example
+    low, high = Damage(("y",), np.full((10, 1), np.inf), references).interval(np.random.default_rng(0))
+    assert (low, high) == (np.inf, np.inf)
+
+
 def test_what_an_output_of_another_length_lacks_counts_as_zeros():
     yardstick = Yardstick(lambda f: {"y": f["x"]}, [{"x": np.array([[3.0, 4.0], [0.0, 12.0]])}])
     shorter = yardstick.measure(lambda f: {"y": f["x"][:1]})

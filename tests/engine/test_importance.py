@@ -4,12 +4,14 @@ from itertools import product
 
 import numpy as np
 import pytest
-from pruning_models import conv_net, mlp, task_for, task_of
+from onnx import helper
+from pruning_models import conv_net, mlp, model_of, task_for, task_of
 
 from onnxcompress.core.errors import UnsupportedError, UsageError
 from onnxcompress.engine.channels import analyse, silenced
 from onnxcompress.engine.graph.torchgraph import TorchGraph
 from onnxcompress.engine.importance._base import IMPORTANCES, Evidence, by_channel
+from onnxcompress.engine.importance._squares import _alike
 from onnxcompress.engine.importance.geometric_median import distances
 
 RNG = np.random.default_rng(0)
@@ -62,6 +64,38 @@ def test_the_scale_of_a_batch_norm_counts() -> None:
     scale[3] = 1e-6
     _, found = judged("l2", conv_net(**{"bn.g": scale}))
     assert np.argmin(found.of["c1.w"]) == 3
+
+
+def test_gains_behind_one_maker_are_multiplied() -> None:
+    rng = np.random.default_rng(5)
+    arrays = {
+        "w1": rng.normal(size=(8, 3, 3, 3)), "g": rng.uniform(0.1, 3, 8), "b": np.zeros(8),
+        "m": np.zeros(8), "v": rng.uniform(0.5, 2, 8), "d": rng.normal(size=(8, 1, 3, 3)),
+        "w2": rng.normal(size=(5, 8, 1, 1)),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["c"]),
+        helper.make_node("BatchNormalization", ["c", "g", "b", "m", "v"], ["n"], epsilon=1e-3),
+        helper.make_node("Conv", ["n", "d"], ["e"], group=8),
+        helper.make_node("Conv", ["e", "w2"], ["f"]),
+        helper.make_node("ReduceMean", ["f"], ["y"], axes=[2, 3], keepdims=0),
+    ]
+    _, found = judged("l2", model_of(nodes, arrays, (3, 8, 8), 5))
+    made, filters = (np.sqrt(np.square(arrays[n]).sum((1, 2, 3))) for n in ("w1", "d"))
+    read = np.sqrt(np.square(arrays["w2"]).sum((0, 2, 3)))
+    expected = made * arrays["g"] / np.sqrt(arrays["v"] + 1e-3) * filters * read
+    assert np.allclose(found.of["w1"], expected / expected.mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_squares_alike_count_every_example_once(apart: bool) -> None:
+    rng = np.random.default_rng(6)
+    squares = {"a": rng.uniform(size=(6, 4)), "b": rng.uniform(size=(6 if apart else 1, 3))}
+    found = _alike(squares, 6)
+    assert sum(s.sum() for s in found.values()) == pytest.approx(6)
+    if apart:
+        assert np.allclose(sum(s.sum(axis=1) for s in found.values()), 1)
+    assert not _alike({"a": np.zeros((6, 4))}, 6)["a"].any()
 
 
 def test_bn_scale_is_gamma() -> None:

@@ -16,7 +16,18 @@ from onnxcompress.encodings.codebook import AdaptiveCodebook
 from onnxcompress.encodings.dense import Dense
 from onnxcompress.encodings.sparse import L0Penalty
 from onnxcompress.engine.lc.learner import Learned, Score
-from onnxcompress.engine.lc.loop import CLOSE, FAR, STEEPER, Part, Schedule, State, compress, project
+from onnxcompress.engine.lc.loop import (
+    CLOSE,
+    FAR,
+    MOST_MU,
+    OUT_OF_TIME,
+    STEEPER,
+    Part,
+    Schedule,
+    State,
+    compress,
+    project,
+)
 
 
 @dataclass(frozen=True)
@@ -199,6 +210,15 @@ def test_learning_rate_is_clipped_at_one_over_mu():
     assert learner.rates == [0.5, 0.5, 0.25, 0.125]
 
 
+@pytest.mark.parametrize(("mu0", "growth"), [(1e-3, 1e300), (1e300, 1.1), (1e-3, 10.0)])
+def test_the_penalty_parameter_stays_a_number_that_gradients_can_hold(mu0, growth):
+    path = replace(PATH, steps=60, mu0=mu0, growth=growth)
+    values = [path.mu(step) for step in range(90)]
+    assert values == sorted(values)
+    assert max(values) == MOST_MU < np.finfo(np.float32).max
+    assert all(path.rate(step) * mu <= 1 + 1e-12 for step, mu in enumerate(values))
+
+
 def test_step_that_loses_the_reference_is_made_again_with_half_the_rate():
     class Losing(Quadratic):
         def learn(self, step, pull, *, epochs, lr):
@@ -238,6 +258,16 @@ def test_divergence_at_every_rate_ends_the_path_with_the_best_state():
     result = compress(EQUAL, Diverging(H, A), PATH)
     assert len(result.points) == 4
     assert "diverged" in result.stopped
+
+
+@pytest.mark.parametrize("loss", [0.0, 1e9])
+def test_what_ended_the_path_is_time_whatever_the_step_under_way_has_lost(loss):
+    class Late(Quadratic):
+        def learn(self, step, pull, *, epochs, lr):
+            learned = super().learn(step, pull, epochs=epochs, lr=lr)
+            return replace(learned, stopped="time", loss=loss) if step == 3 else learned
+
+    assert compress(EQUAL, Late(H, A), PATH).stopped.startswith(OUT_OF_TIME)
 
 
 def test_taken_up_from_any_step_it_ends_alike():

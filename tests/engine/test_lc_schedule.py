@@ -188,3 +188,11 @@ def test_l_steps_get_shorter_before_there_are_fewer():
     assert affordable((40, 100), (math.inf, 0.1), 5.0) == (4, 1)
     assert affordable((40, 100), (1.0, 0.1), -5.0) == (4, 1)
     assert affordable((2, 100), (1.0, 0.1), 0.0) == (2, 1)
+
+
+def test_less_than_half_of_the_time_is_for_what_is_around_the_steps():
+    # 400 s are used: 20 L steps of 10 steps of 1 s, with 10 s around them.
+    assert affordable((40, 100), (1.0, 10.0), 500.0) == (20, 10)
+    assert affordable((40, 100), (1.0, 1.0), 500.0) == (40, 9)
+    assert affordable((40, 100), (1.0, 10.0), 1e6) == (40, 100)
+    assert affordable((40, 100), (1.0, 10.0), 0.0) == (4, 1)

@@ -11,7 +11,7 @@ from onnxcompress.core.errors import UnsupportedError
 from onnxcompress.core.quantization import Quantization
 from onnxcompress.engine import runtime
 from onnxcompress.engine.dense_proto import rebuilt, serialised
-from onnxcompress.engine.int8.calibration import Recorder, clipped
+from onnxcompress.engine.int8.calibration import SAMPLED, Recorder, clipped, sampled
 from onnxcompress.engine.int8.choice import candidates, carriers
 from onnxcompress.engine.int8.kernels import sums_overflow
 from onnxcompress.engine.int8.prepare import prepare
@@ -236,6 +236,33 @@ def test_clipped_range_loses_hardly_more_than_the_best_one(levels):
     back = np.clip(np.rint((values - low) / step), 0, levels - 1) * step + low
     assert np.mean((values - back) ** 2) <= 1.15 * brute_force(values, full, levels)
     assert full[0] <= low <= 0 <= high <= full[1]
+
+
+@pytest.mark.parametrize("shape", [(8192, 64), (1 << 16, 10), (65537, 3), (100, 7)])
+def test_every_channel_is_in_the_sample_as_often_as_in_the_whole(shape):
+    channels = np.broadcast_to(np.arange(shape[1]), shape)
+    found = sampled(np.ascontiguousarray(channels), np.random.default_rng(0))
+    assert found.size == min(channels.size, SAMPLED)
+    shares = np.bincount(found, minlength=shape[1]) / found.size
+    assert np.abs(shares * shape[1] - 1).max() < 0.15
+
+
+def test_a_range_is_that_of_all_channels():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1, 8192, 64)).astype(np.float32)
+    x[..., ::8] *= 0.01  # what every eighth number shows
+    graph = helper.make_graph(
+        [helper.make_node("Neg", ["x"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, x.shape)],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, x.shape)],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    recorder = Recorder(proto)
+    recorder.minmax([{"x": x}])
+    low, high = recorder.least_error([{"x": x}])["y"]
+    assert low < -2.5
+    assert high > 2.5
 
 
 def test_clipping_keeps_a_value_that_matters():

@@ -1,5 +1,7 @@
 """The interval must hold the truth as often as it says, on simulated and therefore known machines."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -88,11 +90,25 @@ def test_one_slow_round_does_not_move_the_estimate() -> None:
     assert interval == stats.Interval(1.0, 1.0, 1.0)
 
 
-@pytest.mark.parametrize(
-    ("degrees", "published"), [(1, 12.706), (7, 2.365), (12, 2.179), (15, 2.131), (20, 2.086), (60, 2.000)]
-)
-def test_student_quantiles(degrees: int, published: float) -> None:
-    np.testing.assert_allclose(stats.student_t975(degrees), published, rtol=0, atol=1e-3)
+def test_of_two_sessions_of_one_round_the_interval_is_known() -> None:
+    logs = np.log([1.1, 1.3])
+    times = np.stack([np.ones((2, 1)), np.exp(logs)[:, None]], axis=2)
+    found = stats.ratio_interval(times, 1, np.random.default_rng(0))
+    # Medians of resamples are either end with probability 1/4; √(2/1) and t of one degree widen by 9.168.
+    away = np.sqrt(2) * 12.706 / 1.959964 * (logs[1] - logs[0]) / 2
+    expected = np.exp(logs.mean() + np.array([0, -away, away]))
+    np.testing.assert_allclose([found.estimate, found.low, found.high], expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 7, 12, 13, 15, 20, 60, 500])
+def test_student_quantiles(degrees: int) -> None:
+    quantile = stats.student_t975(degrees)
+    t = np.linspace(0, quantile, 200_001)
+    log_gammas = math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)
+    density = np.exp(log_gammas - (degrees + 1) / 2 * np.log1p(t**2 / degrees)) / np.sqrt(degrees * np.pi)
+    below = 0.5 + np.trapezoid(density, t)
+    # The table has three decimals, the expansion four.
+    assert below == pytest.approx(0.975, abs=(6e-4 if degrees <= 12 else 1e-4) * density[-1])
 
 
 def test_quantiles_against_known_ones() -> None:

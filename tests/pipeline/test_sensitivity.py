@@ -159,6 +159,18 @@ def test_one_method_is_needed_and_it_must_do_something():
         of(planted(), "int8", exclude=("*",))
 
 
+@pytest.mark.parametrize("broken", [1, 5])
+def test_a_layer_without_a_number_on_any_example_stands_out(broken):
+    parts = [stage.Part(f"l{i}", "", (f"l{i}",), lambda: b"") for i in range(8)]
+    damages = [Damage(("y",), np.full((50, 1), 0.01), np.ones((50, 1))) for _ in parts]
+    for damage in damages[:broken]:
+        damage.changes[3] = np.inf
+    found = stage.rank(parts, damages, method="m", inputs="", random=False, seed=0)
+    assert [layer.name for layer in found.layers if layer.fragile] == [f"l{i}" for i in range(broken)]
+    assert np.isfinite(found.threshold)
+    assert not any(np.isnan([layer.low, layer.high]).any() for layer in found.layers)
+
+
 def test_nothing_stands_out_among_equals():
     rng = np.random.default_rng(0)
     parts = [stage.Part(f"l{i}", "", (f"l{i}",), lambda: b"") for i in range(8)]

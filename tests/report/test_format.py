@@ -49,6 +49,8 @@ def test_missing_is_said_and_not_known() -> None:
 
 def test_numbers_that_are_none() -> None:
     assert fmt.number(math.nan).text == "not a number"
+    assert fmt.given(math.nan).text == "not a number"
+    assert fmt.given(math.inf).text == fmt.size(math.inf).text == "∞"
     assert fmt.percent(-math.inf).text == "−∞"
 
 

@@ -20,7 +20,8 @@ BINS = 2048
 """Bins of the histograms that clipped ranges are chosen from."""
 
 SAMPLED = 1 << 16
-"""Elements of an activation that one call adds to its histogram, evenly spread."""
+"""Elements of an activation that one call adds to its histogram, one drawn from each of so many equal parts:
+steps of one length would meet the same channels again and again."""
 
 STEPS = 48
 """Clipped ranges that are tried on each side."""
@@ -55,14 +56,13 @@ class Recorder:
         ``minmax`` must have run on the same inputs: histograms lie between what it found.
         """
         counts: dict[str, Array] = {}
+        generator = np.random.default_rng(0)
         for values in self._run(calls):
             for name, array in values.items():
                 low, high = self.ranges[name]
                 if not high > low:
                     continue
-                flat = array.reshape(-1)
-                some = flat[:: max(1, flat.size // SAMPLED)]
-                found, _ = np.histogram(some, bins=BINS, range=(low, high))
+                found, _ = np.histogram(sampled(array, generator), bins=BINS, range=(low, high))
                 counts[name] = counts.get(name, np.zeros(BINS)) + found
         return self.ranges | {name: clipped(found, self.ranges[name]) for name, found in counts.items()}
 
@@ -78,6 +78,14 @@ class Recorder:
                 and array.size
                 and np.isfinite(array).all()
             }
+
+
+def sampled(array: Array, generator: np.random.Generator) -> Array:
+    """Return ``SAMPLED`` elements of an array from all over it, flattened; all where there are no more."""
+    if array.size <= SAMPLED:
+        return array.reshape(-1)
+    places = (np.arange(SAMPLED) + generator.random(SAMPLED)) * (array.size / SAMPLED)
+    return array.reshape(-1)[np.minimum(places.astype(np.int64), array.size - 1)]
 
 
 def clipped(counts: Array, full: Range, levels: int = 256) -> Range:

@@ -44,6 +44,9 @@ CLOSE = 0.01
 STEEPER = 1.3
 """Factor of the penalty parameter, at least, from one further L step to the next."""
 
+MOST_MU = 1e30
+"""Largest penalty parameter: w is Δ(Θ) long before, and of larger ones gradients are no float32 numbers."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -87,9 +90,14 @@ class Schedule:
 
     def mu(self, step: int) -> float:
         """Return μ of an L step, counted from 0; 0 where the mode has no penalty."""
+        if self.mode != "lc":
+            return 0.0
         beyond = max(0, step - self.steps + 1)
-        grown = self.growth ** (step - beyond) * max(self.growth, STEEPER) ** beyond
-        return self.mu0 * grown if self.mode == "lc" else 0.0
+        steeper = max(self.growth, STEEPER)
+        doublings = (step - beyond) * math.log2(self.growth) + beyond * math.log2(steeper)
+        if math.log2(self.mu0) + doublings >= math.log2(MOST_MU):
+            return MOST_MU
+        return self.mu0 * (self.growth ** (step - beyond) * steeper**beyond)
 
     def ended(self, step: int, gap: float | None) -> bool:
         """Return whether the path ends after so many L steps, ‖w − Δ(Θ)‖ / ‖w‖ being ``gap``."""
@@ -248,8 +256,8 @@ class _Loop:
         state, schedule = self.state, self.schedule
         mu = schedule.mu(state.step)
         learned = self._learn(self._pull(mu) if mu > 0 else None)
-        if learned is None:
-            return "the loss diverged"
+        if isinstance(learned, str):
+            return learned
         weights = self.learner.weights(self.names)
         shifted = self._shifted(weights, mu)
         state.theta = project(self.parts, shifted, mu=mu or None, previous=state.theta)
@@ -267,8 +275,11 @@ class _Loop:
             return f"w and Δ(Θ) differ by less than {schedule.tolerance:g}"
         return None
 
-    def _learn(self, pull: Pull | None) -> Learned | None:
-        """Make an L step, with half the learning rate where it lost the reference; None: it always did."""
+    def _learn(self, pull: Pull | None) -> Learned | str:
+        """Make an L step, with half the learning rate where it lost the reference.
+
+        Returns why the path ends where none was made that keeps it.
+        """
         state, schedule = self.state, self.schedule
         if not state.before:
             state.before = {**self.learner.weights(self.names), **self.learner.others()}
@@ -286,8 +297,10 @@ class _Loop:
                 return learned
             self.learner.put(state.before)
             state.lr_factor /= 2
-            if learned.stopped == "time" or state.lr_factor < 0.5**_MOST_HALVINGS:
-                return None
+            if learned.stopped == "time":
+                return OUT_OF_TIME
+            if state.lr_factor < 0.5**_MOST_HALVINGS:
+                return "the loss diverged"
 
     def _pull(self, mu: float) -> Pull:
         """Return the penalty towards Δ(Θ) + λ/μ."""

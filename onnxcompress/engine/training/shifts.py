@@ -103,11 +103,12 @@ def shifted(images: torch.Tensor, pixels: torch.Tensor, linear: torch.Tensor | N
     ``linear`` (N, 2, 2), in pixels that points of the edge are moved by, is what a linear map of the picture
     differs from the identity by.
     """
-    height, width = images.shape[2:]
+    # Places are counted from −1 to 1 along each side.
+    sides = torch.tensor([images.shape[3], images.shape[2]], device=images.device)
     matrices = torch.eye(2, 3, device=images.device).repeat(len(images), 1, 1)
     if linear is not None:
-        matrices[:, :, :2] += 2 * linear / min(height, width)
-    matrices[:, :, 2] = -2 * pixels / torch.tensor([width, height], device=images.device)
+        matrices[:, :, :2] += 2 * linear / sides[:, None]
+    matrices[:, :, 2] = -2 * pixels / sides
     grid = F.affine_grid(matrices.to(images.dtype), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 

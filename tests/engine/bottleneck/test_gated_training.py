@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -287,16 +288,25 @@ def test_a_measured_target_is_filled_too_and_measured_a_few_times_only():
 def test_gamma_per_group_is_one_on_average_and_follows_what_a_channel_costs():
     channels = analyse(grouped_net(), {"x": (2, 3, 8, 8)})
     groups, _ = gated_groups(channels, (), (), inputs=False)
-    for scaling in ("constant", "map", "macs", "params"):
+    # Channels come in pairs, one of each group of the second convolution.
+    assert {g.name: g.size for g in groups} == {"w1": 4, "w2": 6}
+    costs = {
+        "constant": (1, 1),
+        # The first are read as 6×6 maps; the others, behind the Flatten, as 2×2.
+        "map": (2 * 36, 2 * 4),
+        "macs": (
+            math.sqrt((8 * 27 * 36 + 12 * 36 * 16) / 4),
+            math.sqrt((12 * 36 * 16 + 12 * 9 * 4 + 48 * 5) / 6),
+        ),
+        "params": (
+            math.sqrt((8 * 27 + 8 + 12 * 36) / 4),
+            math.sqrt((12 * 36 + 12 + 12 * 9 + 48 * 5) / 6),
+        ),
+    }
+    for scaling, (first, second) in costs.items():
         weights = weights_of_gamma(channels, groups, scaling)
-        mean = sum(weights[g.name] * g.size for g in groups) / sum(g.size for g in groups)
-        assert mean == pytest.approx(1)
-    maps = weights_of_gamma(channels, groups, "map")
-    by_size = {g.size: maps[g.name] for g in groups}
-    # The first group is read as 6×6 maps; the second, behind the Flatten, as 2×2.
-    if {4, 8} & by_size.keys() and 12 in by_size:
-        first = by_size.get(4, by_size.get(8))
-        assert first > by_size[12]
+        assert (4 * weights["w1"] + 6 * weights["w2"]) / 10 == pytest.approx(1)
+        assert weights["w1"] / weights["w2"] == pytest.approx(first / second), scaling
 
 
 def test_steering_raises_gamma_while_the_level_lags_and_lowers_it_below_zero():

@@ -54,6 +54,16 @@ def test_the_noisier_the_gate_the_less_comes_through():
     assert information([group], {}, means, means, seed=0) == {}
 
 
+def test_what_some_channels_let_through_stands_for_all_of_a_wide_group():
+    column = np.random.default_rng(2).standard_normal((500, 1))
+
+    def through(size):
+        ones = {"g": np.ones(size)}
+        return information([Named("g", size)], {"g": np.repeat(column, size, 1)}, ones, ones, seed=0)["g"]
+
+    assert through(480) == pytest.approx(10 * through(48), rel=0.1)
+
+
 def test_the_path_tells_it():
     model, task = conv_net(), task_for((3, 8, 8), 5, count=300)
     resources = Resources(input_shapes={"x": (1, 3, 8, 8)})

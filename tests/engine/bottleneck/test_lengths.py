@@ -53,6 +53,20 @@ def test_what_is_affordable_takes_no_more_time_than_there_is():
     assert affordable(10, 10, 1.0, float("inf"), 5) == 1
 
 
+@pytest.mark.parametrize(
+    ("after", "left_s", "share"),
+    [
+        (5.0, 17.5, 1.0),  # 14 passes: 10, and 4 of one pass each for two rates of two ways
+        (5.0, 10.0, 0.4),  # 8, of which 4 are compared by
+        (5.0, 5.0, 0.16),  # 4, of which trials leave 2 in 5
+        (5.0, 0.0, 0.01),  # one step of 10 that make a pass
+        (0.0, 5.0, 0.8),  # nothing is compared: 4 of 5
+    ],
+)
+def test_how_the_time_is_dealt(after, left_s, share):
+    assert affordable(5.0, after, 1.0, left_s, 10) == pytest.approx(share)
+
+
 @settings(deadline=None)
 @given(
     gated=st.floats(0.1, 100), after=st.floats(0, 100), share=st.floats(1e-4, 1), steps=st.integers(1, 1000)

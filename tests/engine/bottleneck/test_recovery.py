@@ -8,11 +8,38 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from onnxcompress.engine.bottleneck.averaging import Average
 from onnxcompress.engine.bottleneck.decision import Decision
 from onnxcompress.engine.bottleneck.recovery import Start, _Averaging, planned
 from onnxcompress.engine.bottleneck.ways import Way
 from onnxcompress.engine.training.evaluation import Evaluation
 from onnxcompress.engine.training.retreat import SLOWER
+
+
+@pytest.mark.parametrize("steps", [1, 5, 40])
+def test_what_the_mean_begins_with_is_soon_forgotten(steps):
+    value = torch.ones(1, dtype=torch.float64)
+    mean = Average([value], horizon=1e9)
+    value.zero_()
+    for _ in range(steps):
+        mean.add()
+    # The product of k / (k + 9) for k from 1 on.
+    assert float(mean.held[0]) == pytest.approx(1 / math.comb(steps + 9, 9), rel=1e-9)
+
+
+def test_a_state_a_horizon_back_weighs_e_times_less():
+    value = torch.zeros(1, dtype=torch.float64)
+    mean = Average([value], horizon=50.0)
+    for _ in range(2000):
+        mean.add()
+    value.fill_(1.0)
+    mean.add()
+    newest = float(mean.held[0])
+    value.zero_()
+    for _ in range(50):
+        mean.add()
+    assert newest == pytest.approx(1 / 50)
+    assert float(mean.held[0]) == pytest.approx(newest / math.e, rel=0.02)
 
 
 def averaged(weights, evaluations, higher, start, idle=math.inf):
