@@ -342,7 +342,8 @@ def write(results: list[dict[str, Any]]) -> None:
     ]
     lines += [
         f"| {r['net']} | seed {r['seed']} | {r['quantised_size_bytes']} B, ×{r['quantised_size_ratio']:.0f} "
-        f"| {r['quantised_error']:.2f} | {r['quantised_reference_error']:.2f} | {r['quantised_cpu_seconds']:.0f} |"
+        f"| {r['quantised_error']:.2f} | {r['quantised_reference_error']:.2f} "
+        f"| {r['quantised_cpu_seconds']:.0f} |"
         for r in results
         if "quantised_size_bytes" in r
     ]
