@@ -55,7 +55,7 @@ def kmeans_rows(rows: Array, entries: int, *, zero: bool = False, previous: Arra
     if rows.shape[1] == 0:
         return np.zeros((rows.shape[0], entries))
     wide = rows if rows.dtype == np.float64 else rows.astype(np.float32, copy=False)
-    scale = _scale(wide)
+    scale = scale_of(wide)
     data = SortedRows(wide if scale == 1 else wide / scale)
     shift = np.zeros((len(rows), 1))
     if not zero and wide.dtype == np.float64:
@@ -69,7 +69,7 @@ def _row(previous: Array | None) -> Array | None:
     return None if previous is None else np.reshape(previous, (1, -1))
 
 
-def _scale(rows: Array) -> float:
+def scale_of(rows: Array) -> float:
     """Return a power of two to divide by where squares could leave float64's range, 1 otherwise."""
     largest = float(np.abs(rows).max())
     if largest == 0 or 1e-100 < largest < 1e100:

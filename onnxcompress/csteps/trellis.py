@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxcompress.core.encoding import Array
+from onnxcompress.csteps.kmeans import scale_of
 
 MOST_WINDOW = 8
 """Widest window in bits: two bytes next to each other hold every one, wherever it begins."""
@@ -45,7 +46,9 @@ def trellis(
     seen = np.concatenate([p[c] for p, c in zip(paths, counted, strict=True)]).astype(np.float64)
     if not seen.size:
         return np.zeros(1 << window) if previous is None else previous.astype(np.float64)
-    entries = _start(seen, bits, window) if previous is None else previous.astype(np.float64)
+    scale = scale_of(seen)  # sums could leave float64's range
+    seen, paths = seen / scale, [p / scale for p in paths]
+    entries = _start(seen, bits, window) if previous is None else previous.astype(np.float64) / scale
     for _ in range(_FIRST if previous is None else _WARM):
         windows = np.concatenate(
             [best_path(p, c, entries, bits)[c] for p, c in zip(paths, counted, strict=True)]
@@ -53,7 +56,7 @@ def trellis(
         times = np.bincount(windows, minlength=len(entries))
         sums = np.bincount(windows, seen, minlength=len(entries))
         entries = np.where(times > 0, sums / np.maximum(times, 1), entries)
-    return entries
+    return entries * scale
 
 
 def best_path(path: Array, counted: Array, entries: Array, bits: int) -> Array:
@@ -67,8 +70,10 @@ def best_path(path: Array, counted: Array, entries: Array, bits: int) -> Array:
     [0, 1, 2]
     """
     count, window = len(path), len(entries).bit_length() - 1
-    scale = float(np.sqrt(np.mean(np.square(path[counted], dtype=np.float64)))) if counted.any() else 0.0
-    scale = scale if scale > 0 and np.isfinite(1 / scale) else 1.0
+    # Of several paths with the same entries one may be of a wholly different size: squares of neither may
+    # leave float32's range.
+    path = np.where(counted, path, 0).astype(np.float64)
+    scale = float(max(np.abs(path).max(initial=0), np.abs(entries).max())) or 1.0
     segments = max(1, -(-count // _SEGMENT))
     length = -(-count // segments)
     sight = _SIGHT if segments > 1 else 0

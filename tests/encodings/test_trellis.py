@@ -139,6 +139,32 @@ def test_tiny_and_giant_numbers_keep_their_type():
         assert error < 0.35
 
 
+@pytest.mark.parametrize("scale", [1e-320, 1e-200, 1e200, 1e306])
+def test_doubles_whose_squares_no_double_holds(scale):
+    array = some(70, 90, dtype=np.float64) * scale
+    (encoding,) = TrellisCodebook(2).project([array])
+    assert np.linalg.norm((encoding.decode() - array) / scale) < 0.35 * np.linalg.norm(array / scale)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("scale", [0, 1e-44, 1e-30, 1e-20])
+def test_a_weight_that_has_all_but_vanished_shares_entries(scale):
+    array, vanished = some(70, 90), some(40, 40) * np.float32(scale)
+    found, other = TrellisCodebook(2).project([array, vanished])
+    assert np.linalg.norm(found.decode() - array) < 0.35 * np.linalg.norm(array)
+    assert np.abs(other.decode()).max() < 0.1
+
+
+@pytest.mark.filterwarnings("error")
+def test_hidden_weights_may_be_of_any_size():
+    array = some(70, 90) * np.float32(1e-20)
+    hidden = np.zeros(array.shape, bool)
+    hidden[0, ::7] = True
+    (encoding,) = TrellisCodebook(2).project_seen([np.where(hidden, np.float32(3e38), array)], [hidden])
+    error = (encoding.decode() - array)[~hidden] / np.float32(1e-20)
+    assert np.linalg.norm(error) < 0.35 * np.linalg.norm(array / np.float32(1e-20))
+
+
 def test_several_weights_share_entries_and_zeros_are_no_trouble():
     arrays = [some(70, 90), np.zeros((40, 90), np.float32), 2 * some(50, 50)]
     found = TrellisCodebook(2).project(arrays)
