@@ -74,7 +74,7 @@ class Term:
                 raise UsageError(f"{name} of {self.word} must be {kind_words(kind)}", why=f"found {value!r}")
         if "bits" in given and "entries" in given:
             raise UsageError(f"bits and entries of {self.word} say the same", fix="give one of them")
-        if "bits" in given:
+        if "bits" in given and "bits" not in known:
             bits = given.pop("bits")
             if not 1 <= bits <= 8:
                 raise UsageError(f"bits of {self.word} must be 1 to 8", why=f"found {bits}")

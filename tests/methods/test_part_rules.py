@@ -13,6 +13,7 @@ from onnxcompress.encodings.codebook import AdaptiveCodebook
 from onnxcompress.encodings.lowrank import FixedRank, LearnedRank
 from onnxcompress.encodings.scaled import Binary
 from onnxcompress.encodings.sparse import Pruning
+from onnxcompress.encodings.trellis import TrellisCodebook
 from onnxcompress.methods._rules import Rule, Term, read_rule, settings_of
 
 
@@ -23,6 +24,8 @@ from onnxcompress.methods._rules import Rule, Term, read_rule, settings_of
         ("fc1* = prune( keep = 0.05 )", ("fc1*",), False, Pruning(0.05)),
         ("*=binary", ("*",), False, Binary()),
         ("op:Conv=codebook(bits=2)", ("op:Conv",), False, AdaptiveCodebook(4)),
+        ("w=trellis(bits=2)", ("w",), False, TrellisCodebook(2)),
+        ("*=trellis(bits=1)+prune(keep=0.02)", ("*",), False, Sum((TrellisCodebook(1), Pruning(0.02)))),
         ("a|op:Gemm|b=low-rank(rank=10)", ("a", "op:Gemm", "b"), False, FixedRank(10)),
         ("a=b=c=prune(keep=1)", ("a=b=c",), False, Pruning(1)),
         ('w=rank(keep=0.3, scheme="1")', ("w",), False, LearnedRank(keep=0.3, scheme="1")),
@@ -95,6 +98,8 @@ def test_tables_say_the_same_as_texts(table, text):
         ("fc1=prune", "either keep or count"),
         ("fc1=codebook", "compression 'codebook' needs entries"),
         ("fc1=codebook(bits=9)", "bits of codebook must be 1 to 8: found 9"),
+        ("fc1=trellis(bits=5)", "bits of a trellis must be 1 to 4: found 5"),
+        ("fc1=trellis(bits=2, entries=4)", "has no setting 'entries'"),
         ("fc1=codebook(bits=0)", "bits of codebook must be 1 to 8"),
         ("fc1=codebook(bits=99999999999)", "bits of codebook must be 1 to 8"),
         ("fc1=codebook(entries=257)", "entries must be 2 to 256"),
