@@ -19,6 +19,7 @@ from onnxcompress.encodings.lowrank import FixedRank, LearnedRank
 from onnxcompress.encodings.scaled import Binary, IntGrid, PowersOfTwo, Ternary
 from onnxcompress.encodings.sparse import L1Ball, Pruning
 from onnxcompress.encodings.sparse_codebook import PruneCodebook
+from onnxcompress.encodings.trellis import TrellisCodebook
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "encodings"))
 from small import left, one_weight, packed_bytes, run, stored_proto
@@ -52,11 +53,13 @@ PROJECTIONS: dict[str, Projection] = {
     "rank learned": LearnedRank(keep=0.4),
     "codebook and corrections": Sum((AdaptiveCodebook(2), Pruning(0.02))),
     "low rank and corrections": Sum((FixedRank(3), Pruning(0.02))),
+    "trellis 2": TrellisCodebook(2),
+    "trellis 3": TrellisCodebook(3, window=7),
 }
 SHAPE = (24, 13, 3, 3)
 
 
-SUMS = {"codebook and corrections", "low rank and corrections"}
+LOCAL = {"codebook and corrections", "low rank and corrections", "trellis 2", "trellis 3"}
 """Local optima: what is found depends on where the search starts, at the feasible point itself here."""
 
 
@@ -70,7 +73,7 @@ def project(name: str, array: np.ndarray) -> Encoding:
 
 def again(name: str, encoding: Encoding) -> np.ndarray:
     """Return the projection of a feasible point."""
-    start = [encoding] if name in SUMS else None
+    start = [encoding] if name in LOCAL else None
     return PROJECTIONS[name].project([encoding.decode()], previous=start)[0].decode()
 
 
@@ -109,9 +112,11 @@ def test_no_sampled_feasible_point_is_closer(name: str) -> None:
     array = weight(1)
     best = distance(array, project(name, array))
     rng = np.random.default_rng(2)
+    # Entries and paths of a trellis are found in turn: a local optimum, one of many that are about as good.
+    slack = 0.02 if "trellis" in name else 1e-4
     for size in (1e-3, 1e-2, 0.1, 1.0):
         other = project(name, (array + size * rng.normal(0, 0.1, array.shape)).astype(array.dtype))
-        assert distance(array, other) >= best * (1 - 1e-4)
+        assert distance(array, other) >= best * (1 - slack)
 
 
 @pytest.mark.parametrize("name", PROJECTIONS)

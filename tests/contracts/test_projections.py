@@ -24,6 +24,7 @@ from onnxcompress.encodings.lowrank import FixedRank, LearnedRank
 from onnxcompress.encodings.scaled import Binary, IntGrid, PowersOfTwo, Ternary
 from onnxcompress.encodings.sparse import L0Penalty, L1Ball, L1Penalty, Pruning
 from onnxcompress.encodings.sparse_codebook import PruneCodebook
+from onnxcompress.encodings.trellis import TrellisCodebook
 
 EXAMPLES: dict[str, tuple[Projection, ...]] = {
     "codebook": (AdaptiveCodebook(2), AdaptiveCodebook(3, pin_zero=True), AdaptiveCodebook(16)),
@@ -38,6 +39,7 @@ EXAMPLES: dict[str, tuple[Projection, ...]] = {
     "l1": (L1Ball(0.5), L1Ball(6.0)),
     "l1-penalty": (L1Penalty(0.01), L1Penalty(0.5)),
     "low-rank": (FixedRank(1), FixedRank(3)),
+    "trellis": (TrellisCodebook(1), TrellisCodebook(4)),
     "rank": (LearnedRank(alpha=0.01), LearnedRank(alpha=1e-4), LearnedRank(keep=0.9)),
 }
 CASES = [pytest.param(p, id=f"{term} {p}") for term, kinds in EXAMPLES.items() for p in kinds]
@@ -264,6 +266,12 @@ def by_rank(kind: Projection, w: np.ndarray, mu: float) -> float:
     return min(kind.alpha * whole, factored)
 
 
+def by_partition_of_codes(kind: Projection, w: np.ndarray, mu: float) -> float:
+    """Weights too few for a trellis get a plain codebook; its paths have an oracle in tests/encodings."""
+    assert isinstance(kind, TrellisCodebook)
+    return by_partition(AdaptiveCodebook(1 << kind.bits), w, mu)
+
+
 MATRICES = frozenset({"low-rank", "rank"})
 """Compressions of matrices: their few weights are two rows."""
 
@@ -281,6 +289,7 @@ ORACLES: dict[str, Least] = {
     "l1-penalty": by_grid,
     "low-rank": by_direction,
     "rank": by_rank,
+    "trellis": by_partition_of_codes,
 }
 values = st.lists(st.floats(-4, 4, width=32) | st.sampled_from([0.0, -0.5, 1.0]), min_size=1, max_size=6)
 
@@ -318,6 +327,7 @@ def test_nothing_is_better_than_what_is_found_on_few_weights(
         ("prune", {"count": 0}, "at least 1"),
         ("prune-codebook", {"entries": 4}, "either keep or count"),
         ("prune-codebook", {"entries": 1, "keep": 0.1}, "2 to 256"),
+        ("trellis", {"bits": 5}, "1 to 4"),
         ("l1", {"radius": 0.0}, "positive"),
         ("l0-penalty", {"alpha": -1.0}, "positive"),
         ("l1-penalty", {"alpha": 0.0}, "positive"),
