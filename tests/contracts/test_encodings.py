@@ -113,7 +113,7 @@ def test_no_sampled_feasible_point_is_closer(name: str) -> None:
     best = distance(array, project(name, array))
     rng = np.random.default_rng(2)
     # Entries and paths of a trellis are found in turn: a local optimum, one of many that are about as good.
-    slack = 0.02 if "trellis" in name else 1e-4
+    slack = 0.1 if "trellis" in name else 1e-4
     for size in (1e-3, 1e-2, 0.1, 1.0):
         other = project(name, (array + size * rng.normal(0, 0.1, array.shape)).astype(array.dtype))
         assert distance(array, other) >= best * (1 - slack)
