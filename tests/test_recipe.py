@@ -140,7 +140,7 @@ def test_a_recipe_that_cannot_be_written(tmp_path):
         ({"lr": "fast"}, "--lr must be a number"),
         ({"lr": float("inf")}, "--lr must be a finite number"),
         ({"joint": 1}, "--joint must be true or false"),
-        ({"codebook": "fancy"}, "--codebook must be one of adaptive, binary"),
+        ({"codebook": "fancy"}, "--codebook must be one of adaptive, trellis, binary"),
         ({"include": [1]}, "--include must be a list, each a text"),
         ({"include": 3}, "--include must be a list, each a text"),
     ],

@@ -17,6 +17,7 @@ from onnxcompress.encodings.lowrank import FixedRank
 from onnxcompress.encodings.scaled import IntGrid
 from onnxcompress.encodings.sparse import Pruning
 from onnxcompress.encodings.sparse_codebook import PruneCodebook
+from onnxcompress.encodings.trellis import TrellisCodebook
 from onnxcompress.engine.lc.keeping import put_together, taken_apart
 
 WEIGHT = np.random.default_rng(0).normal(size=(20, 6, 3, 3)).astype(np.float32)
@@ -28,6 +29,7 @@ KINDS = {
     "sparse codebook": PruneCodebook(4, 0.3),
     "low rank": FixedRank(2),
     "half": HalfPrecision("bf16"),
+    "trellis": TrellisCodebook(4),
     "sum": Sum((FixedRank(2), Sum((AdaptiveCodebook(2), Pruning(0.1))))),
 }
 
