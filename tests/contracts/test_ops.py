@@ -14,6 +14,7 @@ import torch
 from single_node import by_onnxruntime, by_reference, computed, difference, model_of, node_of, tensor
 from torch.autograd.gradcheck import GradcheckError
 
+from onnxcompress.engine.int8.kernels import sums_overflow
 from onnxcompress.ops._base import OPS, Example, Node, NotCoveredError
 
 NEWEST = 26
@@ -23,6 +24,8 @@ RANDOM = {
 }  # fmt: skip
 # where the reference of the specification ignores attributes or takes defaults of later versions
 WEAK_REFERENCE = {"AveragePool", "Gemm", "GRU", "LSTM", "RNN", "Selu", "Dropout", "BatchNormalization"}
+# onnxruntime's sums of 8-bit products overflow on some processors: the reference is asked first there
+EIGHT_BITS = {"MatMulInteger", "QLinearMatMul", "ConvInteger", "QLinearConv"}
 # no library runs these any more
 DEAD = {"DynamicSlice"}
 # operators that hold graphs, sequences or optionals have tests of their own
@@ -69,7 +72,10 @@ def cases(domain: str, type_: str, version: int) -> list[Example]:
 def expected(domain: str, type_: str, version: int, case: Example) -> list[Any] | None:
     """Return what onnxruntime computes, or the reference of the specification where it has no kernel."""
     model = model_of(domain, type_, version, case)
-    for oracle in (by_onnxruntime,) if type_ in WEAK_REFERENCE else (by_onnxruntime, by_reference):
+    oracles = [by_onnxruntime] if type_ in WEAK_REFERENCE else [by_onnxruntime, by_reference]
+    if type_ in EIGHT_BITS and sums_overflow():
+        oracles.reverse()
+    for oracle in oracles:
         try:
             return oracle(model, case)
         except Exception:
