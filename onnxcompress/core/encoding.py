@@ -109,6 +109,11 @@ class Encoding(ABC):
         """Return the codebook for plots (entries, or entries per row), None where there is none."""
         return None
 
+    def choices(self) -> int | None:
+        """Return how many different codes there are, as many as entries but for a trellis; None: no codes."""
+        entries = self.codebook()
+        return None if entries is None else int(entries.shape[-1])
+
     def numbers(self) -> tuple[Numbers, ...]:
         """Return what training may change while the form stays; the weight is the sum of what they make.
 

@@ -101,6 +101,10 @@ class Trellis(Encoding):
         """Return the entries, in the type of the weight."""
         return self.entries.astype(self.dtype)
 
+    def choices(self) -> int:
+        """Return the number of different codes."""
+        return 1 << self.bits
+
     def numbers(self) -> tuple[Numbers, ...]:
         """Return the entries; one that is 0 stays so."""
         places = self.windows.astype(np.int64)

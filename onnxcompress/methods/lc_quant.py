@@ -131,15 +131,12 @@ class LcQuant(LcMethod):
 
     def _kept(self, encoding: Encoding) -> str | None:
         """Return why a weight that is encoded already stays so; None where it is to be encoded anew."""
-        from onnxcompress.encodings.trellis import Trellis  # noqa: PLC0415
-
-        if isinstance(encoding, Trellis):
-            kept = 1 << encoding.bits <= self.size
-            return f"is stored with codes of {encoding.bits} bits already (trellis)" if kept else None
-        entries = encoding.codebook()
-        if encoding.kind == "dense" or entries is None or entries.shape[-1] > self.size:
+        choices = encoding.choices()
+        if encoding.kind == "dense" or choices is None or choices > self.size:
             return None
-        return f"is stored with {entries.shape[-1]} entries already, no more than the {self.size} asked for"
+        return (
+            f"is stored as {encoding.kind} of {choices} codes already, no more than the {self.size} asked for"
+        )
 
     def _parts(self, chosen: Chosen) -> tuple[list[Part], list[Refusal]]:
         from onnxcompress.encodings.trellis import TrellisCodebook  # noqa: PLC0415
@@ -148,14 +145,12 @@ class LcQuant(LcMethod):
         sparse, refusals = self._sparse_parts(chosen)
         refused = {refusal.where for refusal in refusals} | {n for part in sparse for n in part.weights}
         layers = [layer for layer in chosen.layers if layer.weight not in refused]
-        if self._is_trellis(chosen):
-            names = [layer.weight for layer in layers]
-            groups = _by_type(chosen, names) if self.joint else [(name,) for name in names]
-            return [*sparse, *(Part(g, TrellisCodebook(self.bits or DEFAULT_BITS)) for g in groups)], refusals
+        trellis = TrellisCodebook(self.bits or DEFAULT_BITS) if self._is_trellis(chosen) else None
         if self.joint:
-            names = [layer.weight for layer in layers]
-            return [*sparse, *(Part(g, self._projection(None)) for g in _by_type(chosen, names))], refusals
-        return [*sparse, *(Part((layer.weight,), self._projection(layer)) for layer in layers)], refusals
+            groups = _by_type(chosen, [layer.weight for layer in layers])
+            return [*sparse, *(Part(g, trellis or self._projection(None)) for g in groups)], refusals
+        parts = (Part((layer.weight,), trellis or self._projection(layer)) for layer in layers)
+        return [*sparse, *parts], refusals
 
     def _is_trellis(self, chosen: Chosen) -> bool:
         """Whether a trellis is wanted, and the model can be raised to an operator set that decodes it."""

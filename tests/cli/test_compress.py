@@ -180,7 +180,7 @@ def test_a_compressed_model_is_not_compressed_again(call, folder):
     done = call(f"{DEFAULT} --method lc-quant --bits 2 --no-bench")
     assert done.code == 4
     assert done.err.startswith("error: nothing would change")
-    assert "is stored with 4 entries already" in done.err
+    assert "is stored as codebook of 4 codes already" in done.err
     assert done.err.count("\n") == 1
     assert names(folder) == before
 

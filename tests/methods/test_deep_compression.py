@@ -157,4 +157,4 @@ def test_a_file_of_ours_is_quantised_on():
         assert {e.codebook().size for e in model.encodings.values()} == {2**bits}
     plan = LcQuant(bits=3).plan(model, None, Resources())
     assert not plan.weights
-    assert any("4 entries already" in refusal.why for refusal in plan.refusals)
+    assert any("of 4 codes already" in refusal.why for refusal in plan.refusals)

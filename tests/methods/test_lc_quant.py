@@ -194,7 +194,7 @@ def test_weights_encoded_finely_enough_already_are_kept():
     model = model.with_encodings(once.weights, "lc-quant")
     again = LcQuant(bits=2).plan(model, None, Resources())
     assert not again.weights
-    assert "4 entries already" in {r.where: r.why for r in again.refusals}["fc1.w"]
+    assert "codebook of 4 codes already" in {r.where: r.why for r in again.refusals}["fc1.w"]
     finer = LcQuant(bits=1).plan(model, None, Resources())
     assert len(np.unique(finer.weights["fc1.w"].decode())) == 2
 
@@ -240,7 +240,7 @@ def test_a_trellis_already_there_is_kept():
     model = model.with_encodings(once.weights, "lc-quant")
     for options in ({"bits": 2}, {"bits": 4, "codebook": "trellis"}):
         again = LcQuant(**options).plan(model, None, Resources())
-        assert "codes of 2 bits already" in {r.where: r.why for r in again.refusals}["fc1.w"]
+        assert "trellis of 4 codes already" in {r.where: r.why for r in again.refusals}["fc1.w"]
     assert LcQuant(bits=1).plan(model, None, Resources()).weights["fc1.w"].kind == "codebook"
 
 

@@ -186,7 +186,9 @@ def _decipher_trellis(name: str, nodes: list[ir.Node], stream: Array, entries: A
     assert slide.inputs[1] is not None
     bits = 8 * stride // len(array_of(slide.inputs[1]))
     weight = evaluate(nodes[0].outputs[0], {}, skip_scaling=False)
-    casts = [n for n in nodes if n.op_type == "Cast" and any((v.name or "")[0] == "k" for v in n.inputs if v)]
+    casts = [
+        n for n in nodes if n.op_type == "Cast" and any((v.name or "?")[0] == "k" for v in n.inputs if v)
+    ]
     dtype = ir.DataType(casts[0].attributes["to"].as_int()).numpy() if casts else entries.dtype
     return _Found(
         name, nodes, None, _make("trellis", stream.reshape(-1), weight.shape, entries, bits, np.dtype(dtype))
