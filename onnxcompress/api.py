@@ -12,6 +12,7 @@ import onnx
 
 from onnxcompress import gates, pipeline
 from onnxcompress.core.errors import GateError, UsageError
+from onnxcompress.core.kinds import MOST_THREADS
 from onnxcompress.core.resources import Resources
 from onnxcompress.core.run import Run
 from onnxcompress.pipeline import packing
@@ -88,8 +89,7 @@ def compress(
         OnnxCompressError: one of its tree; nothing has been written then (a failed gate excepted, whose
             result is written so that it can be looked at, and is the ``result`` of the GateError).
     """
-    if threads < 1:
-        raise UsageError(f"threads must be 1 or more, not {threads}")
+    _check_threads(threads)
     names = [method] if isinstance(method, str) else list(method)
     demands = gates.Demands.read(budgets, baseline, max_regression, strict, limits=list(limits or ()))
     given = {"path": data, "random": random_data or None, **(data_options or {})}
@@ -150,6 +150,7 @@ def compare(
     Raises:
         OnnxCompressError: one of its tree; GateError where a limit does not hold, its ``result`` the run.
     """
+    _check_threads(threads)
     if len(models) < 2:
         raise UsageError("there is nothing to compare with", fix="name two or more models")
     demands = gates.Demands.read(budgets, baseline, max_regression, strict, limits=list(limits or ()))
@@ -168,6 +169,11 @@ def compare(
     run = demands.decided(run, each=True)
     _require(run, strict, run)
     return run
+
+
+def _check_threads(threads: int) -> None:
+    if not 1 <= threads <= MOST_THREADS:
+        raise UsageError(f"threads must be 1 to {MOST_THREADS}, not {threads}")
 
 
 def _require(run: Run, strict: bool, result: object) -> None:

@@ -271,6 +271,9 @@ def _check_type(name: str, value: Any, kind: Any, metadata: Mapping[str, Any]) -
     if not fits(value, kind):
         words = f"one of {', '.join(metadata['choices'])}" if "choices" in metadata else kind_words(kind)
         raise UsageError(f"{flag(name)} must be {words}", why=f"found {value!r}")
+    most = metadata.get("most")
+    if most is not None and value is not None and value > most:
+        raise UsageError(f"{flag(name)} must be at most {most:g}", why=f"found {value}")
 
 
 def _read(path: Path) -> dict[str, Any]:

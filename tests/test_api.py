@@ -153,6 +153,7 @@ def test_a_gate_that_fails_hands_the_result_on(tmp_path):
         ({"data_options": {"colour": "rgb"}}, UsageError),
         ({"input_shapes": {"nothing": (1,)}}, UsageError),
         ({"threads": 0}, UsageError),
+        ({"threads": 100_000}, UsageError),
         ({"output": MODEL}, OutputError),
         ({"output": "missing/out.onnx"}, OutputError),
         ({"model": "missing.onnx"}, UsageError),

@@ -14,6 +14,7 @@ import click
 
 from onnxcompress.cli._chain import Chain, MethodOption
 from onnxcompress.core.errors import UsageError
+from onnxcompress.core.kinds import MOST_THREADS
 from onnxcompress.gates import LIMITS
 
 if TYPE_CHECKING:
@@ -51,7 +52,13 @@ input_shape = click.option(
 
 measuring = apply(
     input_shape,
-    click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads."),
+    click.option(
+        "--threads",
+        type=click.IntRange(1, MOST_THREADS),
+        default=1,
+        show_default=True,
+        help="CPU threads.",
+    ),
     click.option(
         "--seed", type=click.IntRange(0), default=None, help="Seed of every random choice. [default: 0]"
     ),

@@ -7,6 +7,9 @@ import types
 from collections.abc import Callable
 from typing import Any, Literal, Union, get_args, get_origin
 
+MOST_THREADS = 1024
+"""More are asked for by mistake: onnxruntime makes all of them for every session, which takes minutes."""
+
 
 def fits(value: Any, kind: Any) -> bool:
     """Return whether a value is of the annotated kind; whole numbers are numbers, True is none.

@@ -22,6 +22,15 @@ if TYPE_CHECKING:
 _LOOKED_AT = 8
 """Examples of each split that tell the data of a run from that of another."""
 
+LONGEST = 1e6
+"""Passes over the data, or steps of an LC path, that nobody waits for."""
+
+STEEPEST = 1e6
+"""A factor on gradients or weights: float32 overflows in a few steps of it, torch at once far above."""
+
+DEAREST = 1e12
+"""A factor on terms of the loss, in whose units it is: with more nothing of the loss is left in float32."""
+
 
 class Needs(enum.Enum):
     """The least data a method can work with."""
@@ -116,7 +125,8 @@ def option(default: Any, text: str, **more: Any) -> Any:
     Args:
         default: its default.
         text: for ``--help``.
-        more: ``choices``, ``metavar``, or ``joined``: values given one by one are one text with commas.
+        more: ``choices``; ``most``, the largest number that can be meant; ``metavar``; or ``joined``: values
+            given one by one are one text with commas.
     """
     return field(default=default, metadata={"help": text, **more})
 

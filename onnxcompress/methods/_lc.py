@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from onnxcompress.core.errors import UsageError
-from onnxcompress.methods._base import Method, option
+from onnxcompress.methods._base import DEAREST, LONGEST, STEEPEST, Method, option
 from onnxcompress.methods._finite import check_finite
 
 if TYPE_CHECKING:
@@ -85,11 +85,21 @@ class LcMethod(Method):
     )
     augment: bool = option(True, "Show pictures shifted as well, as far as the original hardly notices.")
     mix: bool = option(True, "Add mixtures of two examples where there are few, without labels.")
-    steps: int | None = option(None, "Number of L steps. [default: 40, up to 60 where weights resist]")
-    epochs: float | None = option(None, "Passes over the training data in one L step. [default: by its size]")
-    lr: float | None = option(None, "Learning rate of the first L step. [default: found by short runs]")
-    mu0: float | None = option(None, "Penalty parameter of the first L step. [default: by the learning rate]")
-    growth: float | None = option(None, "Factor of the penalty parameter from one L step to the next.")
+    steps: int | None = option(
+        None, "Number of L steps. [default: 40, up to 60 where weights resist]", most=LONGEST
+    )
+    epochs: float | None = option(
+        None, "Passes over the training data in one L step. [default: by its size]", most=LONGEST
+    )
+    lr: float | None = option(
+        None, "Learning rate of the first L step. [default: found by short runs]", most=STEEPEST
+    )
+    mu0: float | None = option(
+        None, "Penalty parameter of the first L step. [default: by the learning rate]", most=DEAREST
+    )
+    growth: float | None = option(
+        None, "Factor of the penalty parameter from one L step to the next.", most=STEEPEST
+    )
     batch_size: int | None = option(None, "Examples of one SGD step. [default: 128, fewer of large ones]")
     include: tuple[str, ...] = option((), "Compress only weights whose name, or whose node's name, matches.")
     exclude: tuple[str, ...] = option((), "Leave weights uncompressed whose name, or node's name, matches.")

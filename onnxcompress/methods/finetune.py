@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from onnxcompress.core.errors import UsageError
-from onnxcompress.methods._base import METHODS, Method, Needs, option
+from onnxcompress.methods._base import LONGEST, METHODS, STEEPEST, Method, Needs, option
 
 if TYPE_CHECKING:
     from onnxcompress.core.model import Model
@@ -36,8 +36,12 @@ class Finetune(Method):
     needs: ClassVar[Needs] = Needs.INPUTS
     summary: ClassVar[str] = "trains the weights on, towards labels or the original model's outputs"
 
-    epochs: float | None = option(None, "Passes over the training data. [default: 5, more over few examples]")
-    lr: float | None = option(None, "Learning rate of the first epoch. [default: found by short runs]")
+    epochs: float | None = option(
+        None, "Passes over the training data. [default: 5, more over few examples]", most=LONGEST
+    )
+    lr: float | None = option(
+        None, "Learning rate of the first epoch. [default: found by short runs]", most=STEEPEST
+    )
     batch_size: int | None = option(None, "Examples of one step. [default: 64, fewer of large ones]")
     teacher: float = option(
         0.5,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from onnxcompress.core.errors import UnsupportedError, UsageError
-from onnxcompress.methods._base import METHODS, Needs, option
+from onnxcompress.methods._base import DEAREST, METHODS, Needs, option
 from onnxcompress.methods._lc import WHOLE, Chosen, LcMethod, untrained_advice
 
 if TYPE_CHECKING:
@@ -57,7 +57,9 @@ class LcLowRank(LcMethod):
         metavar="QUANTITY=X",
     )
     alpha: float | None = option(
-        None, "Instead of --target, for learned ranks: what a parameter (--cost) adds to the loss."
+        None,
+        "Instead of --target, for learned ranks: what a parameter (--cost) adds to the loss.",
+        most=DEAREST,
     )
     cost: Literal["params", "macs"] = option(
         "params", "What --alpha is the price of.", choices=("params", "macs")

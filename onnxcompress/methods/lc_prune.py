@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from onnxcompress.core.errors import UsageError
-from onnxcompress.methods._base import METHODS, Needs, option
+from onnxcompress.methods._base import DEAREST, METHODS, Needs, option
 from onnxcompress.methods._lc import Chosen, LcMethod, untrained_advice
 from onnxcompress.methods._zeros import zeros_warning
 
@@ -49,7 +49,9 @@ class LcPrune(LcMethod):
         "l0", "What is limited: the number of weights, or the sum of their magnitudes.", choices=("l0", "l1")
     )
     alpha: float | None = option(
-        None, "Instead of a limit, a penalty: what a weight (l0), or a magnitude of 1 (l1), adds to the loss."
+        None,
+        "Instead of a limit, a penalty: what a weight (l0), or a magnitude of 1 (l1), adds to the loss.",
+        most=DEAREST,
     )
     per_layer: bool = option(False, "The same limit for each layer, not one for all together.")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from onnxcompress.core.errors import UnsupportedError, UsageError
 from onnxcompress.core.refusal import Refusal, in_words
-from onnxcompress.methods._base import METHODS, Method, Needs, option
+from onnxcompress.methods._base import DEAREST, LONGEST, METHODS, STEEPEST, Method, Needs, option
 from onnxcompress.methods._cutting import check_round_to, require_channels
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class Vib(Method):
     gamma: float | None = option(
         None,
         f"Strength of the bottleneck; with --target, where steering starts. [default: {GAMMA:g}]",
+        most=DEAREST,
     )
     target: str | None = option(
         None,
@@ -73,15 +74,19 @@ class Vib(Method):
         choices=_SCALINGS,
     )
     gate_inputs: bool = option(False, "Gate what layers read of the model's input, too (pixels of a Gemm).")
-    threshold: float = option(1.0, "Channels whose alpha = mu^2/sigma^2 is not over this are cut.")
+    threshold: float = option(
+        1.0, "Channels whose alpha = mu^2/sigma^2 is not over this are cut.", most=DEAREST
+    )
     round_to: int = option(16, "Widths are multiples of this, and of 4 below it; 1 allows any width.")
     epochs: float | None = option(
-        None, "Passes over the training data with gates. [default: 10, more over few examples]"
+        None, "Passes over the training data with gates. [default: 10, more over few examples]", most=LONGEST
     )
-    after: float | None = option(None, "Passes without, after the decision. [default: as many]")
-    lr: float = option(LR, "Learning rate of the weights (Adam).")
-    gate_lr: float | None = option(None, "Learning rate of the gates. [default: by the number of steps]")
-    weight_decay: float = option(0.0, "Factor of the l2 penalty on weights.")
+    after: float | None = option(None, "Passes without, after the decision. [default: as many]", most=LONGEST)
+    lr: float = option(LR, "Learning rate of the weights (Adam).", most=STEEPEST)
+    gate_lr: float | None = option(
+        None, "Learning rate of the gates. [default: by the number of steps]", most=STEEPEST
+    )
+    weight_decay: float = option(0.0, "Factor of the l2 penalty on weights.", most=STEEPEST)
     warm_up: float = option(0.1, "Part of the gated training, 0 to 1, in which gamma grows from 0.")
     batch_size: int | None = option(None, "Examples of one step. [default: 64, fewer of large ones]")
     teacher: float = option(
@@ -90,7 +95,7 @@ class Vib(Method):
     )
     augment: bool = option(True, "Show pictures shifted as well, as far as the original hardly notices.")
     farthest: float | None = option(
-        None, "Largest shift in pixels. [default: as far as the original hardly notices]"
+        None, "Largest shift in pixels. [default: as far as the original hardly notices]", most=LONGEST
     )
     normalise: bool | None = option(
         None,

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sys
+import typing
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,9 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+
+from onnxcompress.methods._base import METHODS
+from onnxcompress.methods._options import option_fields
 
 USAGE, GATE, UNSUPPORTED = 2, 3, 4
 LC = "digits_mlp.onnx --method lc-quant --no-bench"
@@ -202,6 +206,12 @@ OPTIONS = {
     "--epochs -1": "--epochs",
     "--seed -1": "--seed",
     "--threads 0": "--threads",
+    "--threads 100000": "--threads",
+    "--lr 1e300": "--lr must be at most 1e\\+06: found 1e\\+300",
+    "--growth 1e300": "--growth must be at most",
+    "--mu0 1e300": "--mu0 must be at most",
+    "--steps 1" + 400 * "0": "--steps must be at most",
+    "--epochs 1e300": "--epochs must be at most",
     "--max-time 0": "--max-time",
     "--max-time nan": "--max-time",
     "--limit 0": "--limit",
@@ -227,6 +237,16 @@ OPTIONS = {
 @pytest.mark.parametrize("options", OPTIONS)
 def test_options_that_are_wrong(call, folder, options):
     refused(call, folder, USAGE, f"{LC} {options}", says=OPTIONS[options])
+
+
+def test_numbers_that_nobody_means_are_refused_by_every_method(call, folder):
+    unbounded = {"max_error"}  # a limit that a large number only loosens
+    for name, method in METHODS.items():
+        hints = typing.get_type_hints(method)
+        for option in option_fields(method):
+            if hints[option] in (float, float | None) and option not in unbounded:
+                flag = "--" + option.replace("_", "-")
+                refused(call, folder, USAGE, f"digits_mlp.onnx --method {name} {flag} 1e300", says=flag)
 
 
 @pytest.mark.parametrize(
@@ -414,6 +434,8 @@ DATA_OPTIONS = {
     "--scale a": "--scale",
     "--scale 1/0": "--scale",
     "--scale nan": "--scale",
+    "--scale 1e300": r"too large for float32 .*scaled by 1e\+300",
+    "--std 1e-300": r"too large for float32 .*divided by \(1e-300\)",
     "--mean 1,2,3": "mean",
     "--std 0": "std",
     "--mean nan": "--mean",

@@ -680,6 +680,11 @@ BAD = {
     "empty": ({"x": X[:0]}, ONE, r"the data is empty"),
     "NaN": ({"x": _NAN}, ONE, r"holds NaN or infinity .*key 'x', example 3"),
     "infinity": ({"x": np.where(np.isnan(_NAN), np.inf, X)}, ONE, r"holds NaN or infinity"),
+    "too large": (
+        {"x": X.astype(float) * 1e300},
+        ONE,
+        r"too large for float32 .*key 'x', example 0\): the data is unscaled",
+    ),
     "floats for integers": (
         {"x": X, "mask": np.ones((12, 2))},
         TWO,

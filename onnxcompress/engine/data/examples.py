@@ -52,13 +52,15 @@ class Examples:
         """Return these examples stacked along the first axis; raises DataError where one holds NaN."""
         stack = {}
         for name, column in self.columns.items():
-            values = self.fits[name].apply(column.take(indices))
+            taken = column.take(indices)
+            values = self.fits[name].apply(taken)
             if values.dtype.kind == "f" and not np.isfinite(values).all():
-                rows = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
-                raise DataError(
-                    "the data holds NaN or infinity",
-                    where=self.place(int(np.asarray(indices)[~rows][0]), name),
-                )
+                row = int(np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))[0])
+                where, fit = self.place(int(np.asarray(indices)[row]), name), self.fits[name]
+                if taken.dtype.kind != "f" or np.isfinite(taken[row]).all():
+                    why = f"the data is {fit.affine.words()} for input '{name}', which takes {fit.dtype}"
+                    raise DataError(f"the data is too large for {fit.dtype}", where=where, why=why)
+                raise DataError("the data holds NaN or infinity", where=where)
             stack[name] = values
         return stack
 

@@ -92,7 +92,13 @@ class Fit:
     flip: bool = False
 
     def apply(self, stack: Array) -> Array:
-        """Return the stack as the input takes it."""
+        """Return the stack as the input takes it; a number too large for its type becomes infinity."""
+        with np.errstate(
+            over="ignore", invalid="ignore", divide="ignore"
+        ):  # who reads the examples looks for infinity
+            return self._applied(stack)
+
+    def _applied(self, stack: Array) -> Array:
         if self.axes is not None:
             stack = stack.transpose(0, *(a + 1 for a in self.axes))
         if self.shape is not None:
