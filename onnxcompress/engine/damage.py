@@ -129,4 +129,4 @@ def _squares(one: Array, other: Array | None) -> tuple[float, float]:
     reference = float((one[finite] ** 2).sum())
     if other is None or other.shape != one.shape or not np.isfinite(other[finite]).all():
         return math.inf, reference
-    return float(((one - other)[finite] ** 2).sum()), reference
+    return float(((one[finite] - other[finite]) ** 2).sum()), reference

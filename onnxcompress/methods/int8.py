@@ -122,7 +122,11 @@ class Int8(Method):
             threads=resources.threads,
             progress=lambda what: resources.progress(0.0, what, None),
         )
-        found = [search.find(way) for way in self._ways(chosen)]
+        if len(search.boundless) == len(chosen):
+            lost = [Refusal(prepared.weights.get(n, n), why) for n, why in search.boundless.items()]
+            return Plan(refusals=(*refusals, *lost))
+        ways = self._ways([c for c in chosen if c.node not in search.boundless])
+        found = [search.find(way) for way in ways]
         broken = bool(limits) and not any(f.holds for f in found)
         found = [f for f in found if f.holds] or found
         ratios = measured(model, prepared, found, resources.stopwatch)

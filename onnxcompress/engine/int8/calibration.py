@@ -41,9 +41,18 @@ class Recorder:
         self._session = runtime.open_session(every.SerializeToString(), threads=threads, optimization="basic")
         self._inputs = [i.name for i in self._session.inputs]
         self.ranges: dict[str, Range] = {}
+        self._unbounded: set[str] = set()
+
+    @property
+    def boundless(self) -> frozenset[str]:
+        """The activations that have no range: they were infinite, or no numbers, in every call so far."""
+        return frozenset(self._unbounded - set(self.ranges))
 
     def minmax(self, calls: Iterable[Feeds]) -> dict[str, Range]:
-        """Return the least and greatest value of every floating-point activation, 0 included."""
+        """Return the least and greatest value of every floating-point activation, 0 included.
+
+        A call in which an activation is infinite somewhere does not count for it.
+        """
         for values in self._run(calls):
             for name, array in values.items():
                 low, high = self.ranges.get(name, (0.0, 0.0))
@@ -70,14 +79,14 @@ class Recorder:
         for feed in calls:
             given = {name: feed[name] for name in self._inputs}
             values = {**given, **self._session.run(given)}
-            yield {
+            numbers = {
                 name: array
                 for name, array in values.items()
-                if isinstance(array, np.ndarray)
-                and array.dtype == np.float32
-                and array.size
-                and np.isfinite(array).all()
+                if isinstance(array, np.ndarray) and array.dtype == np.float32 and array.size
             }
+            bounded = {name: array for name, array in numbers.items() if np.isfinite(array).all()}
+            self._unbounded |= set(numbers) - set(bounded)
+            yield bounded
 
 
 def sampled(array: Array, generator: np.random.Generator) -> Array:

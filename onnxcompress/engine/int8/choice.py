@@ -67,12 +67,14 @@ def candidates(proto: onnx.ModelProto) -> tuple[tuple[Candidate, ...], dict[str,
     return tuple(found), refused
 
 
-def carriers(proto: onnx.ModelProto, static: Iterable[str]) -> tuple[str, ...]:
+def carriers(
+    proto: onnx.ModelProto, static: Iterable[str], boundless: frozenset[str] = frozenset()
+) -> tuple[str, ...]:
     """Return the nodes that pass 8-bit values from one static contraction to another.
 
     A node stays only while something quantised comes in and something quantised takes what goes out, so that
     no value is rounded that nobody computes with. Clip and Relu behind a contraction always stay: its rounded
-    output has their range.
+    output has their range. What makes a ``boundless`` value, one without a range, is none of them.
     """
     quantised = set(static)
     nodes = {node.name: node for node in proto.graph.node}
@@ -83,7 +85,11 @@ def carriers(proto: onnx.ModelProto, static: Iterable[str]) -> tuple[str, ...]:
             users.setdefault(name, []).append(node.name)
     constants = {t.name for t in proto.graph.initializer}
     outputs = {o.name for o in proto.graph.output}
-    kept = {n.name for n in proto.graph.node if n.op_type in CARRIERS and n.domain in ("", "ai.onnx")}
+    kept = {
+        n.name
+        for n in proto.graph.node
+        if n.op_type in CARRIERS and n.domain in ("", "ai.onnx") and boundless.isdisjoint(n.output)
+    }
     while True:
         inside = quantised | kept
         gone = set()

@@ -96,29 +96,50 @@ class Search:
         return self._ranges[0]
 
     @cached_property
-    def _ranges(self) -> tuple[How, Mapping[str, Range]]:
+    def _recorder(self) -> Recorder:
+        """What ran on the calibration data, and knows what was seen of every activation."""
         self._progress("calibrating")
         recorder = Recorder(self._prepared.proto, threads=self._threads)
-        full = recorder.minmax(self._calibrating)
+        recorder.minmax(self._calibrating)
+        return recorder
+
+    @cached_property
+    def boundless(self) -> Mapping[str, str]:
+        """The layers that 8 bits cannot be had for, node -> why: what they read or make has no range."""
+        nodes = {node.name: node for node in self._prepared.proto.graph.node}
+        why = {}
+        for candidate in self._candidates:
+            node = nodes[candidate.node]
+            lost = [name for name in (node.input[0], node.output[0]) if name in self._recorder.boundless]
+            if lost:
+                why[node.name] = f"'{lost[0]}' is infinite or no number on all calibration data"
+        return why
+
+    @cached_property
+    def _ranges(self) -> tuple[How, Mapping[str, Range]]:
+        full = dict(self._recorder.ranges)
         if self._how == "minmax":
             return "minmax", full
-        least = recorder.least_error(self._calibrating)
+        least = self._recorder.least_error(self._calibrating)
         if self._how == "mse":
             return "mse", least
-        nodes = tuple(c.node for c in self._candidates)
+        nodes = tuple(c.node for c in self._candidates if c.node not in self.boundless)
         errors = {}
         for how, ranges in (("minmax", full), ("mse", least)):
-            decision = Quantization(nodes, carriers(self._prepared.proto, nodes), (), ranges, self._narrow)
+            decision = Quantization(nodes, self._carriers(nodes), (), ranges, self._narrow)
             errors[how] = self.yardstick.measure(self._computes(self._write(decision))).relative_l2()
         return ("minmax", full) if errors["minmax"] <= errors["mse"] else ("mse", least)
 
+    def _carriers(self, static: Sequence[str]) -> tuple[str, ...]:
+        return carriers(self._prepared.proto, static, self._recorder.boundless) if static else ()
+
     def decide(self, way: str, without: frozenset[str] = frozenset()) -> Quantization:
         """Return the decision of one way, with some layers left float."""
-        chosen = [c for c in self._candidates if c.node not in without]
+        chosen = [c for c in self._candidates if c.node not in without and c.node not in self.boundless]
         dynamic = tuple(c.node for c in chosen if c.dynamic and way != "static")
         static = tuple(c.node for c in chosen if c.node not in dynamic and way != "dynamic")
         ranges = self._ranges[1] if static else {}
-        return Quantization(static, carriers(self._prepared.proto, static), dynamic, ranges, self._narrow)
+        return Quantization(static, self._carriers(static), dynamic, ranges, self._narrow)
 
     def find(self, way: str) -> Found:
         """Return the decision of one way that leaves as few layers float as the limits allow."""
@@ -160,7 +181,8 @@ class Search:
         model = self._write(decision)
         computes = self._computes(model)
         error = self.yardstick.measure(computes).relative_l2()
-        why = dict.fromkeys(excluded, f"left float, so that {self._limits.told} holds")
+        limit = dict.fromkeys(excluded, f"left float, so that {self._limits.told} holds")
+        why = {**self.boundless, **limit}
         return Found(way, decision, model, error, bool(decision.nodes) and self._limits.hold(computes), why)
 
     def _write(self, decision: Quantization) -> bytes:
