@@ -20,6 +20,7 @@ import onnx
 from onnxcompress.core.errors import UnsupportedError
 from onnxcompress.core.quantization import Quantization
 from onnxcompress.engine import runtime
+from onnxcompress.engine.int8.single_rounding import grids, round_once
 from onnxcompress.engine.proto_edits import keep_declared, tapped
 from onnxcompress.engine.proto_names import Hidden
 
@@ -110,12 +111,13 @@ def _static(proto: onnx.ModelProto, decision: Quantization) -> onnx.ModelProto:
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer  # noqa: PLC0415
     from onnxruntime.quantization.quant_utils import QuantType  # noqa: PLC0415
 
+    before = {node.name for node in proto.graph.node}
     nodes = [*decision.static, *decision.carriers]
     wanted = set(nodes)
     operators = sorted({node.op_type for node in proto.graph.node if node.name in wanted})
     data = {
         name: TensorData(lowest=np.float32(low), highest=np.float32(high))
-        for name, (low, high) in decision.ranges.items()
+        for name, (low, high) in {**decision.ranges, **grids(proto.graph)}.items()
     }
     quantizer = QDQQuantizer(
         proto,
@@ -129,7 +131,9 @@ def _static(proto: onnx.ModelProto, decision: Quantization) -> onnx.ModelProto:
         operators,
         {"UseQDQContribOps": _default_set(proto) < 13, "ForceQuantizeNoInputCheck": True},
     )
-    return _model(quantizer.quantize_model(), quantizer)
+    made = _model(quantizer.quantize_model(), quantizer)
+    round_once(made.graph, before)
+    return made
 
 
 def _dynamic(proto: onnx.ModelProto, decision: Quantization) -> onnx.ModelProto:
