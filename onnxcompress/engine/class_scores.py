@@ -41,6 +41,11 @@ def shown(model: Model, outputs: Collection[str]) -> frozenset[str]:
     return frozenset(value.name or "" for value in values if _weighed(value) or _chosen_from(value))
 
 
+def weighed(model: Model, output: str) -> bool:
+    """Tell whether softmax makes an output, so that the graph shows what a row of it is."""
+    return any(value.name == output and _weighed(value) for value in model.ir.graph.outputs)
+
+
 def unranked(model: Model, task: Task | None) -> frozenset[str]:
     """Return the outputs of which something shows that no number of a row is the answer by being the largest.
 

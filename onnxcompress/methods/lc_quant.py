@@ -229,13 +229,14 @@ class LcQuant(LcMethod):
         return told
 
     def _untrained_warnings(self, chosen: Chosen, encodings: Mapping[str, Encoding]) -> list[str]:
-        advice = untrained_advice(chosen.task)
+        advice, what = untrained_advice(chosen.task), f"codebooks of {self.size} entries"
+        if any(encoding.kind == "trellis" for encoding in encodings.values()):
+            bits = self.bits or DEFAULT_BITS
+            what = f"trellises of {bits} bit{'' if bits == 1 else 's'} a weight"
         if self.size <= 8:
-            return [
-                f"codebooks of {self.size} entries without training usually make a model unusable; {advice}"
-            ]
+            return [f"{what} without training usually make a model unusable; {advice}"]
         if self.size <= 16:
-            return [f"codebooks of {self.size} entries without training are marginal; {advice}"]
+            return [f"{what} without training are marginal; {advice}"]
         return []
 
 

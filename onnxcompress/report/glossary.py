@@ -159,7 +159,10 @@ GLOSSARY: dict[str, Definition] = {
         "table of the values the codes stand for.",
     ),
     "entries": Definition(
-        "Entries", "Values in the weight's codebook. Two bits a code allow four entries.", "count"
+        "Entries",
+        "Values in the weight's codebook. Two bits a code allow four entries; in a trellis a weight's own "
+        "code and those just before it name the entry together, so that two bits a weight reach up to 256.",
+        "count",
     ),
     "weight_bits": Definition(
         "Bits a weight", "Bits of this weight's tensors in the file, divided by its elements.", "bits"

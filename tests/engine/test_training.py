@@ -179,10 +179,24 @@ def test_teacher_and_labels_combine(loss):
     assert before < damaged or "ce" in loss
 
 
-def test_probabilities_are_recognised_and_said():
+def test_probabilities_that_only_values_tell_of_are_said():
+    arrays = {"W": np.random.default_rng(1).standard_normal((6, 3)).astype(np.float32)}
+    nodes = [
+        helper.make_node("MatMul", ["x", "W"], ["s"]),
+        helper.make_node("Exp", ["s"], ["e"]),
+        helper.make_node("ReduceSum", ["e", "last"], ["t"], keepdims=1),
+        helper.make_node("Div", ["e", "t"], ["y"]),
+    ]
+    last = {"last": np.array([1], np.int64)}
+    model = model_of(nodes, {"x": ["N", 6]}, {"y": ["N", 3]}, {**arrays, **last})
+    trainer = trainer_of(model, task_of(model, blobs(200)), batch_size=32)
+    assert any("holds probabilities" in w for w in trainer.warnings)
+
+
+def test_probabilities_of_softmax_are_recognised():
     model, data = perceptron(end="Softmax"), blobs(200)
     trainer = trainer_of(model, task_of(model, data), batch_size=32)
-    assert any("holds probabilities" in w for w in trainer.warnings)
+    assert not trainer.warnings, "the graph shows them: softmax is known to make probabilities"
     logits = trainer_of(perceptron(), task_of(perceptron(), data), batch_size=32)
     assert not logits.warnings
     assert trainer.evaluate().loss == pytest.approx(logits.evaluate().loss, rel=1e-5)

@@ -234,6 +234,12 @@ def test_a_trellis_is_nearer_than_a_plain_codebook_of_as_many_codes():
     assert bits < 2.3 * array.size
 
 
+def test_the_warning_of_a_trellis_tells_its_bits_and_not_a_number_of_entries():
+    found = LcQuant(codebook="trellis", bits=2).plan(wide(), None, Resources())
+    assert any("trellises of 2 bits a weight without training" in w for w in found.warnings)
+    assert not any("codebooks of 4 entries" in w for w in found.warnings)
+
+
 def test_a_trellis_already_there_is_kept():
     model = wide()
     once = LcQuant(bits=2, codebook="trellis").plan(model, None, Resources())

@@ -120,7 +120,8 @@ class Evaluator:
         self.assumed_scores = tuple(name for name in likely if scores and name not in known)
         if guarded:
             self.loss = with_others(self.loss, facts)
-        if output in facts.probabilities and task.labelled and self.loss.needs_labels and task.loss != "mse":
+        guessed = output in facts.probabilities and not class_scores.weighed((teacher or graph).model, output)
+        if guessed and task.labelled and self.loss.needs_labels and task.loss != "mse":
             self.warnings.append(f"output '{output}' holds probabilities; the loss is −log of the label's")
 
     def metric(self) -> Metric:
