@@ -163,7 +163,8 @@ class FixedLevels(CodebookProjection):
             scale = float(self.scales(_float(values.reshape(1, -1)))[0])
         results: list[Encoding] = []
         for w in weights:
-            entries = (self.levels() * float(w.dtype.type(scale))).astype(w.dtype)
+            with np.errstate(over="ignore"):  # the end of a grid may be infinite where no weight is there
+                entries = (self.levels() * float(w.dtype.type(scale))).astype(w.dtype)
             results.append(Codebook(nearest(w, entries), entries))
         return results
 

@@ -32,6 +32,9 @@ Mode = Literal["lc", "idc", "dc"]
 NODE_BYTES = 300
 """What the nodes and names that decode one weight take in the file, at least."""
 
+_NEAR = 4.0
+"""A weight may become so many times larger: by a power of two, a grid's last step, a rank that is cut off."""
+
 WHOLE = "is worth more whole than it costs"
 """Why a weight that might have been compressed is not."""
 
@@ -190,9 +193,10 @@ class LcMethod(Method):
         check_finite(arrays, "it has no closest compressed form")
         chosen = Chosen(model, selected, arrays, task, resources)
         wanted, others = self._parts(chosen)
+        wanted, huge = _representable(wanted, arrays)
         direct = project(wanted, arrays)
         parts, small = self._worthwhile(wanted, direct, chosen)
-        refusals = [*refusals, *others, *small, *left_alone(model, found)]
+        refusals = [*refusals, *others, *huge, *small, *left_alone(model, found)]
         # What is compressed jointly is so without the weights that are left alone after all.
         direct |= project([part for part in parts if part not in wanted], arrays)
         encodings = {name: direct[name] for part in parts for name in part.weights}
@@ -279,6 +283,39 @@ def untrained_advice(task: Task | None) -> str:
     if task is not None:
         return "use --mode lc"
     return "give --data, labels are not needed (the original teaches)"
+
+
+def _representable(parts: Sequence[Part], arrays: Mapping[str, Array]) -> tuple[list[Part], list[Refusal]]:
+    """Leave weights alone that are so near the end of their type that their closest form is beyond it."""
+    import numpy as np  # noqa: PLC0415
+
+    from onnxcompress.core.refusal import Refusal  # noqa: PLC0415
+    from onnxcompress.engine.lc.loop import Part, project  # noqa: PLC0415
+
+    kept, refusals = [], []
+    for part in parts:
+        stay = list(range(len(part.weights)))
+        if any(_is_near_the_end(arrays[name]) for name in part.weights):
+            with np.errstate(over="ignore", invalid="ignore"):
+                found = project([part], arrays)
+                stay = [i for i, name in enumerate(part.weights) if np.isfinite(found[name].decode()).all()]
+        told = "its closest compressed form is not finite: its numbers are near the largest of their type"
+        refusals += [Refusal(name, told) for i, name in enumerate(part.weights) if i not in stay]
+        if len(stay) == len(part.weights):
+            kept.append(part)
+        elif stay:
+            kept.append(Part(tuple(part.weights[i] for i in stay), part.projection.of(stay)))
+    return kept, refusals
+
+
+def _is_near_the_end(array: Array) -> bool:
+    import numpy as np  # noqa: PLC0415
+
+    if not array.size:
+        return False
+    least, most = float(array.min()), float(array.max())
+    with np.errstate(over="ignore"):
+        return bool(np.isinf(np.asarray(_NEAR * max(-least, most)).astype(array.dtype)))
 
 
 def _without_whole(plan: Plan) -> Plan:

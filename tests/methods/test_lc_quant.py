@@ -240,6 +240,21 @@ def test_the_warning_of_a_trellis_tells_its_bits_and_not_a_number_of_entries():
     assert not any("codebooks of 4 entries" in w for w in found.warnings)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("options", [{"codebook": "pow2"}, {"codebook": "int", "bits": 8}, {"bits": 1}])
+def test_weights_near_the_largest_number_get_no_infinite_form(options):
+    model = wide()
+    rng = np.random.default_rng(0)
+    huge = np.sign(rng.normal(size=(64, 64))) * rng.uniform(3.0e38, 3.4e38, (64, 64))
+    model.ir.graph.initializers["fc1.w"].const_value = ir.tensor(huge.astype(np.float32))
+    model = Model(model.ir, model.source)
+    plan = LcQuant(**options).plan(model, None, Resources())
+    assert all(np.isfinite(encoding.decode()).all() for encoding in plan.weights.values())
+    told = {refusal.where: refusal.why for refusal in plan.refusals}
+    assert "fc1.w" in plan.weights or "near the largest of their type" in told["fc1.w"]
+    assert ("fc1.w" in plan.weights) == (options.get("codebook") != "pow2")
+
+
 def test_a_trellis_already_there_is_kept():
     model = wide()
     once = LcQuant(bits=2, codebook="trellis").plan(model, None, Resources())
