@@ -12,6 +12,7 @@ entries are means; both in turn never get worse, and end in a local optimum.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from onnxcompress.core.encoding import Array
 from onnxcompress.csteps.kmeans import scale_of
 
 MOST_WINDOW = 8
-"""Widest window in bits: two bytes next to each other hold every one, wherever it begins."""
+"""Widest window in bits: it fits into a byte, and two bytes next to each other hold every one."""
 _SEGMENT = 1024
 """Codes that are planned one after the other; many segments of so many at the same time."""
 _SIGHT = 32
@@ -31,32 +32,89 @@ _FIRST, _WARM = 12, 2
 """Turns of paths and entries, from the start and from an earlier solution."""
 
 
+@dataclass(frozen=True)
+class Solution:
+    """What a trellis consists of but the codes.
+
+    Attributes:
+        entries: (2^window,), float64.
+        scales: (weights,), float64: an element of weight j is ``scales[j] · entry``; the largest is 1.
+    """
+
+    entries: Array
+    scales: Array
+
+
 def trellis(
-    paths: Sequence[Array], counted: Sequence[Array], bits: int, window: int, previous: Array | None = None
-) -> Array:
-    """Return the entries (2^window,), float64, to which short distances ``Σ (w − entry)²`` were found.
+    paths: Sequence[Array],
+    counted: Sequence[Array],
+    bits: int,
+    window: int,
+    previous: Solution | None = None,
+) -> Solution:
+    """Return the entries and scales to which short distances ``Σ (w − scale · entry)²`` were found.
 
     Args:
-        paths: weights in the order of their codes, 1-D, finite; several share the entries.
+        paths: weights in the order of their codes, 1-D, finite; several share the entries, each at a scale
+            of its own, and the path of one goes on from that of the one before.
         counted: which of them count, bool; the others may get any entry.
         bits: bits of a code, 1 to ``window`` / 2.
         window: bits that name an entry.
-        previous: (2^window,) entries of an earlier solution of a similar problem, for a warm start.
+        previous: an earlier solution of a similar problem, for a warm start.
     """
-    seen = np.concatenate([p[c] for p, c in zip(paths, counted, strict=True)]).astype(np.float64)
-    if not seen.size:
-        return np.zeros(1 << window) if previous is None else previous.astype(np.float64)
-    scale = scale_of(seen)  # sums could leave float64's range
-    seen, paths = seen / scale, [p / scale for p in paths]
-    entries = _start(seen, bits, window) if previous is None else previous.astype(np.float64) / scale
+    whole, seen, ends = _joined(paths, counted)
+    if not whole.any():
+        return previous or Solution(np.zeros(1 << window), np.ones(len(paths)))
+    size = scale_of(whole)
+    whole /= size  # sums could leave float64's range
+    if previous is None:
+        scales = np.array([np.sqrt(p @ p / max(1, len(p))) for p in np.split(whole, ends)])
+        entries = _start((whole / _spread(scales, paths))[seen], bits, window)
+    else:
+        scales, entries = previous.scales, previous.entries / size
     for _ in range(_FIRST if previous is None else _WARM):
-        windows = np.concatenate(
-            [best_path(p, c, entries, bits)[c] for p, c in zip(paths, counted, strict=True)]
-        )
-        times = np.bincount(windows, minlength=len(entries))
-        sums = np.bincount(windows, seen, minlength=len(entries))
-        entries = np.where(times > 0, sums / np.maximum(times, 1), entries)
-    return entries * scale
+        along = _spread(scales, paths)
+        windows = best_path(whole / along, seen, entries, bits)
+        weights = np.square(along) * seen
+        total = np.bincount(windows, weights, minlength=len(entries))
+        sums = np.bincount(windows, along * whole, minlength=len(entries))
+        entries = np.where(total > 0, sums / np.where(total > 0, total, 1), entries)
+        scales = _scales(whole, entries[windows] * seen, ends, scales)
+    largest = scales.max()
+    return Solution(entries * largest * size, scales / largest)
+
+
+def best_paths(
+    paths: Sequence[Array], counted: Sequence[Array], solution: Solution, bits: int
+) -> list[Array]:
+    """Return the windows, uint8, of each of the paths, one going on from the other."""
+    whole, seen, ends = _joined(paths, counted)
+    whole /= _spread(solution.scales, paths)
+    return np.split(best_path(whole, seen, solution.entries, bits), ends)
+
+
+def _joined(paths: Sequence[Array], counted: Sequence[Array]) -> tuple[Array, Array, Array]:
+    """Return the numbers of all paths, 0 for those that do not count; which count; where paths end."""
+    seen = np.concatenate(counted)
+    whole = np.where(seen, np.concatenate(paths).astype(np.float64), 0)
+    return whole, seen, np.cumsum([len(p) for p in paths])[:-1]
+
+
+def _spread(scales: Array, paths: Sequence[Array]) -> Array:
+    """Return the scale of every number of the paths; 1 for that of a path of zeros, which any suits."""
+    return np.repeat(np.where(scales > 0, scales, 1), [len(p) for p in paths])
+
+
+def _scales(whole: Array, entries: Array, ends: Array, before: Array) -> Array:
+    """Return the scales with the least distances for given codes and entries."""
+    if len(before) == 1:
+        return before
+    found = before.copy()
+    for j, (w, e) in enumerate(zip(np.split(whole, ends), np.split(entries, ends), strict=True)):
+        square, product = e @ e, w @ e
+        if square > 0 and product >= 0:
+            found[j] = product / square
+    return found
 
 
 def best_path(path: Array, counted: Array, entries: Array, bits: int) -> Array:

@@ -69,7 +69,9 @@ class LcQuant(LcMethod):
         choices=("tensor", "channel", "group"),
     )
     group_size: int | None = option(None, "Weights in a group; implies --granularity group.")
-    joint: bool = option(False, "One codebook for all weights together.")
+    joint: bool = option(
+        False, "One codebook for all weights together; of a trellis each weight has a scale of its own."
+    )
 
     def __post_init__(self) -> None:
         self._check_codebook()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))
-from small import one_weight, run, stored_at, stored_proto
+from small import one_weight, packed_bytes, run, stored_at, stored_proto
 
 from onnxcompress import importer
 from onnxcompress.core.errors import UsageError
@@ -64,7 +64,7 @@ def test_segments_cost_next_to_nothing(monkeypatch):
     path = np.random.default_rng(2).normal(size=6000)
     every = np.ones(len(path), bool)
     for bits, window in ((1, 8), (2, 6), (2, 8), (4, 8)):
-        entries = trellis([path], [every], bits, window)
+        entries = trellis([path], [every], bits, window).entries
         cut = ((path - entries[best_path(path, every, entries, bits)]) ** 2).sum()
         with monkeypatch.context() as patch:
             patch.setattr("onnxcompress.csteps.trellis._SEGMENT", len(path))
@@ -77,7 +77,7 @@ def test_nearer_than_the_best_plain_codebook_and_not_nearer_than_the_bound(bits,
     """Gaussian numbers: Lloyd and Max reach 4.4, 9.3, 14.6, 20.2 dB, and nothing more than 6.02 a bit."""
     path = np.random.default_rng(3).normal(size=20_000)
     every = np.ones(len(path), bool)
-    entries = trellis([path], [every], bits, 8)
+    entries = trellis([path], [every], bits, 8).entries
     found = -10 * np.log10(np.mean((path - entries[best_path(path, every, entries, bits)]) ** 2))
     plain = kmeans(path, 1 << bits)
     nearest = np.abs(path[:, None] - plain).min(axis=1)
@@ -89,10 +89,10 @@ def test_nearer_than_the_best_plain_codebook_and_not_nearer_than_the_bound(bits,
 def test_turns_never_get_worse():
     path = some(3000).astype(np.float64)
     every = np.ones(len(path), bool)
-    entries, costs = None, []
+    found, costs = None, []
     for _ in range(4):
-        entries = trellis([path], [every], 2, 6, entries)
-        costs.append(((path - entries[best_path(path, every, entries, 2)]) ** 2).sum())
+        found = trellis([path], [every], 2, 6, found)
+        costs.append(((path - found.entries[best_path(path, every, found.entries, 2)]) ** 2).sum())
     assert all(b <= a * (1 + 1e-6) for a, b in itertools.pairwise(costs))
     assert costs[-1] < costs[0]
 
@@ -106,7 +106,7 @@ def test_onnxruntime_decodes_it_and_it_is_read_again(bits, window, shape):
     proto = stored_at(13, encoding)
     (found,) = importer.load(proto).encodings.values()
     assert isinstance(found, Trellis)
-    assert found.stream.tobytes() == encoding.stream.tobytes()
+    assert found.windows.tobytes() == encoding.windows.tobytes()
     assert found.entries.tobytes() == encoding.entries.tobytes()
     assert (found.shape, found.bits, found.window, found.dtype) == (shape, bits, window, np.float32)
 
@@ -174,6 +174,36 @@ def test_several_weights_share_entries_and_zeros_are_no_trouble():
     assert not zeros.decode().any()
 
 
+def test_each_has_its_own_scale():
+    """Weights of very different sizes are as near to what they should be as each with entries of its own."""
+    arrays = [some(70, 90), 1e-3 * some(64, 64), 30 * some(50, 50)]
+    found = TrellisCodebook(2, 8).project(arrays)
+    assert max(e.scale for e in found) == 1
+    for array, encoding in zip(arrays, found, strict=True):
+        (alone,) = TrellisCodebook(2, 8).project([array])
+        error, least = (np.linalg.norm(e.decode() - array) for e in (encoding, alone))
+        assert error < 1.25 * least
+        e = encoding.entries.astype(np.float64)[encoding.windows]
+        assert encoding.scale == pytest.approx(float((e * array).sum() / (e * e).sum()), rel=0.02)
+
+
+def test_each_goes_on_from_the_one_before():
+    arrays = [some(64, 64), some(70, 90), some(10, 10), some(5, 5)]
+    first, second, third, small = TrellisCodebook(2, 8).project(arrays)
+    assert isinstance(small, Codebook)
+    assert (second.after, first.after) == (first.before, third.before)
+
+
+def test_more_turns_with_several_weights_never_get_worse():
+    arrays = [some(64, 64), 5 * some(70, 90), some(30, 30)]
+    found, costs = None, []
+    for _ in range(4):
+        found = TrellisCodebook(2, 6).project(arrays, previous=found)
+        costs.append(sum(((e.decode() - a) ** 2).sum() for e, a in zip(found, arrays, strict=True)))
+    assert all(b <= a * (1 + 1e-4) for a, b in itertools.pairwise(costs))
+    assert costs[-1] < costs[0]
+
+
 def test_hidden_weights_do_not_count():
     array = some(70, 90)
     hidden = np.random.default_rng(5).random(array.shape) < 0.3
@@ -184,20 +214,33 @@ def test_hidden_weights_do_not_count():
     assert seen < np.linalg.norm((whole.decode() - array)[~hidden])
 
 
-def test_cut_channels_leave_the_others_as_they_were():
-    (encoding,) = TrellisCodebook(2).project([some(70, 90)])
+@pytest.fixture(scope="module", params=["alone", "scaled"])
+def encoding(request):
+    (alone,) = TrellisCodebook(2).project([some(70, 90)])
+    _, scaled = TrellisCodebook(2).project([3 * some(80, 90), some(70, 90)])
+    assert alone.scale == 1 > scaled.scale
+    return {"alone": alone, "scaled": scaled}[request.param]
+
+
+def test_cut_channels_leave_the_others_as_they_were(encoding):
     keep = np.array([0, 3, 4, 69])
     for axis in (0, 1):
         assert np.array_equal(encoding.take(axis, keep).decode(), encoding.decode().take(keep, axis=axis))
 
 
-def test_other_entries_and_the_same_codes():
-    (encoding,) = TrellisCodebook(2).project([some(70, 90)])
+def test_other_entries_and_the_same_codes(encoding):
     (numbers,) = encoding.numbers()
     made = np.where(numbers.places >= 0, numbers.values.astype(np.float32)[numbers.places], 0)
-    assert np.array_equal(made, encoding.decode())
+    factors = np.float32(1) if numbers.factors is None else numbers.factors
+    assert np.array_equal(made * factors, encoding.decode())
     doubled = encoding.with_numbers([2 * numbers.values])
     assert np.array_equal(doubled.decode(), 2 * encoding.decode())
+
+
+def test_stored_bits_are_the_bytes_in_the_file(encoding):
+    proto = stored_at(13, encoding)
+    assert encoding.stored_bits() == 8 * packed_bytes(proto)
+    assert encoding.information_bits() <= encoding.stored_bits()
 
 
 def test_small_weights_get_a_plain_codebook():

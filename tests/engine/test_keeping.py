@@ -17,7 +17,7 @@ from onnxcompress.encodings.lowrank import FixedRank
 from onnxcompress.encodings.scaled import IntGrid
 from onnxcompress.encodings.sparse import Pruning
 from onnxcompress.encodings.sparse_codebook import PruneCodebook
-from onnxcompress.encodings.trellis import TrellisCodebook
+from onnxcompress.encodings.trellis import Trellis, TrellisCodebook
 from onnxcompress.engine.lc.keeping import put_together, taken_apart
 
 WEIGHT = np.random.default_rng(0).normal(size=(20, 6, 3, 3)).astype(np.float32)
@@ -34,14 +34,18 @@ KINDS = {
 }
 
 
-def encodings() -> dict[str, Encoding]:
-    found = {name: kind.project([WEIGHT])[0] for name, kind in KINDS.items()}
-    return {"layers.0/weight": Dense(WEIGHT), **found}
+def encodings(dtype: type = np.float32) -> dict[str, Encoding]:
+    weight = WEIGHT.astype(dtype)
+    found = {name: kind.project([weight])[0] for name, kind in KINDS.items()}
+    _, scaled = TrellisCodebook(4).project([3 * weight, weight])
+    assert isinstance(scaled, Trellis)
+    assert scaled.scale < 1
+    return {"layers.0/weight": Dense(weight), "trellis, scaled": scaled, **found}
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_what_is_put_together_is_what_was_taken_apart(dtype: type) -> None:
-    before = {name: kind.project([WEIGHT.astype(dtype)])[0] for name, kind in KINDS.items()}
+    before = encodings(dtype)
     arrays, description = taken_apart(before)
     after = put_together(arrays, json.loads(json.dumps(description)))
     assert set(after) == set(before)

@@ -9,6 +9,7 @@ from onnx import helper
 
 from onnxcompress.core.model import Model, Source
 from onnxcompress.encodings.codebook import AdaptiveCodebook
+from onnxcompress.encodings.trellis import Trellis, TrellisCodebook
 from onnxcompress.engine.proto import from_proto, to_proto
 from onnxcompress.engine.runtime import open_session, optimized_ops
 from onnxcompress.engine.storage import pool as stored_pool
@@ -91,6 +92,63 @@ def test_different_numbers_of_entries_are_different_pools() -> None:
     }
     proto = check(model.with_encodings(found, "test"))
     assert sum(n.op_type == "Split" for n in proto.graph.node) == 4
+
+
+def joint(model: Model, bits: int = 2, window: int | None = None) -> Model:
+    names = list(model.weights)
+    arrays = [model.array(n) * np.float32(k + 1) for k, n in enumerate(names)]
+    found = TrellisCodebook(bits, window).project([a.astype(model.array("w0").dtype) for a in arrays])
+    return model.with_encodings(dict(zip(names, found, strict=True)), "test")
+
+
+@pytest.mark.parametrize("opset", [10, 12, 13, 18, 26])
+def test_one_stream_of_codes_for_every_operator_set(opset: int) -> None:
+    model = joint(
+        many_weights(np.dtype(np.float32), opset, {10: 5, 12: 7}.get(opset, IR_OF_OPSET.get(opset, 8)))
+    )
+    proto = check(model)
+    onnx.checker.check_model(proto, full_check=True)
+    operators = [n.op_type for n in proto.graph.node]
+    assert (operators.count("ConvTranspose"), operators.count("Split")) == (1, 1)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, ml_dtypes.bfloat16])
+def test_one_stream_of_every_storage_type(dtype: type) -> None:
+    check(joint(many_weights(np.dtype(dtype), 13, 8)))
+
+
+@pytest.mark.parametrize(("bits", "window"), [(1, 2), (1, 7), (2, 5), (3, 7), (3, 8), (4, 8)])
+def test_a_stream_is_read_again(bits: int, window: int) -> None:
+    model = joint(many_weights(np.dtype(np.float32), 13, 7), bits, window)
+    proto = check(model)
+    graph, encodings = stored.lift(from_proto(_copy(proto)))
+    assert encodings.keys() == model.encodings.keys()
+    for name, encoding in encodings.items():
+        assert isinstance(encoding, Trellis)
+        expected = model.encodings[name]
+        assert isinstance(expected, Trellis)
+        assert encoding.windows.tobytes() == expected.windows.tobytes()
+        assert (encoding.scale, encoding.bits) == (expected.scale, bits)
+    again = Model(graph, Source(None, "", 0), encodings)
+    assert to_proto(stored.lower(again)[0]) == proto
+
+
+def test_a_stream_is_smaller_than_trellises_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = joint(many_weights(np.dtype(np.float32), 13, 7))
+    together = check(model).ByteSize()
+    monkeypatch.setattr(stored_pool, "_LARGEST", 0)
+    assert check(model).ByteSize() > together + 250 * (len(SHAPES) - 1)
+
+
+def test_a_weight_that_is_gone_leaves_two_streams() -> None:
+    """What went on from it begins one of its own."""
+    model = joint(many_weights(np.dtype(np.float32), 13, 7), 2, 8)
+    third = sorted(model.encodings, key=lambda n: (-model.weights[n].size, n))[2]
+    dense = {third: TrellisCodebook(2, 8).project([model.array(third)])[0]}
+    assert not np.array_equal(dense[third].codebook(), model.encodings[third].codebook())
+    proto = check(model.with_encodings(dense, "test"))
+    assert not isinstance(dense[third], Trellis)
+    assert sum(n.op_type == "ConvTranspose" for n in proto.graph.node) == 2
 
 
 def _copy(proto: onnx.ModelProto) -> onnx.ModelProto:

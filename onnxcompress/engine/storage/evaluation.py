@@ -74,7 +74,7 @@ def _operator(node: ir.Node) -> Callable[..., Array]:
         "Gather": lambda data, places: np.take(data, places, axis=_axis(node)),
         "Split": lambda x, *sizes: _split(node, x, *sizes),
         "Cast": lambda x: x.astype(np.int64) if x.dtype.kind in "iu" or _to_integers(node) else x,
-        "Conv": lambda x, kernel: _slide(node, x, kernel),
+        "ConvTranspose": lambda x, kernel: _spread(node, x, kernel),
         "Transpose": lambda x: np.transpose(x, node.attributes["perm"].as_ints()),
         "Reshape": lambda x, *shape: _reshape(x, shape[0] if shape else node.attributes["shape"].as_ints()),
         "Slice": lambda x, *bounds: _slice(node, x, *bounds),
@@ -106,12 +106,14 @@ def _to_integers(node: ir.Node) -> bool:
     return to.type == ir.AttributeType.INT and ir.DataType(to.as_int()).is_integer()
 
 
-def _slide(node: ir.Node, x: Array, kernel: Array) -> Array:
-    """Slide a kernel (channels, 1, k) over numbers (1, 1, n): (1, channels, places)."""
-    stride = node.attributes["strides"].as_ints()[0] if "strides" in node.attributes else 1
-    seen = np.lib.stride_tricks.sliding_window_view(x[0, 0], kernel.shape[2])[::stride]
-    found: Array = (kernel[:, 0] @ seen.T.astype(kernel.dtype))[None]
-    return found
+def _spread(node: ir.Node, x: Array, kernel: Array) -> Array:
+    """Transposed convolution of groups (1, channels, n) by a kernel (channels, 1, 2 · stride)."""
+    stride, (ahead, behind) = node.attributes["strides"].as_ints()[0], node.attributes["pads"].as_ints()
+    made = x[0].T.astype(kernel.dtype) @ kernel[:, 0]
+    found = np.zeros((len(made) + 1, stride), made.dtype)
+    found[:-1] += made[:, :stride]
+    found[1:] += made[:, stride:]
+    return found.reshape(1, 1, -1)[:, :, ahead : found.size - behind]
 
 
 def _split(node: ir.Node, x: Array, *sizes: Array) -> Any:
@@ -120,8 +122,8 @@ def _split(node: ir.Node, x: Array, *sizes: Array) -> Any:
     elif "split" in node.attributes:
         parts = np.array(node.attributes["split"].as_ints())
     else:
-        parts = np.full(len(node.outputs), len(x) // len(node.outputs))
-    return np.split(x, np.cumsum(parts)[:-1])
+        parts = np.full(len(node.outputs), x.shape[_axis(node)] // len(node.outputs))
+    return np.split(x, np.cumsum(parts)[:-1], axis=_axis(node))
 
 
 def _reshape(x: Array, shape: Iterable[Any]) -> Array:

@@ -142,8 +142,8 @@ def _decipher(
     entries = array_of(table)
     if any(node.op_type == "CumSum" for node in nodes):
         return _decipher_sparse(name, nodes, tensors, entries)
-    if any(node.op_type == "Conv" for node in nodes):
-        return _decipher_trellis(name, nodes, array_of(tensors["q"][0]), entries)
+    if any(node.op_type == "ConvTranspose" for node in nodes):
+        return _decipher_trellis(name, nodes, tensors, entries)
     scales = array_of(tensors["s"][0]) if tensors["s"] else None
     if entries.ndim == 2:
         return _decipher_pooled(name, nodes, table, entries)
@@ -179,20 +179,21 @@ def _decipher_sparse(
     return _Found(name, nodes, None, _make("sparse-codebook", places, codes, entries, coded.shape))
 
 
-def _decipher_trellis(name: str, nodes: list[ir.Node], stream: Array, entries: Array) -> _Found:
-    """A stream of codes: the rhythm of the convolution tells how wide they are."""
-    (slide,) = (node for node in nodes if node.op_type == "Conv")
-    stride = slide.attributes["strides"].as_ints()[0] if "strides" in slide.attributes else 1
-    assert slide.inputs[1] is not None
-    bits = 8 * stride // len(array_of(slide.inputs[1]))
-    weight = evaluate(nodes[0].outputs[0], {}, skip_scaling=False)
-    casts = [
-        n for n in nodes if n.op_type == "Cast" and any((v.name or "?")[0] == "k" for v in n.inputs if v)
-    ]
+def _decipher_trellis(
+    name: str, nodes: list[ir.Node], tensors: Mapping[str, list[ir.Value]], entries: Array
+) -> _Found:
+    """A stream of codes, of this weight and maybe of others: its kernel tells how wide they are."""
+    (spread,) = (node for node in nodes if node.op_type == "ConvTranspose")
+    assert spread.inputs[1] is not None
+    stride, _, places = array_of(spread.inputs[1]).shape
+    table = tensors["k"][0]
+    given = {id(table): np.arange(len(entries))}
+    windows = evaluate(nodes[0].outputs[0], given, skip_scaling=True).astype(np.uint8)
+    casts = [node for node in nodes if node.op_type == "Cast" and node.inputs[0] is table]
     dtype = ir.DataType(casts[0].attributes["to"].as_int()).numpy() if casts else entries.dtype
-    return _Found(
-        name, nodes, None, _make("trellis", stream.reshape(-1), weight.shape, entries, bits, np.dtype(dtype))
-    )
+    scale = float(array_of(tensors["s"][0])) if tensors["s"] else 1.0
+    bits = 16 * stride // places
+    return _Found(name, nodes, None, _make("trellis", windows, entries, bits, np.dtype(dtype), scale))
 
 
 def _decipher_half(name: str, nodes: list[ir.Node], values: Array) -> _Found:

@@ -1,12 +1,13 @@
 """Pools: many small weights decoded together, because nodes of their own would outweigh their codes.
 
 The codes of all weights of a pool lie in one tensor, one after the other, and their codebooks in another;
-both are unpacked once and split, so that each weight adds one look-up and one Reshape.
+both are unpacked once and split, so that each weight adds one look-up and one Reshape. Weights with the
+entries of one trellis are decoded together, too: where the codes of one go on from those of the one before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -17,6 +18,7 @@ from onnxcompress.encodings import _nodes
 from onnxcompress.encodings._grouped_nodes import emit_shaped
 from onnxcompress.encodings._packing import packing
 from onnxcompress.encodings.codebook import Codebook
+from onnxcompress.encodings.trellis import Trellis, emit_stream
 from onnxcompress.engine.proto import plain_bytes
 from onnxcompress.engine.storage.site import GraphSite
 
@@ -27,19 +29,47 @@ _FEWEST = 3
 _NODES = 90
 """About as many bytes take the nodes that a weight of a pool needs for itself."""
 
-Pool = list[tuple[Weight, Codebook]]
+_SCALED = 60
+"""Bytes of a Mul and its scale."""
+
+Pool = Sequence[tuple[Weight, Codebook | Trellis]]
 
 
 def pools(encoded: Sequence[tuple[Weight, Encoding]], opset: int) -> list[Pool]:
     """Return the weights that are stored together, those of one graph, type and number of entries each."""
-    groups: dict[tuple[int, int, str], Pool] = {}
+    groups: dict[tuple[int, int, str], list[tuple[Weight, Codebook]]] = {}
     if opset < 5:
         return []
     for weight, encoding in encoded:
         if isinstance(encoding, Codebook) and type(encoding) is Codebook and _fits(weight, encoding):
             key = (id(weight.graph), len(encoding.entries), encoding.dtype.name)
             groups.setdefault(key, []).append((weight, encoding))
-    return [pool for pool in groups.values() if len(pool) >= _FEWEST]
+    return [*(pool for pool in groups.values() if len(pool) >= _FEWEST), *_streams(encoded, opset)]
+
+
+def _streams(
+    encoded: Sequence[tuple[Weight, Encoding]], opset: int
+) -> Iterator[list[tuple[Weight, Trellis]]]:
+    """Yield weights that share the entries of a trellis, each going on from the one before."""
+    groups: dict[tuple[object, ...], list[tuple[Weight, Trellis]]] = {}
+    for weight, encoding in encoded if opset >= Trellis.least_opset else ():
+        if isinstance(encoding, Trellis) and 0 < weight.size < _LARGEST:
+            bits = 2 + encoding.bits * weight.size
+            if bits + 8 * (_NODES + _SCALED) < 8 * plain_bytes(weight):
+                entries = (encoding.entries.dtype.name, encoding.entries.tobytes())
+                key = (id(weight.graph), encoding.bits, encoding.dtype.name, *entries)
+                groups.setdefault(key, []).append((weight, encoding))
+    for waiting in groups.values():
+        while waiting:
+            stream = [waiting.pop(0)]
+            while (after := _next(stream[-1][1], waiting)) is not None:
+                stream.append(waiting.pop(after))
+            if len(stream) > 1:
+                yield stream
+
+
+def _next(last: Trellis, waiting: Sequence[tuple[Weight, Trellis]]) -> int | None:
+    return next((k for k, (_, t) in enumerate(waiting) if t.before == last.after), None)
 
 
 def _fits(weight: Weight, encoding: Codebook) -> bool:
@@ -50,8 +80,22 @@ def _fits(weight: Weight, encoding: Codebook) -> bool:
     return bits < 8 * plain_bytes(weight)
 
 
-def emit_pool(site: GraphSite, books: Sequence[Codebook]) -> list[ir.Value]:
-    """Emit the decoding of several codebooks with the same number of entries; return one value for each."""
+def emit_pool(site: GraphSite, members: Sequence[Codebook | Trellis]) -> list[ir.Value]:
+    """Emit the decoding of several weights of one pool; return one value for each."""
+    parts = [m for m in members if isinstance(m, Trellis)]
+    return (
+        _emit_trellises(site, parts)
+        if parts
+        else _emit_codebooks(site, [m for m in members if isinstance(m, Codebook)])
+    )
+
+
+def _emit_trellises(site: GraphSite, parts: Sequence[Trellis]) -> list[ir.Value]:
+    values = _split(site, emit_stream(site, parts), [p.windows.size for p in parts], axis=2)
+    return [part.emit_part(site, value) for part, value in zip(parts, values, strict=True)]
+
+
+def _emit_codebooks(site: GraphSite, books: Sequence[Codebook]) -> list[ir.Value]:
     entries = len(books[0].entries)
     chosen = packing(max(2, entries), sum(b.codes.size for b in books))
     units = [chosen.units(b.codes.size) for b in books]
@@ -72,7 +116,8 @@ def emit_pool(site: GraphSite, books: Sequence[Codebook]) -> list[ir.Value]:
     ]
 
 
-def _split(site: GraphSite, values: ir.Value, sizes: Sequence[int]) -> list[ir.Value]:
+def _split(site: GraphSite, values: ir.Value, sizes: Sequence[int], axis: int = 0) -> list[ir.Value]:
     if site.opset < 13:
-        return site.nodes("Split", [values], len(sizes), {"axis": 0, "split": list(sizes)})
-    return site.nodes("Split", [values, site.tensor("t", np.array(sizes, dtype=np.int64))], len(sizes), {})
+        return site.nodes("Split", [values], len(sizes), {"axis": axis, "split": list(sizes)})
+    where = {"axis": axis} if axis else {}
+    return site.nodes("Split", [values, site.tensor("t", np.array(sizes, dtype=np.int64))], len(sizes), where)
