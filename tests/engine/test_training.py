@@ -111,38 +111,22 @@ def test_sgd_and_adam_take_the_steps_torch_takes():
             optimizer.zero_grad()
             torch.nn.functional.cross_entropy(scores, labels).backward()
             optimizer.step()
-        trainer.run(6, lr=0.05, optimizer=name, decay=0.9)
+        trainer.run(6, lr=0.05, optimizer=name, schedule=lambda part: 0.9 ** (6 * part))
         for key, value in w.items():
             np.testing.assert_allclose(trainer.graph.arrays([key])[key], value.detach().numpy(), atol=1e-6)
 
 
-def test_labels_are_learned_and_the_best_state_is_kept():
+def test_labels_are_learned():
     data, model = blobs(300), perceptron()
     task = task_of(model, data, val=60)
     assert (task.loss, task.metric, len(task.validation)) == ("ce", "top1", 60)
     trainer = trainer_of(model, task, batch_size=32)
     before = trainer.evaluate()
-    outcome = trainer.run(20, lr=0.1, best=True)
+    outcome = trainer.run(20, lr=0.02)
     assert outcome.stopped == "done"
-    assert outcome.best.metric > 0.9 > before.metric
     after = trainer.evaluate()
-    assert after.metric == outcome.best.metric
-    assert after.loss == pytest.approx(outcome.best.loss)
-    worse = trainer.run(3, lr=30.0, best=True)
-    assert worse.best.metric >= after.metric
-
-
-def test_patience_stops_early_and_gives_the_start_back():
-    data, model = blobs(100), perceptron()
-    task = task_of(model, data)
-    trainer = trainer_of(model, task)
-    trainer.run(30, lr=0.1)
-    start = trainer.graph.arrays()
-    outcome = trainer.run(50, lr=1e-12, patience=3)
-    assert outcome.stopped == "early"
-    assert outcome.epochs <= 4
-    for name, array in trainer.graph.arrays().items():
-        np.testing.assert_allclose(array, start[name], atol=1e-6)
+    assert after.metric > 0.85 > before.metric
+    assert after.loss < before.loss
 
 
 def test_without_labels_the_original_is_the_teacher():
@@ -300,21 +284,12 @@ def test_a_loss_that_is_no_number_takes_the_last_good_weights_and_half_the_rate(
     np.testing.assert_array_equal(hopeless.graph.arrays(["W"])["W"], 0)
 
 
-def test_clipping_bounds_the_step():
-    model = perceptron()
-    trainer = trainer_of(model, task_of(model, blobs(40)), batch_size=36, clip_norm=1e-3)
-    before = trainer.graph.arrays()
-    trainer.run(0.01, lr=1.0, momentum=0.0)
-    moved = np.sqrt(sum(((a - before[n]) ** 2).sum() for n, a in trainer.graph.arrays().items()))
-    assert moved == pytest.approx(1e-3, rel=1e-3)
-
-
 def test_the_time_limit_stops_and_progress_is_told():
     model, told = perceptron(), []
     resources = Resources(max_time_s=0.5, progress=lambda f, text, point: told.append((f, text)))
     trainer = trainer_of(model, task_of(model, blobs(400)), batch_size=4, resources=resources)
     started = time.monotonic()
-    outcome = trainer.run(100000, lr=0.01, best=True)
+    outcome = trainer.run(100000, lr=0.01)
     assert outcome.stopped == "time"
     assert trainer.out_of_time
     assert time.monotonic() - started < 3

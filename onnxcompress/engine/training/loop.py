@@ -1,4 +1,4 @@
-"""One training run: steps, epochs, the best state, and what happens when the loss is not a number."""
+"""One training run: steps, epochs, and what happens when the loss is not a number."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from onnxcompress.core.task import Task
 from onnxcompress.engine.graph.values import Value
 from onnxcompress.engine.training.augmentation import Augmentation
 from onnxcompress.engine.training.batches import prefetched
-from onnxcompress.engine.training.evaluation import Evaluation, Evaluator
+from onnxcompress.engine.training.evaluation import Evaluator
 from onnxcompress.engine.training.flushing import flushed_denormals
 from onnxcompress.engine.training.interruption import Interruption, held_back
 from onnxcompress.engine.training.penalty import Penalty
 from onnxcompress.engine.training.state import RunState, restore_optimizer
 
-Stop = Literal["done", "time", "early", "diverged"]
+Stop = Literal["done", "time", "diverged"]
 
 _HALVINGS = 8
 _SHOW_EVERY_S = 0.1
@@ -38,13 +38,9 @@ class Options:
     lr: float
     momentum: float
     optimizer: Literal["sgd", "adam"]
-    decay: float
     weight_decay: float
-    best: bool
-    patience: int | None
     save_every_s: float
     batch_size: int
-    clip_norm: float | None
     deadline: float
     schedule: Callable[[float], float] | None = None
 
@@ -68,15 +64,13 @@ class Outcome:
     Attributes:
         loss: mean task loss (without penalty) over the last epoch, on the training batches.
         epochs: passes over the training split that were made.
-        best: evaluation of the state the graph was left in, where ``best`` or ``patience`` was asked for.
-        stopped: ``"done"``, ``"time"`` (the limit was reached), ``"early"`` (no better for ``patience``
-            epochs) or ``"diverged"`` (not a number, however small the learning rate).
+        stopped: ``"done"``, ``"time"`` (the limit was reached) or ``"diverged"`` (not a number, however
+            small the learning rate).
         lr: the learning rate at the end.
     """
 
     loss: float
     epochs: float
-    best: Evaluation | None
     stopped: Stop
     lr: float
 
@@ -120,8 +114,6 @@ class Loop:
         self.optimizer = self._new_optimizer()
         if resumed:
             restore_optimizer(self.optimizer, state)
-        elif options.best:
-            self._keep_if_best()
         if state.snapshot is None:
             state.snapshot = self._copy()
 
@@ -183,7 +175,7 @@ class Loop:
                 yield order[part], stack, places[part]
 
     def _step(self, indices: Array, stack: Mapping[str, Value], rows: torch.Tensor | None) -> None:
-        evaluator, state, options, penalty = self._evaluator, self.state, self._options, self._hooks.penalty
+        evaluator, state, penalty = self._evaluator, self.state, self._hooks.penalty
         labels = evaluator.batches.labels(indices, rows)
         augmentation, asked = self._hooks.augmentation, stack
         if augmentation is not None:
@@ -201,8 +193,6 @@ class Loop:
             penalty.add_gradient()
         elif penalty is not None:
             penalty().backward()  # type: ignore[no-untyped-call]
-        if options.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self._weights, options.clip_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = self._lr(state.step)
         self.optimizer.step()
@@ -263,37 +253,16 @@ class Loop:
     # epochs ------------------------------------------------------------------------------------------------
 
     def _end_of_epoch(self) -> None:
-        state, patience = self.state, self._options.patience
+        state = self.state
         state.last_loss = state.loss / max(state.seen, 1)
         state.loss, state.seen = 0.0, 0
-        if self._options.best:
-            state.worse = 0 if self._keep_if_best() else state.worse + 1
-            if patience is not None and state.worse >= patience:
-                state.stopped = "early"
         state.snapshot = self._copy()
         self._tell()
 
-    def _keep_if_best(self) -> bool:
-        state, found = self.state, self._evaluator.evaluate(self._task.validation)
-        new, old = found.metric, state.best_metric
-        better = old is None or (new is not None and self._evaluator.metric().better(new, old))
-        if not better and new == old:
-            better = found.loss < state.best_loss
-        if better:
-            state.best = self._copy()
-            state.best_metric, state.best_loss = new, found.loss
-        return better
-
     def _outcome(self, stopped: Stop) -> Outcome:
-        state, best = self.state, None
-        if self._options.best:
-            if stopped == "time" and state.seen:
-                self._keep_if_best()
-            assert state.best is not None
-            self._put(state.best)
-            best = Evaluation(state.best_loss, state.best_metric, len(self._task.validation))
+        state = self.state
         loss = state.loss / state.seen if state.seen else state.last_loss
-        return Outcome(loss, state.step / self._per_epoch, best, stopped, self._lr(max(0, state.step - 1)))
+        return Outcome(loss, state.step / self._per_epoch, stopped, self._lr(max(0, state.step - 1)))
 
     def _tell(self) -> None:
         """Report progress and save, each not too often; leave where a signal asks for it."""
@@ -303,8 +272,6 @@ class Loop:
             self._look_at_loss()
             loss = state.loss / state.seen if state.seen else state.last_loss
             text = f"epoch {state.step / self._per_epoch:.1f} of {self._options.epochs:g}, loss {loss:.4g}"
-            if state.best_metric is not None:
-                text += f", best {self._evaluator.metric().name} {state.best_metric:.4g}"
             hooks.progress(min(state.step / self._total, 1.0), text)
         due = self._interruption.asked or now - hooks.saved_s >= self._options.save_every_s
         if hooks.save is not None and due:
@@ -318,7 +285,7 @@ class Loop:
     def _lr(self, step: int) -> float:
         options = self._options
         planned = 1.0 if options.schedule is None else options.schedule(step / self._total)
-        return options.lr * planned * options.decay ** (step // self._per_epoch) * self.state.factor
+        return options.lr * planned * self.state.factor
 
     def _copy(self) -> list[torch.Tensor]:
         return [p.detach().clone() for p in self._changing]

@@ -11,10 +11,7 @@ import torch
 
 from onnxcompress.core.encoding import Array
 
-_PLAIN = (
-    "number", "step", "seen", "loss", "last_loss", "factor", "halvings", "worse", "best_metric", "best_loss",
-    "stopped",
-)  # fmt: skip
+_PLAIN = ("number", "step", "seen", "loss", "last_loss", "factor", "halvings", "stopped")
 
 
 @dataclass
@@ -29,11 +26,7 @@ class RunState:
         last_loss: mean loss of the last whole epoch.
         factor: what the learning rate was multiplied by after losses that were not finite.
         halvings: how often.
-        worse: epochs since the best.
-        best_metric: metric of the best state.
-        best_loss: its loss.
         stopped: why the run ended, None while it goes on.
-        best: the best state.
         snapshot: the state at the start of the epoch.
         random: torch's generator between two steps; None: seeded at the start of the epoch.
         optimizer: state of the optimiser read from a checkpoint, one dict a parameter.
@@ -46,11 +39,7 @@ class RunState:
     last_loss: float = float("nan")
     factor: float = 1.0
     halvings: int = 0
-    worse: int = 0
-    best_metric: float | None = None
-    best_loss: float = float("inf")
-    stopped: Literal["early", "diverged"] | None = None
-    best: list[torch.Tensor] | None = None
+    stopped: Literal["diverged"] | None = None
     snapshot: list[torch.Tensor] | None = None
     random: torch.Tensor | None = None
     optimizer: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict)
@@ -63,9 +52,8 @@ class RunState:
     def arrays(self) -> dict[str, Array]:
         """Return the tensors by name."""
         arrays = {}
-        for name, tensors in (("best", self.best), ("snapshot", self.snapshot)):
-            for k, tensor in enumerate(tensors or ()):
-                arrays[f"{name}/{k}"] = tensor.cpu().numpy()
+        for k, tensor in enumerate(self.snapshot or ()):
+            arrays[f"snapshot/{k}"] = tensor.cpu().numpy()
         if self.random is not None:
             arrays["random"] = self.random.numpy()
         return arrays
@@ -77,11 +65,10 @@ class RunState:
             n: float.fromhex(v) if isinstance(v, str) and n != "stopped" else v for n, v in values.items()
         }
         state = cls(**plain)
-        for name in ("best", "snapshot"):
-            count = sum(key.startswith(f"{name}/") for key in arrays)
-            if count:
-                tensors = [torch.from_numpy(arrays[f"{name}/{k}"].copy()).to(device) for k in range(count)]
-                setattr(state, name, tensors)
+        count = sum(key.startswith("snapshot/") for key in arrays)
+        if count:
+            kept = (arrays[f"snapshot/{k}"] for k in range(count))
+            state.snapshot = [torch.from_numpy(array.copy()).to(device) for array in kept]
         if "random" in arrays:
             state.random = torch.from_numpy(arrays["random"].copy())
         for key, array in arrays.items():

@@ -50,7 +50,6 @@ class Trainer:
         bn: ``"eval"``: BatchNormalization keeps its statistics and Dropout is off, as fits fine-tuning;
             ``"train"``: both as in training, unless the graph is called with single examples, of which
             there are no statistics to learn from.
-        clip_norm: the gradient's largest ℓ2 norm; None: not clipped.
         cache_bytes: inputs up to this size are kept in memory.
         teacher: the original model where it is not what the graph is now: it was cut in between.
         classes: see :class:`~onnxcompress.engine.training.evaluation.Evaluator`.
@@ -81,7 +80,6 @@ class Trainer:
         batch_size: int | None = None,
         usual: int = 128,
         bn: Literal["eval", "train"] = "eval",
-        clip_norm: float | None = None,
         cache_bytes: int = CACHE_BYTES,
         teacher: TorchGraph | None = None,
         classes: bool = False,
@@ -92,7 +90,6 @@ class Trainer:
         limit = resources.max_time_s
         self._deadline = math.inf if limit is None else time.monotonic() + limit
         self.graph, self._task, self._resources = graph.to(self._device), task, resources
-        self._clip_norm = clip_norm
         self._evaluator = Evaluator(
             self.graph,
             task,
@@ -214,13 +211,10 @@ class Trainer:
         lr: float,
         momentum: float = 0.9,
         optimizer: Literal["sgd", "adam"] = "sgd",
-        decay: float = 1.0,
         schedule: Callable[[float], float] | None = None,
         weight_decay: float = 0.0,
         penalty: Penalty | Callable[[], torch.Tensor] | None = None,
         parameters: Sequence[str | torch.nn.Parameter] | None = None,
-        best: bool = False,
-        patience: int | None = None,
         augmentation: Augmentation | None = None,
         progress: Callable[[float, str], None] | None = None,
         save: Callable[[], None] | None = None,
@@ -234,14 +228,10 @@ class Trainer:
             lr: learning rate.
             momentum: of SGD (Nesterov's), or β1 of Adam.
             optimizer: ``"sgd"`` or ``"adam"``; its state starts anew with every run.
-            decay: the learning rate is multiplied by this after every epoch.
-            schedule: what it is multiplied by besides, of the part of the run that is done, 0 to 1.
+            schedule: what the learning rate is multiplied by, of the part of the run that is done, 0 to 1.
             weight_decay: factor of the ℓ2 penalty on all parameters trained.
             penalty: a scalar to add to the loss, or an object that adds its own gradient, each step.
             parameters: weights to train, by name, and other parameters; None: all weights that can be.
-            best: leave the graph in the state, of those after every epoch and that at the start, whose
-                validation metric (at equal metric, loss) is best; otherwise in the last state.
-            patience: stop after so many epochs without a better one; implies ``best``.
             augmentation: changes examples while training; evaluation sees them as they are.
             progress: told (fraction of this run, words); None: ``resources.progress``.
             save: called about every ``save_every_s`` seconds, between two steps, where :meth:`state` is
@@ -253,7 +243,6 @@ class Trainer:
             ("--epochs", epochs, epochs > 0),
             ("--lr", lr, lr > 0),
             ("--momentum", momentum, 0 <= momentum < 1),
-            ("--decay", decay, decay > 0),
         ):
             if not good or not math.isfinite(value):
                 raise UsageError(f"{name} cannot be {value:g}")
@@ -262,13 +251,9 @@ class Trainer:
             lr=lr,
             momentum=momentum,
             optimizer=optimizer,
-            decay=decay,
             weight_decay=weight_decay,
-            best=best or patience is not None,
-            patience=patience,
             save_every_s=save_every_s,
             batch_size=self.batch_size,
-            clip_norm=self._clip_norm,
             deadline=min(self._deadline, until),
             schedule=schedule,
         )
