@@ -10,7 +10,7 @@ import torch
 
 from onnxcompress.engine.lc.lengths import affordable
 from onnxcompress.engine.lc.probe import LIMIT_SHARE
-from onnxcompress.engine.lc.schedule import FIRST_PULL, LAST_PULL, SEARCH_SHARE, Wishes, fit_schedule
+from onnxcompress.engine.lc.schedule import FIRST_PULL, LAST_PULL, RIGID, SEARCH_SHARE, Wishes, fit_schedule
 
 ONE_ANSWER = SimpleNamespace(loss=2.3, metric=0.1)
 REFERENCE = SimpleNamespace(loss=0.01, metric=0.99)
@@ -149,6 +149,15 @@ def test_search_and_path_take_no_more_time_than_there_is(monkeypatch, seconds):
     travelled = schedule.lr * schedule.epochs * trainer.steps_per_epoch / (1 - 0.9)
     assert schedule.mu(0) * travelled == pytest.approx(FIRST_PULL)
     assert schedule.mu(schedule.steps - 1) * travelled == pytest.approx(LAST_PULL)
+
+
+@pytest.mark.parametrize("steps", [60, 80, 160])
+def test_long_paths_end_rigid_at_the_rate_that_is_left(monkeypatch, steps):
+    schedule, trainer, _ = fitted(monkeypatch, 1e6, Wishes(steps=steps))
+    travelled = schedule.epochs * trainer.steps_per_epoch / (1 - 0.9)
+    left = schedule.lr * schedule.lr_decay ** (steps - 1)
+    assert schedule.mu(steps - 1) * left * travelled == pytest.approx(RIGID)
+    assert schedule.mu(0) * schedule.lr * travelled == pytest.approx(FIRST_PULL)
 
 
 def test_a_search_in_a_hurry_comes_near_the_largest_rate_and_never_takes_one_that_kills(monkeypatch):

@@ -8,7 +8,9 @@
   Limited time bounds the search, too: see :mod:`~onnxcompress.engine.lc.probe`.
 * Penalty: over an L step of S SGD steps with rate η and momentum m, the penalty alone would shrink
   ‖w − Δ(Θ)‖ by exp(−μ η S/(1 − m)). The path runs from a weak pull (exponent ``FIRST_PULL``) to a rigid one
-  (``LAST_PULL``), whatever the loss, the number of examples and the size of the network.
+  (``LAST_PULL``), at the rate of the first step, whatever the loss, the number of examples and the size of
+  the network. The rate decays from step to step: where a path is long, the last pull is so much stronger that
+  it is rigid (``RIGID``) at the rate that is left, or w would never come to Δ(Θ).
   Codes are decided in a narrow range around an exponent of 1; a path that runs through it slowly, by a tenth
   from one L step to the next, ends with about half the loss of one that grows by a fifth (500 unlabelled
   examples of MNIST, 4 entries: 0.012 of the outputs' variance is lost on held-out examples instead of 0.021).
@@ -39,6 +41,8 @@ EPOCHS = 5.0
 LEAST_STEPS, MOST_STEPS = 100, 2500
 LR_DECAY = 0.98
 FIRST_PULL, LAST_PULL = 0.5, 20.0
+RIGID = 9.0
+"""The exponent of the last L step at the rate that it has come down to, at least; see above."""
 TOLERANCE = 1e-3
 
 SEARCH_SHARE = 0.25
@@ -99,13 +103,15 @@ def fit_schedule(
             steps, epochs = fitting[0], min(epochs, fitting[1] / per_epoch)
     travelled = lr * epochs * per_epoch / (1 - learner.momentum)
     mu0 = wishes.mu0 or FIRST_PULL / travelled
-    growth = wishes.growth or max(1.0, LAST_PULL / (mu0 * travelled)) ** (1 / max(1, steps - 1))
+    decay = wishes.lr_decay or LR_DECAY
+    pull = max(LAST_PULL, RIGID / decay ** (steps - 1))
+    growth = wishes.growth or max(1.0, pull / (mu0 * travelled)) ** (1 / max(1, steps - 1))
     return Schedule(
         mode=wishes.mode,
         steps=steps,
         epochs=epochs,
         lr=lr,
-        lr_decay=wishes.lr_decay or LR_DECAY,
+        lr_decay=decay,
         mu0=mu0,
         growth=growth,
         multipliers=wishes.multipliers,
