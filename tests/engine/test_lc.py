@@ -311,6 +311,25 @@ def test_only_late_states_compete_where_the_original_remembers_the_validation_ex
     np.testing.assert_array_equal(result.others["bias"], [float(result.chosen)])
 
 
+@pytest.mark.parametrize(
+    ("accuracies", "chosen"),
+    [
+        ([0.9, 0.50, 0.98, 0.97, 0.96], 3),  # 0.97 may be the luck of 200 examples, 0.96 is not
+        ([0.9, 0.98, 0.97, 0.96, 0.97], 4),
+        ([0.9, 0.98, 0.90, 0.97, 0.95], 3),
+        ([0.98, 0.975, 0.97, 0.975, 0.97], 0),  # nothing trained is better than direct compression
+        ([0.9, 0.97, 0.96, 0.98, 0.90], 3),
+    ],
+)
+def test_of_states_that_differ_by_chance_the_last_is_kept(monkeypatch, accuracies, chosen):
+    learner = Quadratic(H, A)
+    scores = iter([Score(100.0, accuracy, 200) for accuracy in accuracies])
+    monkeypatch.setattr(learner, "score", lambda arrays: next(scores))
+    result = compress(EQUAL, learner, replace(PATH, steps=len(accuracies) - 1))
+    assert result.chosen == chosen
+    np.testing.assert_array_equal(result.others["bias"], [float(chosen)])
+
+
 def test_the_last_state_is_kept_where_the_path_ends_before_its_second_half():
     learner = Quadratic(H, A, worse=True)
     learner.sufficient = Score(1e9, None)

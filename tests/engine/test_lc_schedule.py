@@ -1,5 +1,6 @@
 """The schedule that fits a task: the learning rate that a short run finds, on a network that is pretended."""
 
+import itertools
 import math
 import time
 from types import SimpleNamespace
@@ -10,7 +11,15 @@ import torch
 
 from onnxcompress.engine.lc.lengths import affordable
 from onnxcompress.engine.lc.probe import LIMIT_SHARE
-from onnxcompress.engine.lc.schedule import FIRST_PULL, LAST_PULL, RIGID, SEARCH_SHARE, Wishes, fit_schedule
+from onnxcompress.engine.lc.schedule import (
+    FIRST_PULL,
+    LAST_PULL,
+    RIGID,
+    SEARCH_SHARE,
+    TURN,
+    Wishes,
+    fit_schedule,
+)
 
 ONE_ANSWER = SimpleNamespace(loss=2.3, metric=0.1)
 REFERENCE = SimpleNamespace(loss=0.01, metric=0.99)
@@ -151,13 +160,24 @@ def test_search_and_path_take_no_more_time_than_there_is(monkeypatch, seconds):
     assert schedule.mu(schedule.steps - 1) * travelled == pytest.approx(LAST_PULL)
 
 
-@pytest.mark.parametrize("steps", [60, 80, 160])
-def test_long_paths_end_rigid_at_the_rate_that_is_left(monkeypatch, steps):
+@pytest.mark.parametrize("steps", [41, 60, 80, 160])
+def test_what_long_paths_have_more_are_slow_steps_while_codes_are_decided(monkeypatch, steps):
     schedule, trainer, _ = fitted(monkeypatch, 1e6, Wishes(steps=steps))
-    travelled = schedule.epochs * trainer.steps_per_epoch / (1 - 0.9)
-    left = schedule.lr * schedule.lr_decay ** (steps - 1)
-    assert schedule.mu(steps - 1) * left * travelled == pytest.approx(RIGID)
-    assert schedule.mu(0) * schedule.lr * travelled == pytest.approx(FIRST_PULL)
+    travelled = schedule.lr * schedule.epochs * trainer.steps_per_epoch / (1 - 0.9)
+    pulls = [schedule.mu(k) * travelled * schedule.lr_decay**k for k in range(steps)]
+    assert pulls[0] == pytest.approx(FIRST_PULL)
+    assert pulls[-21] == pytest.approx(TURN)
+    assert pulls[-1] == pytest.approx(RIGID)
+    growth = [b / a for a, b in itertools.pairwise(pulls)]
+    assert growth[0] == pytest.approx(growth[steps - 22])
+    assert 1 < growth[0] <= growth[-1] * 1.001
+
+
+def test_a_path_one_step_longer_than_usual_is_much_like_the_usual_one(monkeypatch):
+    usual, longer = (fitted(monkeypatch, 1e6, Wishes(steps=n))[0] for n in (40, 41))
+    for part in (0, 0.25, 0.5, 0.75, 1):
+        a, b = (math.log(s.mu(round(part * (s.steps - 1)))) for s in (usual, longer))
+        assert a == pytest.approx(b, abs=0.15)
 
 
 def test_a_search_in_a_hurry_comes_near_the_largest_rate_and_never_takes_one_that_kills(monkeypatch):

@@ -28,10 +28,11 @@ class Learned:
 
 @dataclass(frozen=True)
 class Score:
-    """Loss and metric on the validation split; ``metric`` is None where there is none."""
+    """Loss and metric on so many validation examples; ``metric`` is None where there is none."""
 
     loss: float
     metric: float | None
+    examples: int = 0
 
 
 class Learner(Protocol):

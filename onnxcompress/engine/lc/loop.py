@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -24,7 +24,7 @@ from onnxcompress.core.encoding import Array, Encoding
 from onnxcompress.core.run import TrainingPoint
 from onnxcompress.encodings._base import Projection
 from onnxcompress.engine.lc.learner import Learned, Learner, Pull, Score
-from onnxcompress.engine.training.scoring import better
+from onnxcompress.engine.training.scoring import better, within_chance
 
 Mode = Literal["dc", "idc", "lc"]
 
@@ -67,12 +67,14 @@ class Schedule:
         lr: learning rate of the first L step.
         lr_decay: factor from one L step to the next.
         mu0: penalty parameter of the first L step.
-        growth: factor from one L step to the next.
+        growth: factor from one L step to the next, in the first ``slow`` ones (None: in all).
         multipliers: augmented Lagrangian; otherwise the quadratic penalty.
         tolerance: the path ends where ‖w − Δ(Θ)‖ / ‖w‖ is smaller.
         ceiling: a loss below which the reference is not lost: that of a coarse version of it.
         further: L steps, at most, that follow until w is ``CLOSE`` where it is ``FAR`` after ``steps``.
         wished: passes over the training split in all L steps, had time not been limited.
+        slow: see ``growth``.
+        faster: factor in the steps after them.
     """
 
     mode: Mode
@@ -87,17 +89,19 @@ class Schedule:
     ceiling: float = 0.0
     further: int = 0
     wished: float = 0.0
+    slow: int | None = None
+    faster: float = 1.0
 
     def mu(self, step: int) -> float:
         """Return μ of an L step, counted from 0; 0 where the mode has no penalty."""
         if self.mode != "lc":
             return 0.0
-        beyond = max(0, step - self.steps + 1)
-        steeper = max(self.growth, STEEPER)
-        doublings = (step - beyond) * math.log2(self.growth) + beyond * math.log2(steeper)
-        if math.log2(self.mu0) + doublings >= math.log2(MOST_MU):
+        whole = min(step, self.steps - 1)
+        slow = whole if self.slow is None else min(whole, self.slow)
+        path = ((self.growth, slow), (self.faster, whole - slow), (max(self.growth, STEEPER), step - whole))
+        if math.log2(self.mu0) + sum(n * math.log2(factor) for factor, n in path) >= math.log2(MOST_MU):
             return MOST_MU
-        return self.mu0 * (self.growth ** (step - beyond) * steeper**beyond)
+        return self.mu0 * math.prod(factor**n for factor, n in path)
 
     def ended(self, step: int, gap: float | None) -> bool:
         """Return whether the path ends after so many L steps, ‖w − Δ(Θ)‖ / ‖w‖ being ``gap``."""
@@ -122,9 +126,9 @@ class State:
         decoded: Δ(Θ), weight name -> array.
         multipliers: λ, weight name -> array; empty while it is zero.
         before: all weights at the start of the L step under way; empty between two steps.
-        best_theta: Θ of the best state so far.
+        best_score: the best score so far.
+        best_theta: Θ of the state that is kept: the best, or a later one that is as good but for chance.
         best: the uncompressed weights of it.
-        best_score: its score.
         best_step: the number of L steps it was found after; 0 is direct compression.
         points: the path.
         epochs: passes over the training split.
@@ -178,6 +182,8 @@ def compress(
 ) -> Result:
     """Run DC, iDC or LC and return the state that scored best on the validation split.
 
+    Of trained states whose shares of right decisions differ by less than their standard error it is the last:
+    the best of many looks at few examples is mostly luck, while weights and codes settle from step to step.
     Which states compete where the original remembers that split: see ``Learner.sufficient``.
 
     Args:
@@ -339,6 +345,8 @@ class _Loop:
         first_late = self._is_late(state.step) and not self._is_late(state.best_step) and self._suffices()
         if state.best_score is None or first_late or better(self.score, state.best_score, direction):
             self._keep()
+        elif state.best_step > 0 and within_chance(self.score, state.best_score, score.examples, direction):
+            self._keep(state.best_score)
         point = TrainingPoint(
             step=state.step,
             mu=mu,
@@ -356,12 +364,12 @@ class _Loop:
     def _judged(self, score: Score) -> Score:
         """Return the score with what penalty forms add to the loss: the objective L(Δ(Θ)) + α·C(Θ)."""
         costs = (part.projection.cost([self.state.theta[n] for n in part.weights]) for part in self.parts)
-        return Score(score.loss + sum(costs), score.metric)
+        return replace(score, loss=score.loss + sum(costs))
 
-    def _keep(self) -> None:
-        """Make the present state the one that is returned."""
+    def _keep(self, best: Score | None = None) -> None:
+        """Make the present state the one that is returned; it is as good as one with the score ``best``."""
         state = self.state
-        state.best_score, state.best_step, state.best_theta = self.score, state.step, state.theta
+        state.best_score, state.best_step, state.best_theta = best or self.score, state.step, state.theta
         state.best = {name: a for name, a in self.learner.others().items() if name not in state.theta}
 
     def _is_late(self, step: int) -> bool:

@@ -84,7 +84,7 @@ class TrainedLearner:
     def score(self, arrays: Mapping[str, Array]) -> Score:
         """Evaluate on the validation split with these weights in place."""
         found = self.trainer.evaluate("validation", arrays=arrays)
-        return Score(found.loss, found.metric)
+        return Score(found.loss, found.metric, found.examples)
 
     def _penalty(self, pull: Pull | None) -> QuadraticPenalty | None:
         if pull is None:

@@ -9,11 +9,12 @@
 * Penalty: over an L step of S SGD steps with rate η and momentum m, the penalty alone would shrink
   ‖w − Δ(Θ)‖ by exp(−μ η S/(1 − m)). The path runs from a weak pull (exponent ``FIRST_PULL``) to a rigid one
   (``LAST_PULL``), at the rate of the first step, whatever the loss, the number of examples and the size of
-  the network. The rate decays from step to step: where a path is long, the last pull is so much stronger that
-  it is rigid (``RIGID``) at the rate that is left, or w would never come to Δ(Θ).
+  the network.
   Codes are decided in a narrow range around an exponent of 1; a path that runs through it slowly, by a tenth
   from one L step to the next, ends with about half the loss of one that grows by a fifth (500 unlabelled
   examples of MNIST, 4 entries: 0.012 of the outputs' variance is lost on held-out examples instead of 0.021).
+  So the additional steps of paths longer than usual are made there, up to an exponent of ``TURN``; the rest
+  is as usual, from there to ``RIGID`` at the rate that is left.
   Where so little is left of a network that even the rigid end does not bring w to Δ(Θ), steps follow that
   grow faster, up to half as many (unless the user has set their number).
 """
@@ -41,8 +42,9 @@ EPOCHS = 5.0
 LEAST_STEPS, MOST_STEPS = 100, 2500
 LR_DECAY = 0.98
 FIRST_PULL, LAST_PULL = 0.5, 20.0
-RIGID = 9.0
-"""The exponent of the last L step at the rate that it has come down to, at least; see above."""
+TURN, RIGID, TAIL = 2.0, 9.0, 20
+"""Of paths with more steps than usual: the exponent, at the rate of the moment, up to which those that they
+have more are made; the last exponent; the number of steps between them."""
 TOLERANCE = 1e-3
 
 SEARCH_SHARE = 0.25
@@ -103,9 +105,12 @@ def fit_schedule(
             steps, epochs = fitting[0], min(epochs, fitting[1] / per_epoch)
     travelled = lr * epochs * per_epoch / (1 - learner.momentum)
     mu0 = wishes.mu0 or FIRST_PULL / travelled
-    decay = wishes.lr_decay or LR_DECAY
-    pull = max(LAST_PULL, RIGID / decay ** (steps - 1))
-    growth = wishes.growth or max(1.0, pull / (mu0 * travelled)) ** (1 / max(1, steps - 1))
+    decay, slow, faster = wishes.lr_decay or LR_DECAY, None, 1.0
+    growth = wishes.growth or max(1.0, LAST_PULL / (mu0 * travelled)) ** (1 / max(1, steps - 1))
+    if steps > STEPS and not wishes.growth:
+        slow = steps - 1 - TAIL
+        growth = max(1.0, (TURN / (mu0 * travelled)) ** (1 / slow) / decay)
+        faster = (RIGID / TURN) ** (1 / TAIL) / decay
     return Schedule(
         mode=wishes.mode,
         steps=steps,
@@ -119,4 +124,6 @@ def fit_schedule(
         ceiling=ceiling if math.isfinite(ceiling) else 0.0,
         further=0 if wishes.steps else steps // 2,
         wished=wished,
+        slow=slow,
+        faster=faster,
     )
