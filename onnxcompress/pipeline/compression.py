@@ -139,7 +139,7 @@ def _compressed(request: Request, found: Opened, clock: _Clock) -> Run:
                 facts.model_facts(staged.path, final, original.shapes, name=name),
             ),
             methods=(*_stored(found.computed), *decided.facts, *folded),
-            weights=facts.weight_facts(original.model, _changed(original.model, decided, gone)),
+            weights=facts.weight_facts(original.model, final, _changed(original.model, decided, gone)),
             refusals=refusals,
             warnings=tuple(dict.fromkeys(warnings)),
             comparisons=comparisons,

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcompress.core.encoding import Encoding
-from onnxcompress.core.model import Weight
+from onnxcompress.core.model import Model, Weight
 from onnxcompress.encodings import _nodes
 from onnxcompress.encodings._grouped_nodes import emit_shaped
 from onnxcompress.encodings._packing import packing
@@ -45,6 +45,25 @@ def pools(encoded: Sequence[tuple[Weight, Encoding]], opset: int) -> list[Pool]:
             key = (id(weight.graph), len(encoding.entries), encoding.dtype.name)
             groups.setdefault(key, []).append((weight, encoding))
     return [*(pool for pool in groups.values() if len(pool) >= _FEWEST), *_streams(encoded, opset)]
+
+
+def ordered(model: Model) -> list[tuple[Weight, Encoding]]:
+    """Return the encoded weights of a model in the order in which they are stored, from the largest on."""
+    weights = model.weights
+    known = [(weights[n], e) for n, e in model.encodings.items() if e.kind != "dense" and n in weights]
+    return sorted(known, key=lambda pair: (-pair[0].size, pair[0].name))
+
+
+def stored_bits(model: Model) -> dict[str, int]:
+    """Return the bits that the tensors of every encoded weight take in the file.
+
+    Entries that several weights share, because they are decoded together, count with the largest of these.
+    """
+    encoded = ordered(model)
+    found = {weight.name: encoding.stored_bits() for weight, encoding in encoded}
+    for pool in pools(encoded, model.opset):
+        found |= {weight.name: e.own_bits() for weight, e in pool[1:] if isinstance(e, Trellis)}
+    return found
 
 
 def _streams(
