@@ -262,6 +262,18 @@ def test_training_path_runs_along_mu_or_steps() -> None:
     assert not [b for b in section(sparse(), "training") if isinstance(b, Lines)]
 
 
+def test_a_path_without_penalty_and_gap_has_no_columns_for_them() -> None:
+    run = compress()
+    training = run.methods[0].training
+    assert training is not None
+    plain = replace(training, points=tuple(replace(p, mu=None, loss=None, gap=None) for p in training.points))
+    gated = replace(run, methods=(replace(run.methods[0], training=plain),))
+    before, after = (next(b for b in section(r, "training") if isinstance(b, Table)) for r in (run, gated))
+    assert {c.title for c in before.columns} - {c.title for c in after.columns} == {"μ", "Loss", "Gap"}
+    assert all(len(row) == len(after.columns) for row in after.rows)
+    assert "Penalty parameter" not in render(gated, "markdown")
+
+
 def test_a_loss_that_is_no_number_is_left_out_of_the_plot_as_it_is_of_json() -> None:
     run = compress()
     training = run.methods[0].training
