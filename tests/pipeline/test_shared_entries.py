@@ -35,3 +35,11 @@ def test_a_small_weight_that_adds_few_bytes_is_compressed_along(made):
     sizes = {weight.name: weight.bits_after for weight in made.run.weights}
     assert sizes["conv1.weight"] in (2 * 144, 2 * 144 + 32)  # the largest scale is 1 and not stored
     assert not any(refusal.where == "conv1.weight" for refusal in made.run.refusals)
+
+
+def test_nor_are_they_told_twice_where_the_operator_set_is_raised():
+    old = onnx.load(FIXTURES / "digits_mlp.onnx")
+    old.opset_import[0].version = 9
+    made = onnxcompress.compress(old, **JOINT)
+    stored = 8 * packed_bytes(made.model)
+    assert stored - 64 <= sum(weight.bits_after for weight in made.run.weights) <= stored

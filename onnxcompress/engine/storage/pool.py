@@ -61,7 +61,7 @@ def stored_bits(model: Model) -> dict[str, int]:
     """
     encoded = ordered(model)
     found = {weight.name: encoding.stored_bits() for weight, encoding in encoded}
-    for pool in pools(encoded, model.opset):
+    for pool in pools(encoded, max(model.opset, Trellis.least_opset)):  # the exporter raises an older one
         found |= {weight.name: e.own_bits() for weight, e in pool[1:] if isinstance(e, Trellis)}
     return found
 
