@@ -7,6 +7,7 @@ entries of one trellis are decoded together, too: where the codes of one go on f
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -57,7 +58,7 @@ def ordered(model: Model) -> list[tuple[Weight, Encoding]]:
 def stored_bits(model: Model) -> dict[str, int]:
     """Return the bits that the tensors of every encoded weight take in the file.
 
-    Entries that several weights share, because they are decoded together, count with the largest of these.
+    Entries that several weights share, because they are decoded together, count with the first of these.
     """
     encoded = ordered(model)
     found = {weight.name: encoding.stored_bits() for weight, encoding in encoded}
@@ -78,17 +79,41 @@ def _streams(
                 entries = (encoding.entries.dtype.name, encoding.entries.tobytes())
                 key = (id(weight.graph), encoding.bits, encoding.dtype.name, *entries)
                 groups.setdefault(key, []).append((weight, encoding))
-    for waiting in groups.values():
-        while waiting:
-            stream = [waiting.pop(0)]
-            while (after := _next(stream[-1][1], waiting)) is not None:
-                stream.append(waiting.pop(after))
-            if len(stream) > 1:
-                yield stream
+    for members in groups.values():
+        yield from (stream for stream in _joined(members) if len(stream) > 1)
 
 
-def _next(last: Trellis, waiting: Sequence[tuple[Weight, Trellis]]) -> int | None:
-    return next((k for k, (_, t) in enumerate(waiting) if t.before == last.after), None)
+def _joined(members: Sequence[tuple[Weight, Trellis]]) -> list[list[tuple[Weight, Trellis]]]:
+    """Return as few streams of weights that go on from one another as there can be, in whatever order.
+
+    What a weight goes on from, and what it leaves, are places that it leads from one to the other: wanted are
+    trails that use every one once. They begin where more lead away than arrive; of what is left then, every
+    walk comes back to where it began, and is put in there (Hierholzer, 1873).
+    """
+    leaving: dict[int, list[tuple[Weight, Trellis]]] = {}
+    surplus: Counter[int] = Counter()
+    for member in members:
+        leaving.setdefault(member[1].before, []).append(member)
+        surplus[member[1].before] += 1
+        surplus[member[1].after] -= 1
+
+    def walk(place: int) -> list[tuple[Weight, Trellis]]:
+        trail = []
+        while leaving.get(place):
+            trail.append(leaving[place].pop(0))
+            place = trail[-1][1].after
+        return trail
+
+    def with_rings(stream: list[tuple[Weight, Trellis]]) -> list[tuple[Weight, Trellis]]:
+        position = 0
+        while position < len(stream):
+            stream[position:position] = walk(stream[position][1].before)
+            position += 1
+        return stream
+
+    trails = [walk(start) for start in surplus.elements()]
+    streams = [with_rings(trail) for trail in trails]
+    return [*streams, *(ring for place in leaving if (ring := with_rings(walk(place))))]
 
 
 def _fits(weight: Weight, encoding: Codebook) -> bool:
