@@ -1,10 +1,12 @@
-"""Entries that several weights share are in the file once, and are told, and weighed, once."""
+"""Sizes of weights that a report tells are those in the file; entries that several share are there once."""
 
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "encodings"))
 from small import packed_bytes
@@ -43,3 +45,22 @@ def test_nor_are_they_told_twice_where_the_operator_set_is_raised():
     made = onnxcompress.compress(old, **JOINT)
     stored = 8 * packed_bytes(made.model)
     assert stored - 64 <= sum(weight.bits_after for weight in made.run.weights) <= stored
+
+
+def test_a_weight_that_is_stored_whole_is_told_as_that():
+    """Its name makes the nodes that would decode it longer than what they save."""
+    model = helper.make_model(
+        helper.make_graph(
+            [helper.make_node("MatMul", ["x", "w" * 40], ["y"])],
+            "g",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 36])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3])],
+            [numpy_helper.from_array(np.random.default_rng(0).normal(size=(36, 3)).astype("f"), "w" * 40)],
+        ),
+        opset_imports=[helper.make_opsetid("", 13)],
+        ir_version=8,
+    )
+    run = onnxcompress.compress(model, method="lc-quant", bits=3, benchmark=False).run
+    (weight,) = run.weights
+    assert "packed it would take more bytes" in run.refusals[0].why
+    assert (weight.encoding, weight.bits_after) == ("dense", 32 * 36 * 3)

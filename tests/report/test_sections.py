@@ -208,7 +208,9 @@ def test_what_to_do_about_few_bits_depends_on_what_was_given() -> None:
 def test_no_changed_weight_is_marked() -> None:
     run = compress()
     dense = tuple(replace(w, encoding="dense", entries=None) for w in run.weights)
-    assert "No weight changed" in warned(replace(run, weights=dense))
+    same = tuple(replace(w, relative_error=0.0) for w in dense)
+    assert "No weight changed" in warned(replace(run, weights=same))
+    assert "No weight changed" not in warned(replace(run, weights=dense))  # trained, and stored whole
 
 
 def test_refusals_are_grouped_by_reason_and_none_is_lost() -> None:

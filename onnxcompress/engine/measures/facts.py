@@ -146,7 +146,7 @@ def _weight_facts(
         encoding=encoding.kind,
         entries=entries,
         bits_before=sizes[0].get(weight.name, 8 * plain_bytes(weight)),
-        bits_after=_bits(weight, encoding, sizes[1].get(weight.name, encoding.stored_bits())),
+        bits_after=_bits(weight, encoding, sizes[1]),
         relative_error=relative_error(array, encoding.decode()) if encoding.shape == weight.shape else None,
         codebook=tuple(float(c) for c in flat) if shown and flat is not None else None,
         histogram=histogram(array),
@@ -155,8 +155,11 @@ def _weight_facts(
     )
 
 
-def _bits(weight: Weight, encoding: Encoding, packed: int) -> int:
+def _bits(weight: Weight, encoding: Encoding, sizes: Mapping[str, int]) -> int:
     """Return the bits of an encoded weight; what came sparse is written so wherever that takes fewer."""
+    packed = encoding.stored_bits()
+    if encoding.kind != "dense":
+        packed = sizes.get(weight.name, packed)
     return min(packed, 8 * sparse_bytes(encoding.decode())) if came_sparse(weight) else packed
 
 
