@@ -91,8 +91,11 @@ class Trellis(Encoding):
 
     def stored_bits(self) -> int:
         """Bits of the stream, the entries and the scale."""
-        scale = 0 if self.scale == 1 else self._wide.itemsize
-        return 8 * (int(_stream([self])[0].nbytes) + int(self.entries.nbytes) + scale)
+        return 8 * (int(_stream([self])[0].nbytes) + int(self.entries.nbytes)) + self._scale_bits
+
+    def own_bits(self) -> int:
+        """Bits of the codes and the scale: what it adds where another's stream and entries are stored."""
+        return int(self.windows.size) * self.bits + self._scale_bits
 
     def information_bits(self) -> float:
         """``bits`` bits a weight, what stands before the first one, and the entries."""
@@ -108,6 +111,10 @@ class Trellis(Encoding):
         entries = self.entries.astype(self.dtype).astype(self._wide) * self._wide.type(self.scale)
         stored: Array = entries.astype(self.dtype)
         return stored
+
+    @property
+    def _scale_bits(self) -> int:
+        return 0 if self.scale == 1 else 8 * self._wide.itemsize
 
     @property
     def _wide(self) -> np.dtype[np.generic]:

@@ -152,13 +152,15 @@ class LcMethod(Method):
         from onnxcompress.core.refusal import Refusal  # noqa: PLC0415
         from onnxcompress.engine.lc.loop import Part  # noqa: PLC0415
         from onnxcompress.engine.proto import plain_bytes  # noqa: PLC0415
+        from onnxcompress.engine.storage.pool import stored_bits  # noqa: PLC0415
 
+        bits = stored_bits(chosen.model.with_encodings(direct, "direct"))
         kept, refusals = [], []
         for part in parts:
             stay = []
             for position, name in enumerate(part.weights):
                 before = plain_bytes(chosen.model.weights[name])
-                after = -(-direct[name].stored_bits() // 8) + self.node_bytes
+                after = -(-bits.get(name, direct[name].stored_bits()) // 8) + self.node_bytes
                 if after < before:
                     stay.append(position)
                 else:

@@ -139,7 +139,9 @@ def _compressed(request: Request, found: Opened, clock: _Clock) -> Run:
                 facts.model_facts(staged.path, final, original.shapes, name=name),
             ),
             methods=(*_stored(found.computed), *decided.facts, *folded),
-            weights=facts.weight_facts(original.model, _changed(original.model, decided, gone)),
+            weights=facts.weight_facts(
+                original.model, final, _written(_changed(original.model, decided, gone), staged.refusals)
+            ),
             refusals=refusals,
             warnings=tuple(dict.fromkeys(warnings)),
             comparisons=comparisons,
@@ -273,6 +275,12 @@ def _changed(before: Model, decided: _Decided, gone: frozenset[str]) -> dict[str
         elif name in after.weights and (name in encoded or after.weights[name].shape != weight.shape):
             found[name] = Dense(after.array(name))
     return found
+
+
+def _written(found: Mapping[str, Encoding], refusals: Sequence[Refusal]) -> dict[str, Encoding]:
+    """Return how the weights are stored in the file: those whose packed form does not pay are so whole."""
+    whole = {refusal.where for refusal in refusals}
+    return {name: Dense(e.decode()) if name in whole else e for name, e in found.items()}
 
 
 def _check_device(name: str) -> None:

@@ -19,6 +19,7 @@ from onnxcompress.engine.layers import Layer, layers, left_alone
 from onnxcompress.engine.measures import facts
 from onnxcompress.engine.measures.costs import count_macs
 from onnxcompress.engine.proto import plain_bytes
+from onnxcompress.engine.storage.pool import stored_bits
 from onnxcompress.pipeline._channels import channel_facts
 from onnxcompress.surgery import store_computed_weights
 
@@ -44,7 +45,7 @@ def inspect(
     """
     began, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     model, shapes, problem = _opened(source, input_shapes or {})
-    found = layers(model)
+    found, sizes = layers(model), stored_bits(model)
     by_node = count_macs(model, shapes).by_node if shapes else {}
     channels = None
     if groups:
@@ -60,7 +61,7 @@ def inspect(
         duration_s=0.0,
         environment=facts.environment(),
         models=(facts.model_facts(source, model, shapes or None, name=source.name),),
-        weights=tuple(_layer_facts(model, layer, by_node) for layer in found),
+        weights=tuple(_layer_facts(model, layer, by_node, sizes) for layer in found),
         refusals=left_alone(model, found),
         channels=channels,
     )
@@ -86,7 +87,9 @@ def _opened(
         return model, shapes if complete else {}, f"channels could not be traced: {error}"
 
 
-def _layer_facts(model: Model, layer: Layer, by_node: Mapping[str, int]) -> WeightFacts:
+def _layer_facts(
+    model: Model, layer: Layer, by_node: Mapping[str, int], sizes: Mapping[str, int]
+) -> WeightFacts:
     weight, encoding = model.weights[layer.weight], model.encodings.get(layer.weight)
     dense = 8 * plain_bytes(weight)
     codebook = encoding.codebook() if encoding is not None else None
@@ -99,7 +102,7 @@ def _layer_facts(model: Model, layer: Layer, by_node: Mapping[str, int]) -> Weig
         encoding=encoding.kind if encoding is not None else "dense",
         entries=int(codebook.shape[-1]) if codebook is not None and codebook.ndim else None,
         bits_before=dense,
-        bits_after=encoding.stored_bits() if encoding is not None else dense,
+        bits_after=sizes.get(layer.weight, dense),
         relative_error=None,
         codebook=tuple(float(c) for c in codebook) if codebook is not None and codebook.ndim == 1 else None,
         histogram=facts.histogram(model.array(layer.weight)),

@@ -171,7 +171,7 @@ def test_weight_facts() -> None:
     before = model(proto(np.linspace(-1, 1, 24, dtype=np.float32).reshape(6, 4)))
     entries = np.array([-0.5, 0.5], np.float32)
     encoding = Codes((before.array("w") > 0).astype(np.uint8), entries)
-    (found,) = facts.weight_facts(before, {"w": encoding})
+    (found,) = facts.weight_facts(before, before, {"w": encoding})
     old, new = before.array("w").astype(np.float64), encoding.decode().astype(np.float64)
     assert (found.name, found.shape, found.dtype, found.encoding) == ("w", (6, 4), "float32", "codes")
     assert found.consumers == ("dense (MatMul)",)
@@ -189,7 +189,7 @@ def test_a_weight_encoded_before_keeps_its_bits_from_before() -> None:
     codes = RNG.integers(0, 2, (6, 4)).astype(np.uint8)
     first, second = (Codes(codes, np.array(e, np.float32)) for e in ([-1, 1], [-2, 2]))
     before = model(proto()).with_encodings({"w": first}, "first")
-    (found,) = facts.weight_facts(before, {"w": second})
+    (found,) = facts.weight_facts(before, before, {"w": second})
     assert found.bits_before == first.stored_bits()
     assert found.relative_error == 1.0
 

@@ -1,5 +1,8 @@
 """Pools of small weights: decoded together, bit by bit, recognised, and cheaper than one by one."""
 
+import itertools
+from dataclasses import dataclass
+
 import ml_dtypes
 import numpy as np
 import onnx
@@ -131,6 +134,39 @@ def test_a_stream_is_read_again(bits: int, window: int) -> None:
         assert (encoding.scale, encoding.bits) == (expected.scale, bits)
     again = Model(graph, Source(None, "", 0), encodings)
     assert to_proto(stored.lower(again)[0]) == proto
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_one_stream_whatever_the_weights_are_called_and_sizes_alike_or_not(seed: int) -> None:
+    """In the file weights of one size are in the order of their names, which that of the codes is not."""
+    model, generator = many_weights(np.dtype(np.float32), 13, 7), np.random.default_rng(seed)
+    names = [str(n) for n in generator.permutation(list(model.weights))]
+    found = TrellisCodebook(4, 8).project([model.array(n) for n in names])
+    proto = check(model.with_encodings(dict(zip(names, found, strict=True)), "test"))
+    assert [n.op_type for n in proto.graph.node].count("ConvTranspose") == 1
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_as_few_streams_as_there_can_be(seed: int) -> None:
+    """Brute force: a stream ends where no weight goes on, in the best of all orders."""
+    generator = np.random.default_rng(seed)
+    ends = generator.integers(0, 4, (6, 2))
+    members = [(None, Ends(int(a), int(b))) for a, b in ends]
+    streams = stored_pool._joined(members)  # type: ignore[arg-type]
+    assert sorted(map(id, itertools.chain(*streams))) == sorted(map(id, members))
+    for stream in streams:
+        assert all(one.after == other.before for (_, one), (_, other) in itertools.pairwise(stream))
+    best = min(
+        1 + sum(one.after != other.before for (_, one), (_, other) in itertools.pairwise(order))
+        for order in itertools.permutations(members)
+    )
+    assert len(streams) == best
+
+
+@dataclass
+class Ends:
+    before: int
+    after: int
 
 
 def test_a_stream_is_smaller_than_trellises_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,3 +67,14 @@ def test_a_model_of_such_layers_alone_is_told_what_is_wrong(way):
 def test_an_infinite_value_between_two_layers_is_not_handed_on_with_8_bits():
     done = onnxcompress.compress(model_of(CARRIED), method="int8", way="static", data=ROWS, benchmark=False)
     assert {weight.name for weight in done.run.weights} == {"first", "second"}
+
+
+def test_numbers_of_both_signs_near_the_end_of_the_type_have_a_range():
+    """The length of the range, up to 5e38, is no number of the type."""
+    model = model_of([CARRIED[0], helper.make_node("Clip", ["h", "low", "high"], ["r"]), CARRIED[-1]])
+    first = next(t for t in model.graph.initializer if t.name == "first")
+    weight = numpy_helper.to_array(first)
+    scale = np.float32(2.5e38 / np.abs(ROWS["x"] @ weight).max())
+    first.CopyFrom(numpy_helper.from_array(weight * scale, "first"))
+    done = onnxcompress.compress(model, method="int8", way="static", data=ROWS, benchmark=False)
+    assert {weight.name for weight in done.run.weights} == {"first", "second"}

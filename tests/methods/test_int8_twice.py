@@ -40,3 +40,25 @@ def test_scales_of_biases_are_those_of_the_grid_that_was_there():
     arrays = {t.name: numpy_helper.to_array(t) for t in whole.model.graph.initializer}
     bias, weight = arrays["conv2.bias_quantized_scale"], arrays["conv2.weight_scale"]
     np.testing.assert_allclose(bias, weight * arrays["a1_scale"], rtol=1e-5)
+
+
+def without_zero_points(model: onnx.ModelProto) -> int:
+    """Leave out the zero points that are 0 of unsigned numbers, as the operators allow; return how many."""
+    arrays = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    count = 0
+    for node in model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.input[0] not in arrays:
+            zero = arrays[node.input[2]]
+            if zero.dtype == np.uint8 and not zero.any():
+                del node.input[2:]
+                count += 1
+    return count
+
+
+@pytest.mark.parametrize("later", LAYERS)
+def test_a_zero_point_may_be_left_out(later):
+    part = onnxcompress.compress(FIXTURES / "digits_cnn.onnx", exclude=(later,), **DIGITS)
+    assert without_zero_points(part.model)
+    whole = onnxcompress.compress(part.model, **DIGITS)
+    assert len(whole.run.weights) == 1
+    assert not scales_in_a_row(whole.model)

@@ -45,6 +45,7 @@ def test_it_tells_what_stays_and_draws_path_and_histograms():
     blocks = SECTIONS["bottleneck"].build(gated())
     words = "".join(p for b in blocks if isinstance(b, Paragraph) for p in b.parts if isinstance(p, str))
     assert "34 of 116 gated channels stay" in words
+    assert "come to that, and more where the target left room. The target" in words
     wanted = (
         "The target was at most 50.0 % of the multiply-accumulates, and 31.0 % stays; at most 25.0 % of the "
         "parameters, and 24.0 % stays; at most 70.0 % of the latency, which was not measured."

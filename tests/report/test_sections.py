@@ -208,7 +208,9 @@ def test_what_to_do_about_few_bits_depends_on_what_was_given() -> None:
 def test_no_changed_weight_is_marked() -> None:
     run = compress()
     dense = tuple(replace(w, encoding="dense", entries=None) for w in run.weights)
-    assert "No weight changed" in warned(replace(run, weights=dense))
+    same = tuple(replace(w, relative_error=0.0) for w in dense)
+    assert "No weight changed" in warned(replace(run, weights=same))
+    assert "No weight changed" not in warned(replace(run, weights=dense))  # trained, and stored whole
 
 
 def test_refusals_are_grouped_by_reason_and_none_is_lost() -> None:
@@ -260,6 +262,18 @@ def test_training_path_runs_along_mu_or_steps() -> None:
     plots = [b for b in section(stepped, "training") if isinstance(b, Lines)]
     assert [p.x_label for p in plots] == ["step", "step", "step"]
     assert not [b for b in section(sparse(), "training") if isinstance(b, Lines)]
+
+
+def test_a_path_without_penalty_and_gap_has_no_columns_for_them() -> None:
+    run = compress()
+    training = run.methods[0].training
+    assert training is not None
+    plain = replace(training, points=tuple(replace(p, mu=None, loss=None, gap=None) for p in training.points))
+    gated = replace(run, methods=(replace(run.methods[0], training=plain),))
+    before, after = (next(b for b in section(r, "training") if isinstance(b, Table)) for r in (run, gated))
+    assert {c.title for c in before.columns} - {c.title for c in after.columns} == {"μ", "Loss", "Gap"}
+    assert all(len(row) == len(after.columns) for row in after.rows)
+    assert "Penalty parameter" not in render(gated, "markdown")
 
 
 def test_a_loss_that_is_no_number_is_left_out_of_the_plot_as_it_is_of_json() -> None:

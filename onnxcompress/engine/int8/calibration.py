@@ -71,7 +71,9 @@ class Recorder:
                 low, high = self.ranges[name]
                 if not high > low:
                     continue
-                found, _ = np.histogram(sampled(array, generator), bins=BINS, range=(low, high))
+                # In float32 the range of numbers of both signs near its end would overflow.
+                wide = sampled(array, generator).astype(np.float64)
+                found, _ = np.histogram(wide, bins=BINS, range=(low, high))
                 counts[name] = counts.get(name, np.zeros(BINS)) + found
         return self.ranges | {name: clipped(found, self.ranges[name]) for name, found in counts.items()}
 

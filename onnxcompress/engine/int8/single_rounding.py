@@ -7,6 +7,7 @@ one of them, so that it computes something else than the graph says.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 
 import numpy as np
@@ -22,14 +23,15 @@ def grids(graph: onnx.GraphProto) -> dict[str, tuple[float, float]]:
     """
     arrays = {t.name: t for t in graph.initializer}
     found = {}
-    for node in _roundings(graph):
-        if node.input[1] not in arrays:
+    for node, kind in _roundings(graph):
+        scale, zero = (arrays.get(name) for name in (*node.input[1:3], "")[:2])
+        if scale is None or math.prod(scale.dims) != 1:
             continue
-        scale, zero = (onnx.numpy_helper.to_array(arrays[name]) for name in node.input[1:3])
-        if scale.size == 1:
-            limits, step = np.iinfo(zero.dtype), float(scale.reshape(()))
-            least, most = (step * (int(bound) - int(zero.reshape(()))) for bound in (limits.min, limits.max))
-            found[node.input[0] if node.op_type == "QuantizeLinear" else node.output[0]] = (least, most)
+        origin = 0 if zero is None else int(onnx.numpy_helper.to_array(zero).reshape(()))
+        limits = np.iinfo(onnx.helper.tensor_dtype_to_np_dtype(kind))
+        step = float(onnx.numpy_helper.to_array(scale).reshape(()))
+        least, most = (step * (int(bound) - origin) for bound in (limits.min, limits.max))
+        found[node.input[0] if node.op_type == "QuantizeLinear" else node.output[0]] = (least, most)
     return found
 
 
@@ -40,7 +42,7 @@ def round_once(graph: onnx.GraphProto, before: Collection[str]) -> None:
         graph: what the quantiser made; changed.
         before: names of the nodes that the graph had, all of which have one.
     """
-    old = {node.name for node in _roundings(graph)} & set(before)
+    old = {node.name for node, _ in _roundings(graph)} & set(before)
     if not old:
         return
     maker = {output: node for node in graph.node for output in node.output}
@@ -64,17 +66,29 @@ def round_once(graph: onnx.GraphProto, before: Collection[str]) -> None:
             _drop_unread(graph, node)
 
 
-def _roundings(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """Return the nodes that round an activation to 8 bits, or read one that was rounded."""
+def _roundings(graph: onnx.GraphProto) -> list[tuple[onnx.NodeProto, int]]:
+    """Return the nodes that round an activation to 8 bits, or read one that was rounded, and to which type.
+
+    One without a zero point has 0: rounding makes unsigned numbers unless told otherwise, and what reads them
+    goes by their type.
+    """
     kinds = {t.name: t.data_type for t in graph.initializer}
-    return [
-        node
-        for node in graph.node
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear")
-        and len(node.input) > 2
-        and kinds.get(node.input[2]) in _BYTES
-        and node.input[0] not in kinds
-    ]
+    made = {i.name: i.type.tensor_type.elem_type for i in graph.input}
+    found = []
+    for node in graph.node:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or node.input[0] in kinds:
+            continue
+        if len(node.input) > 2 and node.input[2]:
+            kind = kinds.get(node.input[2])
+        elif node.op_type == "QuantizeLinear":
+            told = [a.i for a in node.attribute if a.name == "output_dtype"]
+            kind = told[0] if told and told[0] else onnx.TensorProto.UINT8
+        else:
+            kind = made.get(node.input[0])
+        if kind in _BYTES:
+            found.append((node, kind))
+            made[node.output[0]] = kind  # of numbers that are read back nothing asks
+    return found
 
 
 def _drop_unread(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:

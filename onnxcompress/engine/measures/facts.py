@@ -24,6 +24,7 @@ from onnxcompress.engine.measures.costs import count_macs
 from onnxcompress.engine.measures.tensorfile import TensorFile
 from onnxcompress.engine.proto import came_sparse, plain_bytes
 from onnxcompress.engine.sparse_tensors import sparse_bytes
+from onnxcompress.engine.storage.pool import stored_bits
 
 BINS = 80
 CLIP = 0.001
@@ -111,29 +112,32 @@ def environment() -> Environment:
     )
 
 
-def weight_facts(before: Model, encodings: Mapping[str, Encoding]) -> tuple[WeightFacts, ...]:
+def weight_facts(before: Model, after: Model, encodings: Mapping[str, Encoding]) -> tuple[WeightFacts, ...]:
     """Return what became of each weight, in the model's order.
 
     ``relative_error`` is ‖w − Δ(Θ)‖₂ / ‖w‖₂, and ‖Δ(Θ)‖₂ where w is all zeros; None where it was cut.
 
     Args:
         before: the model as it came.
+        after: the model as it is written.
         encodings: weight name -> how it is stored now.
     """
+    sizes = stored_bits(before), stored_bits(after)
     return tuple(
-        _weight_facts(before, weight, encodings[name])
+        _weight_facts(before, weight, encodings[name], sizes)
         for name, weight in before.weights.items()
         if name in encodings
     )
 
 
-def _weight_facts(before: Model, weight: Weight, encoding: Encoding) -> WeightFacts:
+def _weight_facts(
+    before: Model, weight: Weight, encoding: Encoding, sizes: tuple[Mapping[str, int], Mapping[str, int]]
+) -> WeightFacts:
     array = before.array(weight.name)
     codebook = encoding.codebook()
     entries = None if codebook is None else int(codebook.shape[-1]) if codebook.ndim else 1
     flat = codebook.reshape(-1) if codebook is not None and codebook.size == entries else None
     shown = flat is not None and flat.size <= CODEBOOK_LIMIT
-    already = before.encodings.get(weight.name)
     return WeightFacts(
         name=weight.name,
         shape=weight.shape,
@@ -141,8 +145,8 @@ def _weight_facts(before: Model, weight: Weight, encoding: Encoding) -> WeightFa
         consumers=tuple(_consumers(weight)),
         encoding=encoding.kind,
         entries=entries,
-        bits_before=8 * plain_bytes(weight) if already is None else already.stored_bits(),
-        bits_after=_bits(weight, encoding),
+        bits_before=sizes[0].get(weight.name, 8 * plain_bytes(weight)),
+        bits_after=_bits(weight, encoding, sizes[1]),
         relative_error=relative_error(array, encoding.decode()) if encoding.shape == weight.shape else None,
         codebook=tuple(float(c) for c in flat) if shown and flat is not None else None,
         histogram=histogram(array),
@@ -151,9 +155,11 @@ def _weight_facts(before: Model, weight: Weight, encoding: Encoding) -> WeightFa
     )
 
 
-def _bits(weight: Weight, encoding: Encoding) -> int:
+def _bits(weight: Weight, encoding: Encoding, sizes: Mapping[str, int]) -> int:
     """Return the bits of an encoded weight; what came sparse is written so wherever that takes fewer."""
     packed = encoding.stored_bits()
+    if encoding.kind != "dense":
+        packed = sizes.get(weight.name, packed)
     return min(packed, 8 * sparse_bytes(encoding.decode())) if came_sparse(weight) else packed
 
 

@@ -7,13 +7,14 @@ entries of one trellis are decoded together, too: where the codes of one go on f
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxcompress.core.encoding import Encoding
-from onnxcompress.core.model import Weight
+from onnxcompress.core.model import Model, Weight
 from onnxcompress.encodings import _nodes
 from onnxcompress.encodings._grouped_nodes import emit_shaped
 from onnxcompress.encodings._packing import packing
@@ -47,6 +48,25 @@ def pools(encoded: Sequence[tuple[Weight, Encoding]], opset: int) -> list[Pool]:
     return [*(pool for pool in groups.values() if len(pool) >= _FEWEST), *_streams(encoded, opset)]
 
 
+def ordered(model: Model) -> list[tuple[Weight, Encoding]]:
+    """Return the encoded weights of a model in the order in which they are stored, from the largest on."""
+    weights = model.weights
+    known = [(weights[n], e) for n, e in model.encodings.items() if e.kind != "dense" and n in weights]
+    return sorted(known, key=lambda pair: (-pair[0].size, pair[0].name))
+
+
+def stored_bits(model: Model) -> dict[str, int]:
+    """Return the bits that the tensors of every encoded weight take in the file.
+
+    Entries that several weights share, because they are decoded together, count with the first of these.
+    """
+    encoded = ordered(model)
+    found = {weight.name: encoding.stored_bits() for weight, encoding in encoded}
+    for pool in pools(encoded, max(model.opset, Trellis.least_opset)):  # the exporter raises an older one
+        found |= {weight.name: e.own_bits() for weight, e in pool[1:] if isinstance(e, Trellis)}
+    return found
+
+
 def _streams(
     encoded: Sequence[tuple[Weight, Encoding]], opset: int
 ) -> Iterator[list[tuple[Weight, Trellis]]]:
@@ -59,17 +79,41 @@ def _streams(
                 entries = (encoding.entries.dtype.name, encoding.entries.tobytes())
                 key = (id(weight.graph), encoding.bits, encoding.dtype.name, *entries)
                 groups.setdefault(key, []).append((weight, encoding))
-    for waiting in groups.values():
-        while waiting:
-            stream = [waiting.pop(0)]
-            while (after := _next(stream[-1][1], waiting)) is not None:
-                stream.append(waiting.pop(after))
-            if len(stream) > 1:
-                yield stream
+    for members in groups.values():
+        yield from (stream for stream in _joined(members) if len(stream) > 1)
 
 
-def _next(last: Trellis, waiting: Sequence[tuple[Weight, Trellis]]) -> int | None:
-    return next((k for k, (_, t) in enumerate(waiting) if t.before == last.after), None)
+def _joined(members: Sequence[tuple[Weight, Trellis]]) -> list[list[tuple[Weight, Trellis]]]:
+    """Return as few streams of weights that go on from one another as there can be, in whatever order.
+
+    What a weight goes on from, and what it leaves, are places that it leads from one to the other: wanted are
+    trails that use every one once. They begin where more lead away than arrive; of what is left then, every
+    walk comes back to where it began, and is put in there (Hierholzer, 1873).
+    """
+    leaving: dict[int, list[tuple[Weight, Trellis]]] = {}
+    surplus: Counter[int] = Counter()
+    for member in members:
+        leaving.setdefault(member[1].before, []).append(member)
+        surplus[member[1].before] += 1
+        surplus[member[1].after] -= 1
+
+    def walk(place: int) -> list[tuple[Weight, Trellis]]:
+        trail = []
+        while leaving.get(place):
+            trail.append(leaving[place].pop(0))
+            place = trail[-1][1].after
+        return trail
+
+    def with_rings(stream: list[tuple[Weight, Trellis]]) -> list[tuple[Weight, Trellis]]:
+        position = 0
+        while position < len(stream):
+            stream[position:position] = walk(stream[position][1].before)
+            position += 1
+        return stream
+
+    trails = [walk(start) for start in surplus.elements()]
+    streams = [with_rings(trail) for trail in trails]
+    return [*streams, *(ring for place in leaving if (ring := with_rings(walk(place))))]
 
 
 def _fits(weight: Weight, encoding: Codebook) -> bool:

@@ -19,7 +19,7 @@ from onnxcompress.engine.storage import positions
 from onnxcompress.engine.storage.decoders import Decoded
 from onnxcompress.engine.storage.lift import graphs as walk
 from onnxcompress.engine.storage.lift import recognise, sweep
-from onnxcompress.engine.storage.pool import Pool, emit_pool, pools
+from onnxcompress.engine.storage.pool import Pool, emit_pool, ordered, pools
 from onnxcompress.engine.storage.site import Draft, GraphSite, Names
 
 VERSION_KEY = "onnxcompress.stored"
@@ -123,10 +123,8 @@ class _Lowering:
     def __init__(self, model: Model, *, positions: bool = True) -> None:
         self._positions = positions
         self._clone, self._twin = model.ir.clone(), model.ir.clone()
-        weights = Model(self._clone, model.source).weights
         self._twins = Model(self._twin, model.source).weights
-        known = [(weights[n], e) for n, e in model.encodings.items() if e.kind != "dense" and n in weights]
-        self._encoded = sorted(known, key=lambda pair: (-pair[0].size, pair[0].name))
+        self._encoded = ordered(Model(self._clone, model.source, model.encodings))
         self._names = Names(self._clone)
         self._sites: dict[int, GraphSite] = {}
         self._refusals: list[Refusal] = []

@@ -42,6 +42,7 @@ def _told(b: Bottleneck) -> str:
         for g in b.goals
     ]
     target = f" The target was {'; '.join(goals)}." if goals else ""
+    wider = ", and more where the target left room" if goals else ""
     if b.by == "taylor":
         return (
             f"{kept:,} of {size:,} gated channels stay. Training with gates was too short to rank them: what "
@@ -49,7 +50,7 @@ def _told(b: Bottleneck) -> str:
         )
     return (
         f"{kept:,} of {size:,} gated channels stay, of each group those with the largest α = μ²/σ²: over "
-        f"{fmt.number(b.threshold).text}, as near as the widths allowed come to that.{target}"
+        f"{fmt.number(b.threshold).text}, as near as the widths allowed come to that{wider}.{target}"
     )
 
 

@@ -106,25 +106,23 @@ def _plots(t: Training) -> tuple[Block, ...]:
 
 
 def _table(name: str, t: Training) -> Table:
-    columns = (
-        Column("Step", numeric=True),
-        Column("μ", "mu", numeric=True),
-        Column("Loss", "loss", numeric=True),
-        Column("Loss, compressed", "compressed_loss", numeric=True),
-        Column("Metric, compressed", "compressed_metric", numeric=True),
-        Column("Gap", "gap", numeric=True),
-        Column("Elapsed", numeric=True),
-    )
-    rows: list[tuple[Inline, ...]] = [
+    """Return the path, without columns that the method has nothing for: only LC has a penalty and a gap."""
+    columns: tuple[tuple[Column, Callable[[TrainingPoint], Inline | None]], ...] = (
+        (Column("Step", numeric=True), lambda p: fmt.count(p.step)),
+        (Column("μ", "mu", numeric=True), lambda p: _number(p.mu)),
+        (Column("Loss", "loss", numeric=True), lambda p: _number(p.loss)),
+        (Column("Loss, compressed", "compressed_loss", numeric=True), lambda p: _number(p.compressed_loss)),
         (
-            fmt.count(p.step),
-            fmt.number(p.mu, reason="—"),
-            fmt.number(p.loss, reason="—"),
-            fmt.number(p.compressed_loss, reason="—"),
-            fmt.number(p.compressed_metric, 4, reason="—"),
-            fmt.percent(p.gap, reason="—"),
-            fmt.duration(p.elapsed_s),
-        )
-        for p in t.points
-    ]
-    return Table(f"Path of {name}", columns, tuple(rows), long=True)
+            Column("Metric, compressed", "compressed_metric", numeric=True),
+            lambda p: _number(p.compressed_metric, 4),
+        ),
+        (Column("Gap", "gap", numeric=True), lambda p: None if p.gap is None else fmt.percent(p.gap)),
+        (Column("Elapsed", numeric=True), lambda p: fmt.duration(p.elapsed_s)),
+    )
+    filled = [(c, of) for c, of in columns if any(of(p) is not None for p in t.points)]
+    rows = [tuple(of(p) or fmt.missing("—") for _, of in filled) for p in t.points]
+    return Table(f"Path of {name}", tuple(c for c, _ in filled), tuple(rows), long=True)
+
+
+def _number(value: float | None, digits: int = 3) -> Inline | None:
+    return None if value is None else fmt.number(value, digits)

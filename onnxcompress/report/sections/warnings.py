@@ -99,7 +99,8 @@ def _unmeasured(run: Run) -> list[Callout]:
     told = any("--data" in warning for warning in run.warnings)
     if low and not reading.trained(run) and not told:
         found.append(_few_bits(run, low))
-    if run.methods and not (reading.compressed(run) or run.cuts or run.simplifications):
+    changed = any(w.encoding != "dense" or w.relative_error != 0 for w in run.weights)
+    if run.methods and not (changed or run.cuts or run.simplifications):
         found.append(Callout("warning", "No weight changed", ("Every weight was left as it was.",)))
     return found
 
