@@ -99,7 +99,7 @@ LESS: dict[str, tuple[dict[str, Any], ...]] = {
 """The stages before quantisation."""
 QUANTISATION: dict[str, dict[str, Any]] = {
     "lenet300": {
-        "bits": 2, "codebook": "trellis", "steps": 40, "epochs": 3.0, "lr": 0.02,
+        "bits": 2, "codebook": "trellis", "joint": True, "steps": 80, "epochs": 5.0, "lr": 0.015,
         "teacher": 0.0, "noise": 0.0,
     },
     "lenet5": {"bits": 2, "steps": 40, "epochs": 4.0, "lr": 0.1, "teacher": 0.0, "noise": 0.0},
