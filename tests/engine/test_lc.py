@@ -319,6 +319,7 @@ def test_only_late_states_compete_where_the_original_remembers_the_validation_ex
         ([0.9, 0.98, 0.90, 0.97, 0.95], 3),
         ([0.98, 0.975, 0.97, 0.975, 0.97], 0),  # nothing trained is better than direct compression
         ([0.9, 0.97, 0.96, 0.98, 0.90], 3),
+        ([0.975, 0.98, 0.97, 0.976, 0.974], 3),  # and nothing that is worse
     ],
 )
 def test_of_states_that_differ_by_chance_the_last_is_kept(monkeypatch, accuracies, chosen):

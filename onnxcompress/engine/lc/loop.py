@@ -182,8 +182,8 @@ def compress(
 ) -> Result:
     """Run DC, iDC or LC and return the state that scored best on the validation split.
 
-    Of trained states whose shares of right decisions differ by less than their standard error it is the last:
-    the best of many looks at few examples is mostly luck, while weights and codes settle from step to step.
+    Of LC's states whose shares of right decisions differ by less than their standard error it is the last
+    that is no worse than DC: the best of many looks at few examples is mostly luck, while codes settle.
     Which states compete where the original remembers that split: see ``Learner.sufficient``.
 
     Args:
@@ -345,7 +345,7 @@ class _Loop:
         first_late = self._is_late(state.step) and not self._is_late(state.best_step) and self._suffices()
         if state.best_score is None or first_late or better(self.score, state.best_score, direction):
             self._keep()
-        elif state.best_step > 0 and within_chance(self.score, state.best_score, score.examples, direction):
+        elif state.best_step > 0 and self._is_as_good(state.best_score, direction):
             self._keep(state.best_score)
         point = TrainingPoint(
             step=state.step,
@@ -360,6 +360,13 @@ class _Loop:
         state.elapsed_s = point.elapsed_s
         self.tell(state, point)
         return point
+
+    def _is_as_good(self, best: Score, higher: bool | None) -> bool:
+        """Whether the present state of LC is as good as the best but for chance, and no worse than DC."""
+        score, direct = self.score, self.state.points[0].compressed_metric
+        if self.schedule.mode != "lc" or score is None or score.metric is None or direct is None:
+            return False
+        return score.metric >= direct and within_chance(score, best, score.examples, higher)
 
     def _judged(self, score: Score) -> Score:
         """Return the score with what penalty forms add to the loss: the objective L(Δ(Θ)) + α·C(Θ)."""
