@@ -182,9 +182,8 @@ def compress(
 ) -> Result:
     """Run DC, iDC or LC and return the state that scored best on the validation split.
 
-    Of LC's states whose shares of right decisions differ by less than their standard error it is the last
-    that is no worse than DC: the best of many looks at few examples is mostly luck, while codes settle.
-    Which states compete where the original remembers that split: see ``Learner.sufficient``.
+    Of LC's states within a standard error of the best it is the last no worse than DC: the best of many looks
+    at few examples is mostly luck. Where the original remembers the split: see ``Learner.sufficient``.
 
     Args:
         parts: what is compressed how; weights that no part names are trained along, uncompressed.
