@@ -169,8 +169,8 @@ def test_what_long_paths_have_more_are_slow_steps_while_codes_are_decided(monkey
     assert pulls[-21] == pytest.approx(TURN)
     assert pulls[-1] == pytest.approx(RIGID)
     growth = [b / a for a, b in itertools.pairwise(pulls)]
-    assert growth[0] == pytest.approx(growth[steps - 22])
-    assert 1 < growth[0] <= growth[-1] * 1.001
+    np.testing.assert_allclose(growth[:-20], (TURN / FIRST_PULL) ** (1 / (steps - 21)))
+    np.testing.assert_allclose(growth[-20:], (RIGID / TURN) ** (1 / 20))
 
 
 def test_a_path_one_step_longer_than_usual_is_much_like_the_usual_one(monkeypatch):

@@ -51,23 +51,60 @@ def test_every_place_gives_the_originals_outputs(place, limits):
     assert facts.probabilities == {"y"}
 
 
+@pytest.mark.parametrize("at_once", [512, 8])
+@pytest.mark.parametrize("count", [600, 200])
 @pytest.mark.parametrize("limits", [{}, {"memory_bytes": 0}])
-def test_the_time_limit_ends_what_is_computed_ahead(limits):
-    model, data = perceptron(), blobs(600)
+def test_the_time_limit_ends_what_is_computed_ahead(limits, count, at_once):
+    model, data = perceptron(), blobs(count)
     task = task_of(model, {"x": data["x"]})
     graph = TorchGraph(model)
     batches = Batches(task, torch.float32, torch.device("cpu"))
     execution = Execution(graph, Feeding(False, None), batches.inputs(task.train[:3]))
+    execution.at_once = at_once
     calls, call = [], execution.call
     execution.call = lambda stack: calls.append(1) or call(stack)
     teacher = Teacher(execution, batches, needed=True, deadline=time.monotonic(), **limits)
-    assert len(calls) == 2  # of three chunks' four: the first is looked at for its size
-    assert teacher.place == "computed"
+    # Of 600 examples, three chunks, a draw is looked at for its size, and a call of the first chunk is made;
+    # 200 are one chunk, whose first look is all of it, unless that takes more than one call.
+    assert len(calls) == (2 if count == 600 else 1)
+    whole = count == 200 and at_once == 512
+    assert teacher.broken_off is not whole
+    assert teacher.place == ("memory" if not limits else "disk" if whole else "computed")
     expected = graph.run({"x": data["x"]})["y"]
     graph.set_arrays({n: np.zeros_like(a) for n, a in graph.arrays().items()})
-    indices = np.arange(500, 600)
-    found = teacher.outputs(indices, batches.rows(indices))["y"].numpy()
-    np.testing.assert_allclose(found, expected[indices], atol=1e-6)
+    for indices in (np.arange(count - 100, count), np.arange(count - 120, count)[::-1].copy()):
+        calls.clear()
+        found = teacher.outputs(indices, batches.rows(indices))["y"].numpy()
+        np.testing.assert_allclose(found, expected[indices], atol=1e-6)
+    # What was asked for before is remembered where memory holds it: only 20 of the 120 are new.
+    new = (0 if whole else 20) if teacher.place == "memory" else 0 if teacher.place == "disk" else 120
+    assert len(calls) == -(-new // at_once)
+
+
+def test_where_time_is_limited_an_evaluation_takes_no_more_than_a_part_of_it(monkeypatch):
+    data, now, run = blobs(600), [0.0], Execution.run
+
+    def slow(self, stack, *more):
+        now[0] += len(stack["x"])  # a second an example
+        return run(self, stack, *more)
+
+    monkeypatch.setattr(Execution, "run", slow)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    task = task_of(perceptron(), {"x": data["x"][:500], "x_validation": data["x"][500:]})
+    made = {}
+    for limit in (None, 1e4, 300.0, 10.0):
+        made[limit] = trainer = Trainer(TorchGraph(perceptron()), task, Resources(max_time_s=limit))
+        expected = {None: 100, 1e4: 100, 300.0: 30, 10.0: 16}[limit]
+        assert trainer.evaluate().examples == trainer.validation_examples == expected
+        assert trainer.evaluate(limit=20).examples == min(20, expected)
+        assert trainer.evaluate(task.validation).examples == 100  # what is asked for by hand is looked at
+        assert trainer.warnings == [] if expected == 100 else f"{expected} of the 100" in trainer.warnings[0]
+        began = now[0]
+        trainer.idle_loss()
+        trainer.evaluate()
+        assert now[0] - began <= 2 * expected
+    made[None].restore(*made[300.0].state())
+    assert made[None].evaluate().examples == 30  # as many as what came before was judged by
 
 
 def test_an_evaluation_of_the_test_split_compares_with_the_original():

@@ -372,7 +372,7 @@ class _Run:
             loss=self.trainer.loss_name,
             metric=self.trainer.metric_name,
             train_examples=len(task.train),
-            validation_examples=len(task.validation),
+            validation_examples=self.trainer.validation_examples,
             epochs=self.epochs,
             device=self.job.resources.device,
             stopped=stopped,

@@ -93,9 +93,8 @@ class Fit:
 
     def apply(self, stack: Array) -> Array:
         """Return the stack as the input takes it; a number too large for its type becomes infinity."""
-        with np.errstate(
-            over="ignore", invalid="ignore", divide="ignore"
-        ):  # who reads the examples looks for infinity
+        # Who reads the examples looks for infinity.
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             return self._applied(stack)
 
     def _applied(self, stack: Array) -> Array:

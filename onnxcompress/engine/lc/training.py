@@ -229,7 +229,7 @@ class _Run:
             loss=trainer.loss_name,
             metric=trainer.metric_name,
             train_examples=len(task.train),
-            validation_examples=len(task.validation),
+            validation_examples=self.trainer.validation_examples,
             epochs=epochs,
             device=self.resources.device,
             stopped=stopped,

@@ -23,7 +23,7 @@ from onnxcompress.core.encoding import Array
 from onnxcompress.core.errors import OutputError, UsageError
 
 NAME = "checkpoint.npz"
-_FORMAT = "onnxcompress.checkpoint/3"
+_FORMAT = "onnxcompress.checkpoint/4"
 _JSON = "json"
 
 

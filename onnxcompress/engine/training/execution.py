@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping
 
 import numpy as np
@@ -106,17 +108,23 @@ class Execution:
         self._require(kept)
         return kept
 
-    def run(self, stack: Mapping[str, Value]) -> dict[str, torch.Tensor]:
+    def run(self, stack: Mapping[str, Value], until: float = math.inf) -> dict[str, torch.Tensor]:
         """Run a stack in as many calls as it takes; in training mode by ``MOST_AT_ONCE``.
 
-        Outputs whose length differs from call to call are left out of a first look.
+        From the moment ``until`` of ``time.monotonic`` on no further call is made once ``LEAST_AT_ONCE``
+        examples are through: there are outputs of the first examples only, then. Outputs whose length differs
+        from call to call are left out of a first look.
 
         Raises:
             UnsupportedError: it differs of one of ``outputs``.
         """
         count = len(next(iter(stack.values())))
         most = MOST_AT_ONCE if self.graph.training else self.at_once
-        parts = [self.call({n: v[s] for n, v in stack.items()}) for s in self.slices(count, most)]
+        parts = []
+        for s in self.slices(count, most):
+            if s.start >= LEAST_AT_ONCE and time.monotonic() >= until:
+                break
+            parts.append(self.call({n: v[s] for n, v in stack.items()}))
         if len(parts) == 1:
             return parts[0]
         joined = {}

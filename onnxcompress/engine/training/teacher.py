@@ -42,7 +42,12 @@ class Teacher:
         memory_bytes: see ``MEMORY_BYTES``.
         disk_bytes: largest temporary file; None: half of what is free.
         deadline: moment of ``time.monotonic`` from which on no more outputs are computed ahead; they are
-            computed when they are asked for, then.
+            computed when they are first asked for, then, and each time where memory does not hold them.
+
+    Attributes:
+        needed: as given.
+        broken_off: whether ``deadline`` came before all outputs were computed.
+        example_s: seconds that one example took.
     """
 
     def __init__(
@@ -57,6 +62,7 @@ class Teacher:
     ) -> None:
         self._execution, self._batches, self._deadline = execution, batches, deadline
         self._memory: dict[str, torch.Tensor] | None = None
+        self._there = torch.zeros(len(batches.known), dtype=torch.bool)
         self._files: dict[str, FileColumn] | None = None
         self._original: list[torch.Tensor] = []
         self.needed, self.broken_off = needed, False
@@ -64,7 +70,10 @@ class Teacher:
         self._probabilities = set(execution.outputs)
         # Stored examples may be sorted: what stands for all of them is drawn.
         some = np.random.default_rng(0).permutation(batches.known)[:_CHUNK]
-        first = self._compute(np.sort(some))
+        began = time.monotonic()
+        first = self._compute(np.sort(some), deadline)
+        found = min((len(v) for v in first.values()), default=1)
+        self.example_s = (time.monotonic() - began) / found
         self._varying = {name: _varying(values) for name, values in first.items()}
         row_bytes = sum(v[0].numel() * v.element_size() for v in first.values())
         total = row_bytes * len(batches.known)
@@ -94,6 +103,7 @@ class Teacher:
         ``rows`` are those of :meth:`Batches.rows`; without them the examples may be any, and are computed.
         """
         if rows is not None and self._memory is not None:
+            self._complete(indices, rows)
             return {name: values.index_select(0, rows) for name, values in self._memory.items()}
         if rows is not None and self._files is not None:
             at = rows.cpu().numpy()
@@ -119,38 +129,54 @@ class Teacher:
 
     # inside ------------------------------------------------------------------------------------------------
 
-    def _compute(self, indices: Array) -> dict[str, torch.Tensor]:
-        return self._run(self._batches.inputs(indices))
+    def _complete(self, indices: Array, rows: torch.Tensor) -> None:
+        """Compute what memory does not hold yet of these examples."""
+        missing = ~self._there[rows.cpu()]
+        if not missing.any():
+            return
+        with self._as_original():
+            self._keep(rows[missing.to(rows.device)], self._compute(indices[missing.numpy()]))
+
+    def _compute(self, indices: Array, until: float = math.inf) -> dict[str, torch.Tensor]:
+        return self._run(self._batches.inputs(indices), until)
 
     @torch.no_grad()
-    def _run(self, stack: Mapping[str, Value]) -> dict[str, torch.Tensor]:
+    def _run(self, stack: Mapping[str, Value], until: float = math.inf) -> dict[str, torch.Tensor]:
         graph = self._execution.graph
         training = graph.training
         graph.eval()
         try:
-            found = self._execution.run(stack)
+            found = self._execution.run(stack, until)
             return {name: found[name] for name in self._execution.outputs}
         finally:
             graph.train(training)
 
     def _chunks(self, first: Mapping[str, torch.Tensor]) -> Iterator[tuple[int, Mapping[str, torch.Tensor]]]:
-        """Yield the outputs of all examples; ``first`` are those of a draw, which may be all."""
+        """Yield the outputs of all examples, or of some where time is over; ``first`` are those of a draw."""
         known = self._batches.known
         for start in range(0, len(known), _CHUNK):
-            if start and time.monotonic() >= self._deadline:
-                self.broken_off = True
-                return
-            outputs = first if len(known) <= _CHUNK else self._compute(known[start : start + _CHUNK])
+            part = known[start : start + _CHUNK]
+            outputs = first if len(known) <= _CHUNK else self._compute(part, self._deadline)
             self._measure(outputs)
             yield start, outputs
+            more = start + len(part) < len(known)
+            late = more and time.monotonic() >= self._deadline
+            self.broken_off = late or any(len(values) < len(part) for values in outputs.values())
+            if self.broken_off:
+                return
 
     def _keep_in_memory(self, first: Mapping[str, torch.Tensor]) -> None:
         count = len(self._batches.known)
-        kept = {name: v.new_empty((count, *v.shape[1:])) for name, v in first.items()}
+        self._memory = {name: v.new_empty((count, *v.shape[1:])) for name, v in first.items()}
         for start, outputs in self._chunks(first):
-            for name, values in outputs.items():
-                kept[name][start : start + len(values)] = values
-        self._memory = None if self.broken_off else kept
+            found = len(next(iter(outputs.values())))
+            self._keep(torch.arange(start, start + found, device=self._batches.device), outputs)
+
+    def _keep(self, rows: torch.Tensor, outputs: Mapping[str, torch.Tensor]) -> None:
+        assert self._memory is not None
+        for name, values in outputs.items():
+            self._memory[name][rows] = values
+        self._there[rows.cpu()] = True
 
     def _keep_on_disk(self, first: Mapping[str, torch.Tensor]) -> None:
         files: dict[str, BinaryIO] = {}

@@ -36,6 +36,13 @@ KEPT_BYTES, LEAST_BATCH = 4 << 30, 8
 batch is asked for."""
 
 
+AHEAD_SHARE = 0.5
+"""Part of a limited time after which no more answers of the original are computed ahead."""
+
+LOOK_SHARE, LEAST_LOOKED_AT = 0.1, 16
+"""Part of a limited time that one look at the validation split may take; examples it looks at in any case."""
+
+
 class Trainer:
     """Trains and evaluates a graph on a task.
 
@@ -64,6 +71,7 @@ class Trainer:
         metric_name: for the report.
         assumed_scores: outputs that the loss takes for scores of classes by their shape alone.
         higher_is_better: direction of the metric.
+        validation_examples: how many of the validation split are looked at: all, unless time is limited.
 
     Raises:
         UsageError: the device is not there.
@@ -88,14 +96,15 @@ class Trainer:
             raise UsageError(f"--batch-size cannot be {batch_size}")
         self._device = torch_device(resources.device)
         limit = resources.max_time_s
-        self._deadline = math.inf if limit is None else time.monotonic() + limit
+        began = time.monotonic()
+        self._deadline = math.inf if limit is None else began + limit
         self.graph, self._task, self._resources = graph.to(self._device), task, resources
         self._evaluator = Evaluator(
             self.graph,
             task,
             self._device,
             cache_bytes=cache_bytes,
-            deadline=self._deadline,
+            deadline=math.inf if limit is None else began + AHEAD_SHARE * limit,
             teacher=None if teacher is None else teacher.to(self._device),
             classes=classes,
         )
@@ -107,6 +116,7 @@ class Trainer:
         self.loss_name, self.metric_name = self._evaluator.loss.name, metric.name
         self.assumed_scores = self._evaluator.assumed_scores
         self.higher_is_better = metric.higher_is_better
+        self.validation_examples = self._affordable(math.inf if limit is None else LOOK_SHARE * limit)
         self._runs = 0
         self._loop: Loop | None = None
         self._restored: RunState | None = None
@@ -122,6 +132,18 @@ class Trainer:
             f"{wanted * each / 1e9:.2g} GB; --batch-size chooses"
         )
         return fitting
+
+    def _affordable(self, seconds: float) -> int:
+        """Return how many validation examples can be looked at in so many seconds."""
+        there, each = len(self._task.validation), self._evaluator.teacher.example_s
+        if there <= LEAST_LOOKED_AT or there * each <= seconds:
+            return there
+        affordable = max(LEAST_LOOKED_AT, int(seconds / each))
+        self.warnings.append(
+            f"{affordable} of the {there} validation examples are looked at: all take {each * there:.2g} s "
+            "each time; more --max-time allows it"
+        )
+        return affordable
 
     @property
     def steps_per_epoch(self) -> int:
@@ -148,7 +170,7 @@ class Trainer:
         """Return loss and metric in evaluation mode.
 
         Args:
-            which: a split, or indices of examples.
+            which: a split, or indices of examples; of validation examples as many as limited time allows.
             arrays: weights to use instead of the graph's for this evaluation (Δ(Θ) of a compression).
             limit: look at the first so many examples only.
         """
@@ -157,6 +179,8 @@ class Trainer:
             indices = splits[which]
             if indices is None:
                 raise UsageError(f"the data has no {which} split")
+            if which == "validation":
+                indices = indices[: self.validation_examples]
         else:
             indices = np.asarray(which)
         return self._evaluator.evaluate(indices[:limit], arrays)
@@ -167,7 +191,8 @@ class Trainer:
         Args:
             limit: look at the first so many examples only.
         """
-        return self._evaluator.idle_loss(np.asarray(self._task.validation)[:limit])
+        indices = np.asarray(self._task.validation)[: self.validation_examples]
+        return self._evaluator.idle_loss(indices[:limit])
 
     def estimate_statistics(self, batches: int) -> None:
         """Let the running statistics of BatchNormalization become the mean of those of training batches.
@@ -305,6 +330,7 @@ class Trainer:
         """Return all that training has changed, as (arrays, plain values) for a checkpoint."""
         arrays = {f"weight/{k}": p.detach().cpu().numpy() for k, p in enumerate(self.graph.parameters())}
         values: dict[str, Any] = {"runs": self._runs, "warnings": list(self.warnings), "run": None}
+        values["looked_at"] = self.validation_examples
         loop = self._loop
         if loop is not None:
             values["run"] = loop.state.values()
@@ -321,6 +347,8 @@ class Trainer:
                 # not `ascontiguousarray`, which gives a number on its own an axis
                 parameter.copy_(torch.from_numpy(np.array(arrays[f"weight/{k}"], order="C")))
         self._runs, self.warnings = int(values["runs"]), list(values["warnings"])
+        # What was found on so many examples is compared with what will be.
+        self.validation_examples = int(values["looked_at"])
         run = values["run"]
         self._restored = RunState.read(run, arrays, self._device) if run is not None else None
 
