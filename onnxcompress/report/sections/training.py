@@ -34,15 +34,14 @@ def training(run: Run) -> tuple[Block, ...]:
 
 
 def _how(t: Training) -> str:
-    labels = "with labels" if t.labelled else "without labels, the original model as teacher"
+    labels = "with labels" if t.labelled else "without labels (the original model teaches)"
     examples = fmt.plural(t.train_examples, "random example" if t.random_data else "example")
     checked = f"validated on {t.validation_examples:,}"
-    epochs = (
-        f"{fmt.given(t.epochs).text} epoch{'' if t.epochs == 1 else 's'}" if t.epochs else "no training step"
-    )
+    passes = float(f"{t.epochs:.3g}")
+    epochs = f"{fmt.given(passes).text} epoch{'' if passes == 1 else 's'}" if passes else "no training step"
     metric = f", metric {t.metric}" if t.metric else ""
     goal = f"loss {t.loss}{metric}; {epochs} on {t.device}"
-    return f"{examples} from {t.data}, {labels}; {checked}; {goal}. Stopped: {t.stopped}."
+    return f"{examples} {labels}, from {t.data}; {checked}; {goal}. Stopped: {t.stopped}."
 
 
 def _plots(t: Training) -> tuple[Block, ...]:
