@@ -140,7 +140,7 @@ class Trainer:
             return there
         affordable = max(LEAST_LOOKED_AT, int(seconds / each))
         self.warnings.append(
-            f"{affordable} of the {there} validation examples are looked at: all take {each * there:.2g} s "
+            f"{affordable} of the {there} validation examples are looked at: all take {each * there:,.0f} s "
             "each time; more --max-time allows it"
         )
         return affordable
