@@ -106,7 +106,7 @@ def test_few_examples_are_run_once_for_the_teacher():
     model, data = perceptron(), blobs(200)
     execution, batches = probed(model, task_of(model, {"x": data["x"]}))
     ran, run = [], execution.run
-    execution.run = lambda stack: ran.append(len(stack["x"])) or run(stack)
+    execution.run = lambda stack, *until: ran.append(len(stack["x"])) or run(stack, *until)
     teacher = Teacher(execution, batches, needed=True)
     assert ran == [len(batches.known)]
     rows = batches.rows(batches.known)

@@ -24,7 +24,7 @@ from onnxcompress.methods.lc_quant import LcQuant
 
 INPUT = TensorInfo("x", "tensor(float)", np.dtype(np.float32), ("N", 8))
 OUTPUT = TensorInfo("y", "tensor(float)", np.dtype(np.float32), ("N", 4))
-QUICK = {"steps": 4, "epochs": 3, "batch_size": 32, "lr": 0.1}
+QUICK = {"steps": 4, "epochs": 3, "batch_size": 32, "lr": 0.1, "mix": False}
 
 
 def mlp(seed: int = 0, dtype=np.float32, opset: int = 17) -> Model:
@@ -308,7 +308,7 @@ def test_training_beats_direct_compression(labelled):
     model = mlp()
     task = task_of(model, labelled)
     direct = LcQuant(bits=1, mode="dc").plan(model, task, Resources())
-    plan = LcQuant(bits=1, steps=6, epochs=4, batch_size=32).plan(model, task, Resources())
+    plan = LcQuant(bits=1, steps=6, epochs=4, batch_size=32, mix=False).plan(model, task, Resources())
     assert direct.training is None
     assert plan.training.labelled is labelled
     x = np.random.default_rng(11).normal(size=(2000, 8)).astype(np.float32)
@@ -382,7 +382,7 @@ def test_the_original_teaches_where_an_earlier_method_changed_the_model():
 
     def error(teacher):
         """Mean square distance from the original's outputs."""
-        method = LcQuant(bits=4, steps=6, epochs=4, batch_size=32)
+        method = LcQuant(bits=4, steps=6, epochs=4, batch_size=32, mix=False)
         plan = method.plan(changed, task_of(original, False), Resources(teacher=teacher))
         found = outputs(changed.with_encodings({**plan.values, **plan.weights}, "q"), x)
         return np.square(found - wanted).mean()
@@ -430,7 +430,7 @@ def test_time_limit_shortens_the_path_which_comes_to_its_end(monkeypatch, limit)
     ticks = itertools.count()  # a clock that goes on by a millisecond whenever somebody looks at it
     monkeypatch.setattr(time, "monotonic", lambda: next(ticks) / 1000)
     model = mlp()
-    plan = LcQuant(bits=1, mode="lc", epochs=10.0).plan(
+    plan = LcQuant(bits=1, mode="lc", epochs=10.0, mix=False).plan(
         model, task_of(model, False), Resources(max_time_s=limit)
     )
     assert len(np.unique(plan.weights["fc1.w"].decode())) == 2

@@ -42,7 +42,7 @@ def right(file, outputs=("digit",)):
     [
         (["magnitude", "finetune"], {"target": "macs=0.5", "importance": "taylor", "epochs": 1}),
         (["vib"], {"target": "macs=0.6", "epochs": 1, "after": 1}),
-        (["lc-quant"], {"bits": 4, "steps": 2}),
+        (["lc-quant"], {"bits": 4, "steps": 2, "mix": False}),
         (["int8"], {"way": "static"}),
     ],
     ids=lambda value: "+".join(value) if isinstance(value, list) else "",
