@@ -57,7 +57,9 @@ def test_what_stays_computed(body, weights):
     assert names == ()
 
 
-@pytest.mark.parametrize("method", [Magnitude(keep=0.5), LcQuant(bits=2, steps=2)], ids=["magnitude", "lc-quant"])
+@pytest.mark.parametrize(
+    "method", [Magnitude(keep=0.5), LcQuant(bits=2, steps=2)], ids=["magnitude", "lc-quant"]
+)
 def test_they_are_compressed_and_the_report_says_so(method, tmp_path):
     proto = proto_of(STANDARDISED, *SIGNATURE, WEIGHTS)
     onnx.save(proto, tmp_path / "net.onnx")
