@@ -9,14 +9,20 @@ from onnxcompress.core.errors import UsageError
 from onnxcompress.methods._base import METHODS, Method, Needs, option
 
 if TYPE_CHECKING:
-    from onnxcompress.core.encoding import Array
-    from onnxcompress.core.model import Model
+    from collections.abc import Sequence
+
+    from onnxcompress.core.encoding import Array, Encoding
+    from onnxcompress.core.model import Model, Weight
     from onnxcompress.core.plan import Plan
+    from onnxcompress.core.refusal import Refusal
     from onnxcompress.core.resources import Resources
     from onnxcompress.core.task import Task
 
 _NODE_BYTES = 60
 """What the Cast and its names take in the file, about."""
+
+SHORT, SMALL = "has 16 bits already", "would not get smaller"
+"""Why a weight is left alone."""
 
 _LOST = 1e-3
 """Share of a weight's numbers that may become zero before the user is told."""
@@ -26,6 +32,8 @@ _LOST = 1e-3
 @dataclass(frozen=True)
 class HalfWeights(Method):
     """Rounds the weights of layers to float16 or bfloat16; they are cast back when the model is loaded.
+
+    Biases and scales are next to nothing of most files, but maybe a tenth of one with quantised weights.
 
     What is computed stays in the model's own type: the file gets smaller, the model not faster.
 
@@ -43,6 +51,9 @@ class HalfWeights(Method):
         "fp16: 11 significant bits, numbers up to 65504; bf16: 8 bits, all numbers (needs operator set 13).",
         choices=("fp16", "bf16"),
     )
+    biases: bool = option(
+        False, "Round biases, and scales and shifts of normalisation, too, where the file gets smaller by it."
+    )
     include: tuple[str, ...] = option((), "Compress only weights whose name, or whose node's name, matches.")
     exclude: tuple[str, ...] = option((), "Leave weights uncompressed whose name, or node's name, matches.")
 
@@ -58,7 +69,7 @@ class HalfWeights(Method):
         from onnxcompress.core.plan import Plan  # noqa: PLC0415
         from onnxcompress.core.refusal import Refusal  # noqa: PLC0415
         from onnxcompress.encodings.half import HalfPrecision  # noqa: PLC0415
-        from onnxcompress.engine.layers import layers, left_alone, select  # noqa: PLC0415
+        from onnxcompress.engine.layers import companions, layers, left_alone, select  # noqa: PLC0415
         from onnxcompress.engine.proto import plain_bytes  # noqa: PLC0415
 
         found = layers(model)
@@ -85,8 +96,35 @@ class HalfWeights(Method):
                     f"{lost:.1%} of the numbers of '{name}' are too small for {self.precision} and vanish"
                     + ("; --precision bf16 keeps them" if self.precision == "fp16" else "")
                 )
+        if self.biases:
+            rounded, kept = self._vectors(model, companions(model, found))
+            encodings |= rounded
+            refusals += kept
         refusals += left_alone(model, found)
         return Plan(encodings, refusals=tuple(refusals), warnings=tuple(warnings))
+
+    def _vectors(self, model: Model, names: Sequence[str]) -> tuple[dict[str, Encoding], list[Refusal]]:
+        """Round biases and the like; those that would not get smaller, most of them, are not told."""
+        from onnxcompress.core.refusal import Refusal  # noqa: PLC0415
+        from onnxcompress.encodings.half import HalfPrecision  # noqa: PLC0415
+        from onnxcompress.engine.proto import plain_bytes  # noqa: PLC0415
+
+        rounding = HalfPrecision(self.precision)
+        encodings: dict[str, Encoding] = {}
+        refusals = []
+        for name in names:
+            weight, array = model.weights[name], model.array(name)
+            why = self._refusal(array, plain_bytes(weight))
+            if name in model.encodings or why in (SMALL, SHORT) or _is_of_a_grid(weight):
+                continue
+            encoding = rounding.project([array])[0] if why is None else None
+            if encoding is not None and _lost(array, encoding.decode()):
+                why = f"holds numbers too small for {self.precision}"  # a variance is divided by, maybe
+            if why is not None:
+                refusals.append(Refusal(name, why))
+            elif encoding is not None:
+                encodings[name] = encoding
+        return encodings, refusals
 
     def _refusal(self, array: Array, stored_bytes: int) -> str | None:
         """Return why a weight is left alone, which is stored in so many bytes."""
@@ -95,9 +133,9 @@ class HalfWeights(Method):
         from onnxcompress.encodings.half import LARGEST  # noqa: PLC0415
 
         if array.dtype.itemsize <= 2:
-            return "has 16 bits already"
+            return SHORT
         if stored_bytes - 2 * array.size <= _NODE_BYTES:
-            return "would not get smaller"
+            return SMALL
         largest = float(np.abs(array).max())
         if not np.isfinite(largest):
             return "holds infinite values"
@@ -113,3 +151,9 @@ def _lost(array: Array, rounded: Array) -> float:
     import numpy as np  # noqa: PLC0415
 
     return float(np.mean((array != 0) & (rounded == 0)))
+
+
+def _is_of_a_grid(weight: Weight) -> bool:
+    """Whether a vector says where the grid of a quantised value lies: integers are multiplied by it."""
+    kinds = ("quant", "qlinear", "integer")
+    return any(kind in node.op_type.lower() for node, _ in weight.value.uses() for kind in kinds)

@@ -54,3 +54,48 @@ def test_options():
         HalfWeights("fp8")
     with pytest.raises(UsageError, match="matches"):
         HalfWeights(include=("nothing*",)).plan(model_of(BODY, *ENDS, WEIGHTS), None, Resources())
+
+
+def test_biases_are_rounded_where_that_pays():
+    body = "s = Add (x, d) a = Gemm (s, w, b) r = Relu (a) y = Gemm (r, u, c)"
+    weights = {**WEIGHTS, "d": (40,)}
+    before = proto_of(body, *ENDS, weights)
+    plain = onnxcompress.compress(before, method="half").run.models[1].size_bytes
+    result = onnxcompress.compress(before, method="half", biases=True)
+    assert {w.name: w.encoding for w in result.run.weights} == {
+        "w": "half", "u": "half", "b": "half", "d": "half"
+    }  # fmt: skip
+    saved = 2 * (40 + 60)
+    assert saved - 2 * 60 < plain - result.run.models[1].size_bytes < saved
+    (output,) = result.run.comparisons[0].outputs
+    assert 0 < output.relative_l2 < 1e-3
+    assert {t.name for t in result.model.graph.initializer if t.data_type == 1} == {"c"}
+
+
+def test_biases_of_a_quantised_network_are_rounded():
+    quantised = onnxcompress.compress(proto_of(BODY, *ENDS, WEIGHTS), method="lc-quant", bits=2).model
+    result = onnxcompress.compress(quantised, method="half", biases=True)
+    assert result.run.models[1].size_bytes < result.run.models[0].size_bytes - 50
+    with pytest.raises(NothingChangedError):
+        onnxcompress.compress(quantised, method="half")
+
+
+def test_biases_that_stay():
+    rng = np.random.default_rng(0)
+    numbers = rng.standard_normal(60).astype(np.float32)
+    for values, why in (
+        (np.where(np.arange(60) == 7, 1e-9, numbers), "too small for fp16"),
+        (numbers * 1e6, "the largest number of fp16"),
+        (np.full(60, np.inf), "infinite"),
+    ):
+        model = model_of(BODY, *ENDS, {**WEIGHTS, "b": values.astype(np.float32)})
+        plan = HalfWeights(biases=True).plan(model, None, Resources())
+        assert plan.weights.keys() == {"w", "u"}
+        (refusal,) = plan.refusals
+        assert (refusal.where, why in refusal.why) == ("b", True)
+        assert not HalfWeights().plan(model, None, Resources()).refusals
+    # The scales of a grid are what whole numbers are multiplied by.
+    body = "q = Cast <to = 3> (x) e = DequantizeLinear <axis = 1> (q, s) y = Gemm (e, w, b)"
+    grid = {"s": (np.abs(numbers[:40]) + 1).astype(np.float32), "w": (40, 60), "b": (60,)}
+    model = model_of(body, "float[N, 40] x", "float[N, 60] y", grid)
+    assert HalfWeights(biases=True).plan(model, None, Resources()).weights.keys() == {"w", "b"}
