@@ -33,7 +33,7 @@ _LOST = 1e-3
 class HalfWeights(Method):
     """Rounds the weights of layers to float16 or bfloat16; they are cast back when the model is loaded.
 
-    Biases and scales are next to nothing of most files, but maybe a tenth of one with quantised weights.
+    Biases and scales are next to nothing of most files, but not of one whose weights were quantised before.
 
     What is computed stays in the model's own type: the file gets smaller, the model not faster.
 
@@ -52,7 +52,7 @@ class HalfWeights(Method):
         choices=("fp16", "bf16"),
     )
     biases: bool = option(
-        False, "Round biases, and scales and shifts of normalisation, too, where the file gets smaller by it."
+        False, "Round biases, and scales and shifts of normalisation, too, where their bytes get fewer."
     )
     include: tuple[str, ...] = option((), "Compress only weights whose name, or whose node's name, matches.")
     exclude: tuple[str, ...] = option((), "Leave weights uncompressed whose name, or node's name, matches.")
@@ -109,21 +109,21 @@ class HalfWeights(Method):
         from onnxcompress.encodings.half import HalfPrecision  # noqa: PLC0415
         from onnxcompress.engine.proto import plain_bytes  # noqa: PLC0415
 
-        rounding = HalfPrecision(self.precision)
-        encodings: dict[str, Encoding] = {}
-        refusals = []
+        encodings, refusals = {}, []
         for name in names:
-            weight, array = model.weights[name], model.array(name)
+            weight, before, array = model.weights[name], model.encodings.get(name), model.array(name)
             why = self._refusal(array, plain_bytes(weight))
-            if name in model.encodings or why in (SMALL, SHORT) or _is_of_a_grid(weight):
+            # What an earlier method of the chain trained along has an encoding: the dense one.
+            encoded = before is not None and before.kind != "dense"
+            if encoded or why in (SMALL, SHORT) or _is_of_a_grid(weight):
                 continue
-            encoding = rounding.project([array])[0] if why is None else None
-            if encoding is not None and _lost(array, encoding.decode()):
+            if why is None:
+                (rounded,) = HalfPrecision(self.precision).project([array])
+                if not _lost(array, rounded.decode()):
+                    encodings[name] = rounded
+                    continue
                 why = f"holds numbers too small for {self.precision}"  # a variance is divided by, maybe
-            if why is not None:
-                refusals.append(Refusal(name, why))
-            elif encoding is not None:
-                encodings[name] = encoding
+            refusals.append(Refusal(name, why))
         return encodings, refusals
 
     def _refusal(self, array: Array, stored_bytes: int) -> str | None:

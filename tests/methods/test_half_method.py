@@ -12,6 +12,7 @@ from text_graphs import model_of, proto_of
 import onnxcompress
 from onnxcompress.core.errors import NothingChangedError, UsageError
 from onnxcompress.core.resources import Resources
+from onnxcompress.encodings.dense import Dense
 from onnxcompress.methods.half import HalfWeights
 
 BODY = "a = Gemm (x, w, b) r = Relu (a) y = Gemm (r, u, c)"
@@ -78,6 +79,16 @@ def test_biases_of_a_quantised_network_are_rounded():
     assert result.run.models[1].size_bytes < result.run.models[0].size_bytes - 50
     with pytest.raises(NothingChangedError):
         onnxcompress.compress(quantised, method="half")
+
+
+def test_biases_that_a_method_before_trained_along_are_rounded():
+    model = model_of(BODY, *ENDS, WEIGHTS)
+    trained = np.linspace(-1, 1, 60, dtype=np.float32)
+    model = model.with_encodings({"b": Dense(trained)}, "trained along")
+    found = HalfWeights(biases=True).plan(model, None, Resources()).weights
+    np.testing.assert_array_equal(found["b"].decode(), trained.astype(np.float16).astype(np.float32))
+    again = HalfWeights(biases=True).plan(model.with_encodings(found, "half"), None, Resources())
+    assert not again.weights
 
 
 def test_biases_that_stay():

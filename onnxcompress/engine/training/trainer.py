@@ -330,7 +330,7 @@ class Trainer:
         """Return all that training has changed, as (arrays, plain values) for a checkpoint."""
         arrays = {f"weight/{k}": p.detach().cpu().numpy() for k, p in enumerate(self.graph.parameters())}
         values: dict[str, Any] = {"runs": self._runs, "warnings": list(self.warnings), "run": None}
-        values["looked_at"] = self.validation_examples
+        values["validation_examples"] = self.validation_examples
         loop = self._loop
         if loop is not None:
             values["run"] = loop.state.values()
@@ -348,7 +348,7 @@ class Trainer:
                 parameter.copy_(torch.from_numpy(np.array(arrays[f"weight/{k}"], order="C")))
         self._runs, self.warnings = int(values["runs"]), list(values["warnings"])
         # What was found on so many examples is compared with what will be.
-        self.validation_examples = int(values["looked_at"])
+        self.validation_examples = int(values["validation_examples"])
         run = values["run"]
         self._restored = RunState.read(run, arrays, self._device) if run is not None else None
 
