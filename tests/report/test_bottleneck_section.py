@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from example import compress
+from example import channels, compress
 
 from onnxcompress.core.bottleneck import AlphaHistogram, Bottleneck, GoalReached, PathPoint
 from onnxcompress.core.run import Run
 from onnxcompress.report import html, markdown
+from onnxcompress.report.sections import _channels
 from onnxcompress.report.sections._base import SECTIONS
 from onnxcompress.report.tree import Histograms, Lines, Paragraph
 
@@ -83,3 +84,15 @@ def test_it_renders_and_survives_json(target):
     assert "Information bottleneck" in html.render(run)
     assert "Information bottleneck" in markdown.render(run)
     assert Run.from_json(run.to_json()) == run
+
+
+def test_an_input_whose_gates_all_stayed_open_is_not_told_kept_for_another_reason():
+    run = replace(gated(), channels=channels())
+    assert "pixels" in [g.name for g in _channels.untouched(run)]  # no gates on it
+    training = run.methods[0].training
+    assert training is not None
+    assert training.bottleneck is not None
+    histograms = (*training.bottleneck.histograms, AlphaHistogram("pixels", 3, 3, (0, 3)))
+    chosen = replace(training, bottleneck=replace(training.bottleneck, histograms=histograms))
+    run = replace(run, methods=(replace(run.methods[0], training=chosen), *run.methods[1:]))
+    assert [g.name for g in _channels.untouched(run)] == ["a.weight", "b.weight", "c.weight"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxcompress.core.channel_facts import ChannelFacts, CutFacts, GroupFacts, NodeFacts
@@ -88,6 +88,19 @@ def frozen(channels: ChannelFacts) -> tuple[GroupFacts, ...]:
     return tuple(g for g in channels.groups if g.frozen)
 
 
+def untouched(run: Run) -> tuple[GroupFacts, ...]:
+    """Return the groups that cannot be cut, but for those that a method chose from all the same.
+
+    Those are values of an input: of them gates may choose, even if all stay in the end.
+    """
+    if run.channels is None:
+        return ()
+    found = (m.training.bottleneck for m in run.methods if m.training is not None)
+    gated = {h.group for bottleneck in found if bottleneck is not None for h in bottleneck.histograms}
+    chosen = gated | set(cut_groups(run.cuts))
+    return tuple(g for g in frozen(run.channels) if g.name not in chosen)
+
+
 def by_reason(groups: Sequence[GroupFacts]) -> dict[str, list[GroupFacts]]:
     """Return groups by why they are kept; reasons that differ in names only are one, without the names."""
     merged: dict[str, list[GroupFacts]] = {}
@@ -103,12 +116,8 @@ def why(group: GroupFacts) -> str:
     return _ALSO.join(group.frozen)
 
 
-def kept_whole(channels: ChannelFacts, *, merged: bool, cut: Collection[str] = ()) -> Table | None:
-    """Return the groups that cannot be cut with their reasons, one row a reason or a group.
-
-    Of values of the input some may have been chosen all the same: those groups are in ``cut``.
-    """
-    groups = tuple(g for g in frozen(channels) if g.name not in cut)
+def kept_whole(groups: Sequence[GroupFacts], *, merged: bool) -> Table | None:
+    """Return groups that cannot be cut with their reasons, one row a reason or a group."""
     if not groups:
         return None
     if merged:

@@ -30,9 +30,8 @@ def cuts(run: Run) -> tuple[Block, ...]:
     blocks: list[Block] = [_totals(run), *_groups(run), *channels.picture(run)]
     for cut in run.cuts:
         blocks += _proof(run, cut)
-    if run.channels is not None:
-        whole = channels.kept_whole(run.channels, merged=True, cut=channels.cut_groups(run.cuts))
-        blocks += [whole] if whole is not None else []
+    whole = channels.kept_whole(channels.untouched(run), merged=True)
+    blocks += [whole] if whole is not None else []
     return tuple(blocks)
 
 

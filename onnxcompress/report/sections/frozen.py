@@ -10,15 +10,12 @@ from onnxcompress.report.tree import Block
 
 def _more(run: Run) -> bool:
     """Return whether the table with one row a reason has left something out."""
-    if run.channels is None:
-        return False
-    groups = channels.frozen(run.channels)
+    groups = channels.untouched(run)
     return len(channels.by_reason(groups)) < len(groups)
 
 
 @section("frozen", title="Groups kept whole", order=102, detail=True, applies=_more)
 def frozen(run: Run) -> tuple[Block, ...]:
     """Show every group that cannot be cut, with all reasons."""
-    assert run.channels is not None
-    table = channels.kept_whole(run.channels, merged=False, cut=channels.cut_groups(run.cuts))
+    table = channels.kept_whole(channels.untouched(run), merged=False)
     return (table,) if table is not None else ()

@@ -39,7 +39,7 @@ def groups(run: Run) -> tuple[Block, ...]:
     if facts.groups:
         blocks.append(_table(facts))
     blocks += channels.picture(run)
-    whole = channels.kept_whole(facts, merged=True)
+    whole = channels.kept_whole(channels.untouched(run), merged=True)
     blocks += [whole] if whole is not None else []
     if facts.without_rule:
         known = ", ".join(f"{op} ({count:,})" for op, count in facts.without_rule.items())
