@@ -35,7 +35,8 @@ from onnxcompress.engine.training.numbers import TrainedNumbers
 from onnxcompress.engine.training.rates import largest_good, tried
 from onnxcompress.engine.training.retreat import SLOWER, damaged
 from onnxcompress.engine.training.scoring import better, in_words, made_in_time, point
-from onnxcompress.engine.training.shifts import fitting_shifts, words
+from onnxcompress.engine.training.shifts import fitting_shifts
+from onnxcompress.engine.training.summary import summary
 from onnxcompress.engine.training.trainer import Trainer
 
 EPOCHS = 5.0
@@ -301,22 +302,14 @@ class _Run:
         return largest_good(losses, idle)
 
     def _facts(self, stopped: str) -> Training:
-        task, shifts = self.job.task, self.augmentation.shifts
-        shown = f"; pictures shown {words(shifts)}" if shifts else ""
-        return Training(
-            data=task.origin + shown,
-            random_data=task.random,
-            labelled=task.labelled,
-            loss=self.trainer.loss_name,
-            metric=self.trainer.metric_name,
-            train_examples=len(task.train),
-            validation_examples=self.trainer.validation_examples,
+        return summary(
+            self.trainer,
+            self.job.task,
+            self.augmentation,
             epochs=self.made,
-            device=self.job.resources.device,
             stopped=stopped,
-            points=tuple(self.points),
+            points=self.points,
             without_gradient=self.stuck,
-            assumed_scores=self.trainer.assumed_scores,
         )
 
     # checkpoints -------------------------------------------------------------------------------------------

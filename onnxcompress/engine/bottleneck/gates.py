@@ -185,11 +185,8 @@ class Gates(nn.Module):
         count = self._examples or 1
         if along is None or value.shape[along] != count:
             return
-        rows = (
-            value.detach().movedim((along, place.axis), (0, 1)).flatten(2)
-            if value.dim() > 2
-            else (value.detach().movedim((along, place.axis), (0, 1))[:, :, None])
-        )
+        rows = value.detach().movedim((along, place.axis), (0, 1))
+        rows = rows.reshape(*rows.shape[:2], -1)
         spots = torch.arange(count, device=rows.device) * 7919 % rows.shape[2]
         rows = rows[torch.arange(count, device=rows.device), :, spots]
         start = 0

@@ -32,7 +32,6 @@ class Wishes:
         normalise: lend BatchNormalization to layers without.
         shift: show pictures shifted.
         farthest: most pixels of a shift; None: as far as the original hardly notices.
-        noise: noise on inputs, see :mod:`onnxcompress.engine.training.noise`.
         round_to: block of widths.
         information: estimate along training what the gates let through.
     """
@@ -49,7 +48,6 @@ class Wishes:
     normalise: bool = False
     shift: bool = False
     farthest: float | None = None
-    noise: float = 0.0
     round_to: int = 1
     information: bool = False
 

@@ -42,9 +42,9 @@ from onnxcompress.engine.graph.torchgraph import TorchGraph
 from onnxcompress.engine.training.augmentation import Augmentation
 from onnxcompress.engine.training.checkpoint import Checkpoint
 from onnxcompress.engine.training.lengths import cheap_steps, passes_of_a_round
-from onnxcompress.engine.training.noise import fitting_noise
 from onnxcompress.engine.training.scoring import in_words, made_in_time, point
 from onnxcompress.engine.training.shifts import fitting_shifts, no_farther
+from onnxcompress.engine.training.summary import summary
 from onnxcompress.engine.training.trainer import Evaluation, Trainer
 
 BATCH_SIZE = 64
@@ -337,8 +337,7 @@ class _Run:
         task, wishes = self.job.task, self.wishes
         shifts = fitting_shifts(self.teacher, task) if wishes.shift else {}
         shifts = no_farther(shifts, wishes.farthest)
-        noise = fitting_noise(self.teacher, task, wishes.noise) if wishes.noise > 0 else {}
-        return Augmentation(shifts, noise) if shifts or noise else None
+        return Augmentation(shifts) if shifts else None
 
     def _arrays(self) -> dict[str, Array]:
         """Return the weights that changed, normalisation folded in, in their storage types."""
@@ -364,20 +363,13 @@ class _Run:
         self.job.resources.progress(min(fraction, 1.0), text, None)
 
     def _facts(self, stopped: str, bottleneck: Bottleneck) -> Training:
-        task = self.job.task
-        return Training(
-            data=task.origin,
-            random_data=task.random,
-            labelled=task.labelled,
-            loss=self.trainer.loss_name,
-            metric=self.trainer.metric_name,
-            train_examples=len(task.train),
-            validation_examples=self.trainer.validation_examples,
+        return summary(
+            self.trainer,
+            self.job.task,
+            self.augmentation,
             epochs=self.epochs,
-            device=self.job.resources.device,
             stopped=stopped,
-            points=tuple(self.points),
+            points=self.points,
             without_gradient=self.stuck,
             bottleneck=bottleneck,
-            assumed_scores=self.trainer.assumed_scores,
         )

@@ -26,7 +26,8 @@ from onnxcompress.engine.training.checkpoint import Checkpoint
 from onnxcompress.engine.training.mixing import with_mixtures
 from onnxcompress.engine.training.noise import fitting_noise
 from onnxcompress.engine.training.scoring import made_in_time
-from onnxcompress.engine.training.shifts import fitting_shifts, words
+from onnxcompress.engine.training.shifts import fitting_shifts
+from onnxcompress.engine.training.summary import summary
 from onnxcompress.engine.training.trainer import Trainer
 
 _SAVE_EVERY_S = 20.0
@@ -212,29 +213,17 @@ class _Run:
         return Trained(fixed, {}, training, None, (*self._warnings(), warning))
 
     def _facts(self, points: tuple[TrainingPoint, ...], epochs: float, stopped: str) -> Training:
-        task, trainer = self.task, self.trainer
         names = {n for part in (*self.parts, *self.fixed) for n in part.weights}
-        augmentation = self.learner.augmentation
-        told = [task.origin]
-        if self.mixtures:
-            told.append(f"{self.mixtures} mixtures of two training examples added")
-        if augmentation is not None and augmentation.shifts:
-            told.append(f"pictures shown {words(augmentation.shifts)}")
-        if augmentation is not None and augmentation.noise:
-            told.append("shown with noise")
-        return Training(
-            data="; ".join(told),
-            random_data=task.random,
-            labelled=task.labelled,
-            loss=trainer.loss_name,
-            metric=trainer.metric_name,
-            train_examples=len(task.train),
-            validation_examples=self.trainer.validation_examples,
+        mixed = f"{self.mixtures} mixtures of two training examples added"
+        return summary(
+            self.trainer,
+            self.task,
+            self.learner.augmentation,
             epochs=epochs,
-            device=self.resources.device,
             stopped=stopped,
             points=points,
-            without_gradient=tuple(r for r in self.stuck if r.where in names),
+            without_gradient=[r for r in self.stuck if r.where in names],
+            added=[mixed] if self.mixtures else (),
         )
 
     def _warnings(self) -> tuple[str, ...]:

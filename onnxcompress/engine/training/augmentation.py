@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 
 from onnxcompress.engine.graph.values import Value
+from onnxcompress.engine.training import shifts
 from onnxcompress.engine.training.shifts import Drawn, Shift
 
 
@@ -38,6 +39,11 @@ class Augmentation:
                 drawn = shift.draw(len(value), value.device) if drawn is None else drawn
                 moved[name] = shift.apply(value, drawn)
         return {**stack, **moved} if moved else stack
+
+    def words(self) -> tuple[str, ...]:
+        """Return what is done to the examples, for the report; nothing where nothing is."""
+        moved = (f"pictures shown {shifts.words(self.shifts)}",) if self.shifts else ()
+        return (*moved, "shown with noise") if self.noise else moved
 
     def disturb(self, stack: Mapping[str, Value]) -> Mapping[str, Value]:
         """Return the examples with noise, drawn from torch's generator."""

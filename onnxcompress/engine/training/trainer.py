@@ -63,6 +63,7 @@ class Trainer:
 
     Attributes:
         graph: the graph.
+        device: where it trains.
         batch_size: examples a step.
         alone: whether every call holds one example.
         moving: whether BatchNormalization and Dropout are as in training when it trains.
@@ -94,18 +95,18 @@ class Trainer:
     ) -> None:
         if batch_size is not None and batch_size < 1:
             raise UsageError(f"--batch-size cannot be {batch_size}")
-        self._device = torch_device(resources.device)
+        self.device = torch_device(resources.device)
         limit = resources.max_time_s
         began = time.monotonic()
         self._deadline = math.inf if limit is None else began + limit
-        self.graph, self._task, self._resources = graph.to(self._device), task, resources
+        self.graph, self._task, self._resources = graph.to(self.device), task, resources
         self._evaluator = Evaluator(
             self.graph,
             task,
-            self._device,
+            self.device,
             cache_bytes=cache_bytes,
             deadline=math.inf if limit is None else began + AHEAD_SHARE * limit,
-            teacher=None if teacher is None else teacher.to(self._device),
+            teacher=None if teacher is None else teacher.to(self.device),
             classes=classes,
         )
         self.warnings = [*self._evaluator.warnings]
@@ -295,7 +296,7 @@ class Trainer:
         state, self._restored = self._restored, None
         self.graph.train(self.moving)
         try:
-            with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
+            with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
                 self._loop = Loop(
                     self._evaluator,
                     self._task,
@@ -350,7 +351,7 @@ class Trainer:
         # What was found on so many examples is compared with what will be.
         self.validation_examples = int(values["validation_examples"])
         run = values["run"]
-        self._restored = RunState.read(run, arrays, self._device) if run is not None else None
+        self._restored = RunState.read(run, arrays, self.device) if run is not None else None
 
 
 def torch_device(name: str) -> torch.device:
