@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from torch import nn
 
-from onnxcompress.core.bottleneck import PathPoint
 from onnxcompress.core.encoding import Array
-from onnxcompress.core.run import TrainingPoint
 from onnxcompress.engine.bottleneck.decision import Decision
 from onnxcompress.engine.training.checkpoint import Checkpoint
 
@@ -129,13 +126,3 @@ def read_decision(
         parts[part][name] = array
     decision = Decision(parts["keep"], float(values["threshold"]), values["share"], values["by"])
     return decision, parts["alpha"], str(values["stopped"])
-
-
-def way_state(points: list[TrainingPoint], path: list[PathPoint]) -> dict[str, Any]:
-    """Return what the report tells of the way, as plain values."""
-    return {"points": [asdict(point) for point in points], "path": [asdict(point) for point in path]}
-
-
-def read_way(values: Mapping[str, Any]) -> tuple[list[TrainingPoint], list[PathPoint]]:
-    """Return what :func:`way_state` was made of."""
-    return [TrainingPoint(**p) for p in values["points"]], [PathPoint(**p) for p in values["path"]]

@@ -18,7 +18,7 @@ import numpy as np
 
 from onnxcompress.core.bottleneck import Bottleneck, PathPoint
 from onnxcompress.core.encoding import Array
-from onnxcompress.core.run import Training, TrainingPoint
+from onnxcompress.core.run import Training
 from onnxcompress.engine.bottleneck import keeping
 from onnxcompress.engine.bottleneck.account import account, told
 from onnxcompress.engine.bottleneck.decision import Decision
@@ -29,6 +29,7 @@ from onnxcompress.engine.bottleneck.information import EXAMPLES, LOOKS, passing
 from onnxcompress.engine.bottleneck.job import Job, Pressed
 from onnxcompress.engine.bottleneck.keeping import Keeper, OfModule, Phase, State
 from onnxcompress.engine.bottleneck.lengths import in_time, wished
+from onnxcompress.engine.bottleneck.log import Log
 from onnxcompress.engine.bottleneck.normalisation import normalising
 from onnxcompress.engine.bottleneck.pressure import Pressure, gate_rate
 from onnxcompress.engine.bottleneck.recovery import Recovery, Start
@@ -42,7 +43,7 @@ from onnxcompress.engine.graph.torchgraph import TorchGraph
 from onnxcompress.engine.training.augmentation import Augmentation
 from onnxcompress.engine.training.checkpoint import Checkpoint
 from onnxcompress.engine.training.lengths import cheap_steps, passes_of_a_round
-from onnxcompress.engine.training.scoring import in_words, made_in_time, point
+from onnxcompress.engine.training.scoring import made_in_time
 from onnxcompress.engine.training.shifts import fitting_shifts, no_farther
 from onnxcompress.engine.training.summary import summary
 from onnxcompress.engine.training.trainer import Evaluation, Trainer
@@ -59,8 +60,8 @@ def press(job: Job) -> Pressed:
 
 class _Run:
     def __init__(self, job: Job) -> None:
-        self.job, self.wishes, self.began = job, job.wishes, time.monotonic()
-        self._progress(0.0, "preparing the network and the data")
+        self.job, self.wishes, began = job, job.wishes, time.monotonic()
+        job.resources.progress(0.0, "preparing the network and the data", None)
         channels = job.channels
         sites = [site for group in job.groups for site in group.sites]
         model, taps = tapped(channels, sites)
@@ -90,14 +91,11 @@ class _Run:
         reached = set(self.graph.trainable) - {r.where for r in stuck}
         self.parameters = [n for n in job.trained if n in reached]
         self.augmentation = self._augmentation()
-        self.points: list[TrainingPoint] = []
-        self.path: list[PathPoint] = []
         self.original = self.graph.arrays()
         self.warnings: list[str] = []
-        self.epochs = 0.0
         cheap = cheap_steps(channels.model, job.task, job.resources.input_shapes, self.trainer.batch_size)
-        self.wished = wished(self.wishes, cheap, self.trainer.steps_per_epoch)
-        self.gated_epochs, self.after_epochs = self.wished
+        passes = wished(self.wishes, cheap, self.trainer.steps_per_epoch)
+        self.log = Log(self.trainer, job.resources.progress, began, passes)
         self.decided: State | None = None
         self.recovery_lr = 0.0
         self.effects: dict[str, Array] = {}
@@ -110,7 +108,7 @@ class _Run:
     def run(self) -> Pressed:
         before = self.keeper.values("run")
         if before is None:
-            self._note("the original")
+            self.log.note("the original")
         with ExitStack() as stack:
             stack.enter_context(self.gates.on(self.graph))
             stack.enter_context(self.recurrent.on(self.graph.hooks))
@@ -118,8 +116,8 @@ class _Run:
             self._settle_axes()
             phase = self._resumed(before)
             if before is None and self.parameters:
-                self.gated_epochs, self.after_epochs = in_time(
-                    self.wished,
+                self.log.gated, self.log.after = in_time(
+                    self.log.wished,
                     self.trainer,
                     self.parameters,
                     self.augmentation,
@@ -130,9 +128,9 @@ class _Run:
                 self.effects = give_head_start(
                     self.job,
                     self.gates,
-                    passes=self.gated_epochs,
-                    steps=self._gated_steps,
-                    hurried=self._shortened,
+                    passes=self.log.gated,
+                    steps=self.log.gated_steps,
+                    hurried=self.log.shortened,
                 )
             if phase == "gated":
                 stopped = self._gated()
@@ -140,21 +138,21 @@ class _Run:
                 decision = verdict(self.job, alphas)
                 self._close(decision)
                 self.statistics.estimate()
-                self._note("after the decision")
+                self.log.note("after the decision")
                 self.decided = keeping.decision_state(decision, alphas, stopped)
                 phase = "decided"
                 self._save(phase)
             assert self.decided is not None
             decision, alphas, stopped = keeping.read_decision(*self.decided)
-            if self.after_epochs > 0 and stopped == "done" and self.parameters and phase != "done":
+            if self.log.after > 0 and stopped == "done" and self.parameters and phase != "done":
                 decision, stopped = self._recover(phase, decision, alphas)
                 self.decided = keeping.decision_state(decision, alphas, stopped)
                 self._save("done")
-        if stopped == "time" or self._shortened:
-            self.warnings.append(made_in_time(self.epochs, sum(self.wished)))
+        if stopped == "time" or self.log.shortened:
+            self.warnings.append(made_in_time(self.log.made, sum(self.log.wished)))
         arrays = self._arrays()
         words = f"{stopped}; {told(self.job.groups, decision.keep)}"
-        bottleneck = account(self.job.groups, alphas, decision, self.path, self.job.measures)
+        bottleneck = account(self.job.groups, alphas, decision, self.log.path, self.job.measures)
         keep = {name: mask for name, mask in decision.keep.items() if not mask.all()}
         warnings = [*self.trainer.warnings, *self.warnings, *doubts(self.job, decision)]
         return Pressed(keep, arrays, self._facts(words, bottleneck), tuple(dict.fromkeys(warnings)))
@@ -164,7 +162,7 @@ class _Run:
     def _gated(self) -> str:
         """Train gates and weights together; return why it stopped."""
         wishes, trainer = self.wishes, self.trainer
-        steps = self._gated_steps
+        steps = self.log.gated_steps
         lr = wishes.gate_lr or gate_rate(steps, wishes.lr)
         steering = None
         if self.job.measures is not None:
@@ -186,18 +184,18 @@ class _Run:
             self.warnings.append("no gradient reaches a weight that may change; only gates were trained")
         save = partial(self._save, "gated", pressure=pressure, steering=steering)
         outcome = trainer.run(
-            self.gated_epochs,
+            self.log.gated,
             lr=wishes.lr,
             optimizer="adam",
             weight_decay=wishes.weight_decay,
             penalty=pressure,
             parameters=self.parameters,
             augmentation=self.augmentation,
-            progress=lambda f, text: self._progress(f * self.gated_epochs / self._total, text),
+            progress=lambda f, text: self.log.progress(f * self.log.gated, text),
             save=save if self.keeper.active else None,
             save_every_s=keeping.SAVE_EVERY_S,
         )
-        self.epochs = outcome.epochs
+        self.log.made = outcome.epochs
         return outcome.stopped
 
     def _looked(self, step: int, steps: int, pressure: Pressure, steering: Steering | None) -> None:
@@ -210,34 +208,21 @@ class _Run:
             kept = {n: int(m.sum()) for n, m in self._open().items()}
             look = partial(self.trainer.evaluate, limit=EXAMPLES)
             passed = passing(self.gates, self.job.groups, look, self.job.task.seed) if estimated else {}
-            self.path.append(PathPoint(step / per_epoch, pressure.gamma, kept, passed))
-        if step % (per_epoch * passes_of_a_round(self.gated_epochs, per_epoch)) == 0 or step == steps:
-            self.epochs = step / per_epoch
+            self.log.path.append(PathPoint(step / per_epoch, pressure.gamma, kept, passed))
+        if step % (per_epoch * passes_of_a_round(self.log.gated, per_epoch)) == 0 or step == steps:
+            self.log.made = step / per_epoch
             left = sum(int(m.sum()) for m in self._open().values())
-            self._note(
+            self.log.note(
                 f"gamma {pressure.gamma:.3g}, {left} of {sum(g.size for g in self.job.groups)} channels left"
             )
 
-    @property
-    def _total(self) -> float:
-        return self.gated_epochs + self.after_epochs
-
-    @property
-    def _shortened(self) -> bool:
-        """Whether there is no time for all passes."""
-        return self._total < sum(self.wished)
-
-    @property
-    def _gated_steps(self) -> int:
-        return max(1, round(self.gated_epochs * self.trainer.steps_per_epoch))
-
     def _recover(self, phase: Phase, decision: Decision, alphas: Mapping[str, Array]) -> tuple[Decision, str]:
         """Train on without the channels that were given up; return which these are, and why it stopped."""
-        before, wishes = self.gated_epochs, self.wishes
+        before, wishes = self.log.gated, self.wishes
 
         def note(epoch: float, words: str) -> Evaluation:
-            self.epochs = before + epoch
-            return self._note(words)
+            self.log.made = before + epoch
+            return self.log.note(words)
 
         recovery = Recovery(
             self.trainer,
@@ -248,23 +233,23 @@ class _Run:
             wishes.weight_decay,
             self.augmentation,
             note,
-            lambda epoch, text: self._progress((before + epoch) / self._total, text),
+            lambda epoch, text: self.log.progress(before + epoch, text),
         )
         start = Start(Way("", decision), self.recovery_lr)
         if phase == "decided":
-            compared = ways(self.job, decision, self.original, self.effects, self._gated_steps)
-            start = recovery.start(compared, self.after_epochs, shortened=self._shortened)
+            compared = ways(self.job, decision, self.original, self.effects, self.log.gated_steps)
+            start = recovery.start(compared, self.log.after, shortened=self.log.shortened)
             self.recovery_lr, decision = start.lr, start.way.decision
             self.decided = keeping.decision_state(decision, alphas, "done")
         stopped = recovery.run(
-            self.after_epochs,
+            self.log.after,
             start,
             self.trainer.higher_is_better if self.job.task.labelled else None,
             lambda part: self.keeper.give("recovery", part),
             (lambda state: self._save("recovering", recovery=state)) if self.keeper.active else None,
         )
         self.statistics.estimate()
-        self._note("after training on")
+        self.log.note("after training on")
         return decision, stopped
 
     def _close(self, decision: Decision) -> None:
@@ -304,9 +289,7 @@ class _Run:
             parts["recovery"] = recovery
         if self.decided is not None:
             parts["decision"] = self.decided
-        way = keeping.way_state(self.points, self.path)
-        run = {"phase": phase, "epochs": self.epochs, "lr": self.recovery_lr}
-        parts["run"] = self.effects, {**run, "passes": [self.gated_epochs, self.after_epochs], **way}
+        parts["run"] = self.effects, {"phase": phase, "lr": self.recovery_lr, **self.log.values()}
         self.keeper.save(parts)
 
     def _resumed(self, before: Mapping[str, Any] | None) -> Phase:
@@ -319,10 +302,9 @@ class _Run:
             self.keeper.give("norms", OfModule(self.norms))
         if self.keeper.values("decision") is not None:
             self.decided = self.keeper.arrays("decision"), dict(self.keeper.values("decision") or {})
-        self.points, self.path = keeping.read_way(before)
+        self.log.restore(before)
         self.effects = self.keeper.arrays("run")
-        self.epochs, self.recovery_lr = float(before["epochs"]), float(before["lr"])
-        self.gated_epochs, self.after_epochs = before["passes"]
+        self.recovery_lr = float(before["lr"])
         phase: Phase = before["phase"]
         return phase
 
@@ -351,25 +333,14 @@ class _Run:
             if name in original.weights and not np.array_equal(array, original.array(name))
         }
 
-    def _note(self, words: str) -> Evaluation:
-        found = self.trainer.evaluate()
-        self.points.append(point(len(self.points), found, time.monotonic() - self.began))
-        text = f"{words}: {in_words(found, self.trainer.metric_name)}"
-        total = self._total
-        self.job.resources.progress(min(self.epochs / total, 1.0), text, self.points[-1])
-        return found
-
-    def _progress(self, fraction: float, text: str) -> None:
-        self.job.resources.progress(min(fraction, 1.0), text, None)
-
     def _facts(self, stopped: str, bottleneck: Bottleneck) -> Training:
         return summary(
             self.trainer,
             self.job.task,
             self.augmentation,
-            epochs=self.epochs,
+            epochs=self.log.made,
             stopped=stopped,
-            points=self.points,
+            points=self.log.points,
             without_gradient=self.stuck,
             bottleneck=bottleneck,
         )
