@@ -236,9 +236,8 @@ def run(net: str, seed: int, shared: Path, parts: tuple[str, ...]) -> dict[str, 
         if "quantised" in parts:
             clock, target = _Clock(), folder / "quantised.onnx"
             kind, options = QUANTISATION[net]
-            lc = {"lc-quant": LcQuant, "lc": Mixed}[kind]
-            quantised = lc(**options, teacher=0.0, noise=0.0)
-            stages = (*(Vib(**o) for o in LESS[net]), quantised, HalfWeights(biases=True))
+            lc = {"lc-quant": LcQuant, "lc": Mixed}[kind](**options, teacher=0.0, noise=0.0)
+            stages = (*(Vib(**o) for o in LESS[net]), lc, HalfWeights(biases=True))
             done = _compress(source, stages, given, seed, target)
             facts |= _told("quantised_", source, target, data, done)
             facts |= {
