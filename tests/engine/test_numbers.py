@@ -13,6 +13,7 @@ from onnxcompress.encodings.half import HalfPrecision
 from onnxcompress.encodings.scaled import IntGrid, Ternary
 from onnxcompress.encodings.sparse import Pruning
 from onnxcompress.encodings.sparse_codebook import PruneCodebook
+from onnxcompress.encodings.trellis import TrellisCodebook
 from onnxcompress.engine.graph.torchgraph import TorchGraph
 from onnxcompress.engine.training.numbers import TrainedNumbers
 
@@ -101,6 +102,26 @@ def test_weights_with_one_codebook_go_on_sharing_it():
     assert not np.array_equal(found["w1"].entries, joint["w1"].entries)
     alone = {n: AdaptiveCodebook(4).project([model.array(n)])[0] for n in ("w1", "w2")}
     assert len(TrainedNumbers(TorchGraph(model), alone).parameters()) == 2
+
+
+def test_weights_with_one_trellis_go_on_sharing_it_each_at_its_own_scale():
+    model = mlp(RNG.normal(size=(40, 64)), 0.1 * RNG.normal(size=(48, 40)))
+    arrays = [model.array(n) for n in ("w1", "w2")]
+    joint = dict(zip(("w1", "w2"), TrellisCodebook(2).project(arrays), strict=True))
+    assert joint["w1"].scale != joint["w2"].scale
+    for names in (("w1", "w2"), ("w2", "w1")):
+        numbers = TrainedNumbers(TorchGraph(model), {n: joint[n] for n in names})
+        (held,) = numbers.parameters()
+        for name in names:
+            assert np.array_equal(numbers.weight(name).detach().numpy(), joint[name].decode())
+        with torch.no_grad():
+            held.mul_(1 + 0.1 * torch.rand(len(held)))
+        found = numbers.encodings(["0"])
+        assert np.array_equal(found["w1"].entries, found["w2"].entries)
+        for name in names:
+            assert np.array_equal(numbers.weight(name).detach().numpy(), found[name].decode())
+            assert found[name].scale == joint[name].scale
+            assert not np.array_equal(found[name].decode(), joint[name].decode())
 
 
 def test_only_what_changed_is_encoded_anew():

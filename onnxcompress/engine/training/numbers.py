@@ -3,7 +3,7 @@
 Each run of the graph makes the weights of the numbers (entries, scales, non-zero weights), so that gradients
 reach those. A number is held as if it were a weight of typical size, a scale for example times the root mean
 square of its levels (the power of two next to it, so that nothing is rounded): one learning rate then fits
-all. Weights that share one codebook (equal entries) go on sharing it.
+all. Weights that share one codebook (equal entries) go on sharing it, each at its own scale.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class TrainedNumbers:
         self._encodings = dict(encodings)
         self._held = nn.ParameterDict()
         self._made: dict[str, list[_Made]] = {}
+        self._units: dict[str, torch.Tensor | None] = {}
         shared: dict[bytes, str] = {}
         for name, encoding in encodings.items():
             weight = graph.weight(name)
@@ -100,23 +101,22 @@ class TrainedNumbers:
         return _rounded(total, narrow)
 
     def _hold(self, key: str, numbers: Numbers, weight: nn.Parameter) -> _Made:
-        unit = None if numbers.factors is None else _typical(numbers)
+        def tensor(array: Array) -> torch.Tensor:
+            return torch.tensor(array.astype(np.float64), dtype=weight.dtype, device=weight.device)
+
         if key not in self._held:
+            # Of several weights with one codebook the first says how it is held.
+            unit = None if numbers.factors is None else _typical(numbers)
             held = numbers.values.astype(np.float64) * (1.0 if unit is None else unit)
-            self._held[key] = nn.Parameter(torch.tensor(held, dtype=weight.dtype, device=weight.device))
-        real = [unit, numbers.factors]
-        tensors = [
-            None
-            if array is None
-            else torch.tensor(array.astype(np.float64), dtype=weight.dtype, device=weight.device)
-            for array in real
-        ]
+            self._held[key] = nn.Parameter(tensor(held))
+            self._units[key] = None if unit is None else tensor(unit)
+        factors = None if numbers.factors is None else tensor(numbers.factors)
         places = None
         if numbers.places is not None:
             # What is made of no number is made of a zero behind the last one.
             flat = np.where(numbers.places < 0, len(numbers.values), numbers.places).reshape(-1)
             places = torch.from_numpy(flat).to(weight.device)
-        return _Made(key, tensors[0], places, tensors[1], _narrow(numbers.values.dtype))
+        return _Made(key, self._units[key], places, factors, _narrow(numbers.values.dtype))
 
     def _hook(self, name: str) -> Callable[[torch.Tensor], torch.Tensor]:
         return lambda stale: self.weight(name)
